@@ -1,0 +1,305 @@
+"""Every setting of the pipeline, in one place.
+
+All settings are frozen, keyword-only dataclasses whose defaults are the article's numbers
+(784-512-256-2x32, Adam 1e-3, batch 128). The string under a field is its documentation: the
+command line's ``--help`` is drawn from it.
+
+A field marked with :func:`how` says *how* or *where* something is done, never *what*: it cannot
+change a result, so it is no part of any digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Source = Literal[
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "emnist",
+    "cifar10",
+    "patches",
+    "arrays",
+    "folder",
+]
+"""Where images come from: a built-in name, the user's ``arrays``, or a ``folder`` of images."""
+
+
+def how(default: Any) -> Any:  # noqa: ANN401
+    """Declare a field that says how or where, not what: it is left out of every digest."""
+    return field(default=default, metadata={"how": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Which images, and how they are split."""
+
+    source: Source = "digits"
+    """Name of the source: a built-in data set, `arrays` (your own file) or `folder` (of images)."""
+    path: str | None = how(None)
+    """File (source `arrays`: .npy, .npz, .zarr, IDX) or folder (source `folder`) with your images."""
+    labels: str | None = how(None)
+    """File with one integer label per image of `path` (.npy or IDX); optional."""
+    folder: str | None = how(None)
+    """Folder in torchvision's layout to look in first, such as DIR with DIR/MNIST/raw/*.gz."""
+    download: bool = how(True)
+    """Whether a data set that is nowhere on this machine may be downloaded by torchvision."""
+    validation_fraction: float = 0.1
+    """Share of the training images set apart for validation, in (0, 0.5]."""
+    test_fraction: float = 0.2
+    """Share of all images set apart for the test, in (0, 0.5], where the source has no test split."""
+    limit: int | None = None
+    """Largest number of images kept in each split, drawn with the seed; none keeps them all."""
+    rescale: Literal["strict", "minmax"] = "strict"
+    """For your floats: `strict` refuses values outside [0, 1], `minmax` maps the training range to it."""
+    n_patches: int = 20_000
+    """Number of patches drawn from the photographs (source `patches`)."""
+    patch_size: int = 12
+    """Side of a square patch in pixels (source `patches`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            _require(0 < getattr(self, name) <= 0.5, self, name, "must be in (0, 0.5]")
+        _require(
+            self.limit is None or self.limit >= 1, self, "limit", "must be at least 1, or none"
+        )
+        _require(self.n_patches >= 10, self, "n_patches", "must be at least 10")
+        _require(4 <= self.patch_size <= 64, self, "patch_size", "must be between 4 and 64")
+        if self.source in ("arrays", "folder"):
+            _require(
+                self.path is not None,
+                self,
+                "path",
+                f"must name your data for source={self.source}",
+            )
+        else:
+            _require(
+                self.path is None,
+                self,
+                "path",
+                f"is only read by the sources arrays and folder, not by {self.source}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """The variational autoencoder: encoder q(z|x), decoder p(x|z) and their objective."""
+
+    hidden: tuple[int, ...] = (512, 256)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    latent_dim: int = 32
+    """Number of latent dimensions, d."""
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """p(x|z): `bernoulli` (cross-entropy on logits) or `gaussian` (fixed `observation_std`)."""
+    observation_std: float = 0.1
+    """Standard deviation of the gaussian likelihood, in pixel units (images lie in [0, 1])."""
+    beta: float = 1.0
+    """Weight of the KL term in the negative ELBO; 1 is the true bound."""
+
+    def __post_init__(self) -> None:
+        _require(all(w >= 1 for w in self.hidden), self, "hidden", "widths must be at least 1")
+        _require(self.latent_dim >= 1, self, "latent_dim", "must be at least 1")
+        _require(self.observation_std > 0, self, "observation_std", "must be positive")
+        _require(self.beta >= 0, self, "beta", "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the VAE is fitted."""
+
+    epochs: int = 20
+    """Largest number of passes over the training images."""
+    batch_size: int = 128
+    """Images per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate over the run: `constant`, or `cosine` decay to zero at the last epoch."""
+    patience: int = 5
+    """Epochs without a better validation ELBO before stopping early; 0 never stops early."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, self, "epochs", "must be at least 1")
+        _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
+        _require(self.learning_rate > 0, self, "learning_rate", "must be positive")
+        _require(self.patience >= 0, self, "patience", "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryConfig:
+    """How the dictionary is learned and how latents are coded in it."""
+
+    n_atoms: int = 256
+    """Number of atoms, K; above the latent dimension the dictionary is overcomplete."""
+    n_nonzero_coefs: int = 8
+    """Sparsity level k: largest number of nonzero coefficients in the code of one latent."""
+    coder: Literal["ols", "omp"] = "ols"
+    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the most correlated."""
+    scaling: Literal["global", "per-dimension", "none"] = "global"
+    """Latents are centred, then divided by one common std, by each dimension's own, or by nothing."""
+    max_epochs: int = 10
+    """Largest number of passes over the training latents (or pixels, for the baseline)."""
+    batch_size: int = 512
+    """Samples per update of the dictionary."""
+
+    def __post_init__(self) -> None:
+        _require(self.n_atoms >= 2, self, "n_atoms", "must be at least 2")
+        _require(
+            1 <= self.n_nonzero_coefs <= self.n_atoms,
+            self,
+            "n_nonzero_coefs",
+            f"must be between 1 and n_atoms={self.n_atoms}",
+        )
+        _require(self.max_epochs >= 1, self, "max_epochs", "must be at least 1")
+        _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What the test split is asked."""
+
+    sparsity_levels: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Sparsity levels k at which every method is compared, increasing."""
+    elbo_samples: int = 8
+    """Latent samples per image in the estimate of the negative ELBO."""
+    n_examples: int = 10
+    """Images shown in the grid of originals and reconstructions."""
+
+    def __post_init__(self) -> None:
+        levels = self.sparsity_levels
+        _require(
+            bool(levels) and levels[0] >= 1 and all(a < b for a, b in zip(levels, levels[1:])),  # noqa: B905, RUF007
+            self,
+            "sparsity_levels",
+            "must be increasing and start at 1 or above",
+        )
+        _require(self.elbo_samples >= 1, self, "elbo_samples", "must be at least 1")
+        _require(1 <= self.n_examples <= 100, self, "n_examples", "must be between 1 and 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryConfig:
+    """Under which names MLflow keeps the runs and the model."""
+
+    model_name: str = how("vaesc")
+    """Registered model that gets a new version."""
+    experiment: str = how("vaesc")
+    """MLflow experiment that gets the runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("model_name", "experiment"):
+            value = getattr(self, name)
+            _require(
+                bool(value.strip()) and not set(value) & set("/:@\n"),
+                self,
+                name,
+                "must not be empty or hold any of / : @",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the work is done; no result depends on it."""
+
+    device: str = how("auto")
+    """Where torch computes: `auto` (cuda, then mps, then cpu), or a torch device such as `cuda:1`."""
+    block_size: int = how(8192)
+    """Images held in memory at once while encoding, decoding and writing."""
+
+    def __post_init__(self) -> None:
+        _require(self.block_size >= 1, self, "block_size", "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """One run of the pipeline: ingest, train, extract, learn, evaluate, register."""
+
+    preset: str = how("digits")
+    """Name of the preset this config started from, for people and for MLflow."""
+    seed: int = 0
+    """The one seed: every random stream derives from it by name."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**63, self, "seed", "must be between 0 and 2^63 - 1")
+
+
+def settings(config: Any, *, what_only: bool = False) -> dict[str, Any]:  # noqa: ANN401
+    """Return a config as plain dicts, lists, strings and numbers, ready for JSON or TOML.
+
+    Args:
+        config: Any config of this module.
+        what_only: Leave out the fields that say how or where (see :func:`how`).
+    """
+    return {
+        f.name: _plain(getattr(config, f.name), what_only)
+        for f in fields(config)
+        if not (what_only and f.metadata.get("how"))
+    }
+
+
+def flat_settings(config: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Yield every setting as (``section.name``, value), in the order of declaration."""
+    for name, value in settings(config).items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", leaf) for key, leaf in value.items())
+        else:
+            yield name, value
+
+
+def canonical_json(value: Any) -> str:  # noqa: ANN401
+    """Serialise to the one JSON text that equal values share (sorted keys, no spaces, no NaN)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def config_digest(config: PipelineConfig) -> str:
+    """SHA-256 over every setting that can change a result.
+
+    Where the data lies is not one of them: the dataset's own digest says which data it was.
+    """
+    return hashlib.sha256(canonical_json(settings(config, what_only=True)).encode()).hexdigest()
+
+
+def derive_seed(seed: int, stream: str) -> int:
+    """Derive the seed of one named random stream from the one seed of the run.
+
+    Streams with different names are independent, and adding one never shifts another.
+
+    Args:
+        seed: The run's seed.
+        stream: Name of the stream, such as ``"train/init"``.
+
+    Returns:
+        An integer in [0, 2^63), accepted by numpy's and torch's generators alike.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "big") >> 1
+
+
+def home() -> Path:
+    """Return the folder of everything that is made: ``$VAESC_HOME``, else ``./data``."""
+    return Path(os.environ.get("VAESC_HOME") or "data").expanduser().resolve()
+
+
+def _plain(value: Any, what_only: bool) -> Any:  # noqa: ANN401
+    if is_dataclass(value):
+        return settings(value, what_only=what_only)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _require(holds: bool, config: object, name: str, rule: str) -> None:
+    """Refuse a setting that breaks its rule; the loader puts the section before the name."""
+    if not holds:
+        raise ValueError(f"{name} {rule}, got {getattr(config, name)!r}")

@@ -1,0 +1,22 @@
+"""What long work tells whoever watches: how far it is, and each epoch's figures.
+
+The library calls a :class:`Listener`; what becomes of it (a progress bar, log lines, MLflow
+metrics) is the caller's business. The default listens to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class Listener:
+    """Hears of progress and of epochs; does nothing with it. Override what you need."""
+
+    def progress(self, done: float, total: float, **figures: float) -> None:
+        """Hear that `done` of `total` units of work are done; `figures` are shown beside."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Hear the metrics of a finished epoch, counted from 1; keys are ``split/metric``."""
+
+
+SILENT = Listener()

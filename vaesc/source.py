@@ -1,0 +1,69 @@
+"""Which library code a step uses, as one digest.
+
+Editing a module must make the steps that use it run again, and no others. The modules a step uses
+are found by following the ``import vaesc...`` statements from its entry module, without running
+anything. The ground floor (settings, records, the store itself, words for errors) is left out:
+what it contributes to a result is in the step's config already.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+_GROUND_FLOOR = {
+    "vaesc", "vaesc.config", "vaesc.config_files", "vaesc.errors", "vaesc.records", "vaesc.store",
+    "vaesc.source", "vaesc.steps", "vaesc.progress",
+}  # fmt: skip
+
+
+@functools.cache
+def source_digest(*entries: str) -> str:
+    """SHA-256 over the source of `entries` and of every vaesc module they import, directly or not.
+
+    Args:
+        entries: Dotted names of modules or packages of vaesc; a package stands for all its modules.
+
+    Raises:
+        ValueError: There is no such module.
+    """
+    seen: dict[str, bytes] = {}
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in _GROUND_FLOOR:
+            continue
+        path = _file_of(name)
+        if path is None:
+            raise ValueError(f"{name} is not a module of vaesc")
+        seen[name] = path.read_bytes()
+        waiting += _imports(seen[name])
+        if path.name == "__init__.py":
+            waiting += [f"{name}.{p.stem}" for p in path.parent.glob("*.py") if p != path]
+    total = hashlib.sha256()
+    for name in sorted(seen):
+        total.update(f"{name}:{hashlib.sha256(seen[name]).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _imports(source: bytes) -> list[str]:
+    """Return the vaesc modules that a source imports, anywhere in it."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            # `from vaesc.models import vae` may name a module or something inside one.
+            found.append(node.module)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in found if name.startswith("vaesc.") and _file_of(name)]
+
+
+def _file_of(name: str) -> Path | None:
+    parts = name.split(".")[1:]
+    package = _PACKAGE.joinpath(*parts, "__init__.py")
+    module = _PACKAGE.joinpath(*parts).with_suffix(".py") if parts else package
+    return next((p for p in (package, module) if p.is_file()), None)

@@ -1,0 +1,184 @@
+"""The five steps that make artifacts: what goes into each, and the library call that makes it.
+
+================ ========== ========================================= ===========================
+step             artifact   inputs                                    library call
+================ ========== ========================================= ===========================
+ingest           dataset    the source's files                        :func:`vaesc.datasets.ingest`
+train            vae        dataset                                   :func:`vaesc.training.train`
+extract          latents    dataset, vae                              :func:`vaesc.latents.extract`
+learn            dictionary latents                                   :func:`vaesc.dictionary.learn`
+evaluate         evaluation dataset, vae, latents, dictionary         :func:`vaesc.evaluation.evaluate`
+================ ========== ========================================= ===========================
+
+The sixth step, register, makes a model version and lives in :mod:`vaesc.registry`.
+A step is keyed by *contents*: if an input was made anew and came out the same, nothing after it
+runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vaesc.config import PipelineConfig, settings
+from vaesc.progress import SILENT, Listener
+from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, TrainedVAE
+from vaesc.source import source_digest
+from vaesc.store import Artifact, Spec, Store
+
+Inputs = Mapping[str, Path]
+Build = Callable[[PipelineConfig, Inputs, Path, Listener], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step: what it depends on, and how it is made."""
+
+    name: str
+    kind: str
+    record: type[Record]
+    settings: tuple[str, ...]
+    """Settings (sections, or ``seed``) that can change its artifact."""
+    module: str
+    """Entry module of the library code that makes it."""
+    build: Build
+
+    def spec(self, config: PipelineConfig, inputs: Mapping[str, str]) -> Spec:
+        """Return what goes in, given the content digest of each input."""
+        chosen = {name: getattr(config, name) for name in self.settings}
+        plain = {
+            name: settings(value, what_only=True) if name != "seed" else value
+            for name, value in chosen.items()
+        }
+        return Spec(
+            kind=self.kind, config=plain, inputs=dict(inputs), source=source_digest(self.module)
+        )
+
+    def recorded(self, artifact: Artifact) -> Record:
+        """Return the record that stands for `artifact`."""
+        base = {f.name for f in fields(Record)}
+        numbers = {
+            f.name: _frozen(artifact.summary[f.name])
+            for f in fields(self.record)
+            if f.name not in base
+        }
+        return self.record(
+            uri=str(artifact.path),
+            digest=artifact.digest,
+            content=artifact.content,
+            run_id=str(artifact.provenance.get("run_id", "")),
+            **numbers,
+        )
+
+
+def run_step(
+    step: Step,
+    config: PipelineConfig,
+    inputs: Mapping[str, Record | str],
+    *,
+    store: Store | None = None,
+    run_id: str = "",
+    listener: Listener = SILENT,
+) -> Artifact:
+    """Make the artifact of one step, or find it in the store.
+
+    Args:
+        step: Which step.
+        config: The run's config.
+        inputs: The records it works on by name; for ingest, the fingerprint of the source's files.
+        store: Where artifacts lie; default: the store in :func:`vaesc.config.home`.
+        run_id: The MLflow run on whose behalf this is done.
+        listener: Hears of progress.
+
+    Returns:
+        The artifact; ``computed`` says whether this call made it.
+    """
+    contents = {k: v.content if isinstance(v, Record) else v for k, v in inputs.items()}
+    records = {k: v for k, v in inputs.items() if isinstance(v, Record)}
+    paths = {name: Path(record.uri) for name, record in records.items()}
+    return (store or Store()).make(
+        step.spec(config, contents),
+        lambda folder: step.build(config, paths, folder, listener),
+        parents={name: record.digest for name, record in records.items()},
+        provenance={"run_id": run_id},
+    )
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _ingest(
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+) -> Mapping[str, Any]:
+    from vaesc.datasets import ingest
+
+    return ingest(
+        config.dataset, folder, seed=config.seed, block_size=config.runtime.block_size,
+        listener=listener,
+    )  # fmt: skip
+
+
+def _train(
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+) -> Mapping[str, Any]:
+    from vaesc.training import train
+
+    return train(
+        config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
+        device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
+    )  # fmt: skip
+
+
+def _extract(
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+) -> Mapping[str, Any]:
+    from vaesc.latents import extract
+
+    return extract(
+        inputs["dataset"], inputs["vae"], folder, device=config.runtime.device,
+        block_size=config.runtime.block_size, listener=listener,
+    )  # fmt: skip
+
+
+def _learn(
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+) -> Mapping[str, Any]:
+    from vaesc.dictionary import learn
+
+    return learn(config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener)
+
+
+def _evaluate(
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+) -> Mapping[str, Any]:
+    from vaesc.evaluation import evaluate
+
+    return evaluate(
+        config.evaluation, config.dictionary, inputs, folder, seed=config.seed,
+        device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
+    )  # fmt: skip
+
+
+INGEST = Step(
+    name="ingest", kind="dataset", record=Dataset, settings=("seed", "dataset"),
+    module="vaesc.datasets", build=_ingest,
+)  # fmt: skip
+TRAIN = Step(
+    name="train", kind="vae", record=TrainedVAE, settings=("seed", "vae", "training"),
+    module="vaesc.training", build=_train,
+)  # fmt: skip
+EXTRACT = Step(
+    name="extract", kind="latents", record=Latents, settings=(),
+    module="vaesc.latents", build=_extract,
+)  # fmt: skip
+LEARN = Step(
+    name="learn", kind="dictionary", record=Dictionary, settings=("seed", "dictionary"),
+    module="vaesc.dictionary", build=_learn,
+)  # fmt: skip
+EVALUATE = Step(
+    name="evaluate", kind="evaluation", record=Evaluation,
+    settings=("seed", "dictionary", "evaluation"), module="vaesc.evaluation", build=_evaluate,
+)  # fmt: skip

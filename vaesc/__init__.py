@@ -4,7 +4,8 @@ The article's four steps are rooms of this package: train a VAE (:mod:`vaesc.tra
 every image to its latent (:mod:`vaesc.latents`), sparse-code the latents (:mod:`vaesc.sparse`),
 and reconstruct from the codes (:mod:`vaesc.bundle`, :mod:`vaesc.evaluation`).
 
-Importing this package is cheap on purpose: torch, mlflow and prefect are loaded by what needs them.
+Importing this package is cheap on purpose: torch, mlflow and prefect are loaded by what needs
+them.
 """
 
 from __future__ import annotations

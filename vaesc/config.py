@@ -42,9 +42,9 @@ class DatasetConfig:
     """Which images, and how they are split."""
 
     source: Source = "digits"
-    """Name of the source: a built-in data set, `arrays` (your own file) or `folder` (of images)."""
+    """A built-in data set, `arrays` (your own file) or `folder` (of image files)."""
     path: str | None = how(None)
-    """File (source `arrays`: .npy, .npz, .zarr, IDX) or folder (source `folder`) with your images."""
+    """Your images: a file (`arrays`: .npy, .npz, .zarr, IDX) or a folder of image files."""
     labels: str | None = how(None)
     """File with one integer label per image of `path` (.npy or IDX); optional."""
     folder: str | None = how(None)
@@ -54,11 +54,11 @@ class DatasetConfig:
     validation_fraction: float = 0.1
     """Share of the training images set apart for validation, in (0, 0.5]."""
     test_fraction: float = 0.2
-    """Share of all images set apart for the test, in (0, 0.5], where the source has no test split."""
+    """Share of all images set apart for the test, in (0, 0.5], if the source has no test split."""
     limit: int | None = None
     """Largest number of images kept in each split, drawn with the seed; none keeps them all."""
     rescale: Literal["strict", "minmax"] = "strict"
-    """For your floats: `strict` refuses values outside [0, 1], `minmax` maps the training range to it."""
+    """Your floats outside [0, 1]: `strict` refuses them, `minmax` maps the training range to it."""
     n_patches: int = 20_000
     """Number of patches drawn from the photographs (source `patches`)."""
     patch_size: int = 12
@@ -141,9 +141,9 @@ class DictionaryConfig:
     n_nonzero_coefs: int = 8
     """Sparsity level k: largest number of nonzero coefficients in the code of one latent."""
     coder: Literal["ols", "omp"] = "ols"
-    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the most correlated."""
+    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the closest one."""
     scaling: Literal["global", "per-dimension", "none"] = "global"
-    """Latents are centred, then divided by one common std, by each dimension's own, or by nothing."""
+    """Latents are centred, then divided by one common std, by each dimension's own, or not."""
     max_epochs: int = 10
     """Largest number of passes over the training latents (or pixels, for the baseline)."""
     batch_size: int = 512
@@ -209,7 +209,7 @@ class RuntimeConfig:
     """How the work is done; no result depends on it."""
 
     device: str = how("auto")
-    """Where torch computes: `auto` (cuda, then mps, then cpu), or a torch device such as `cuda:1`."""
+    """Where torch computes: `auto` (cuda, then mps, then cpu), or a device such as `cuda:1`."""
     block_size: int = how(8192)
     """Images held in memory at once while encoding, decoding and writing."""
 

@@ -18,7 +18,7 @@ class Record:
     uri: str
     """Absolute path of the artifact's folder."""
     digest: str
-    """SHA-256 of what went in: kind, config, the inputs' contents, source of the library modules."""
+    """SHA-256 of what went in: kind, config, contents of the inputs, source of the modules."""
     content: str
     """SHA-256 of what came out: every file's path and SHA-256."""
     run_id: str

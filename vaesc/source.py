@@ -25,7 +25,7 @@ def source_digest(*entries: str) -> str:
     """SHA-256 over the source of `entries` and of every vaesc module they import, directly or not.
 
     Args:
-        entries: Dotted names of modules or packages of vaesc; a package stands for all its modules.
+        entries: Dotted names of modules of vaesc; a package stands for all its modules.
 
     Raises:
         ValueError: There is no such module.

@@ -1,14 +1,14 @@
 """The five steps that make artifacts: what goes into each, and the library call that makes it.
 
-================ ========== ========================================= ===========================
-step             artifact   inputs                                    library call
-================ ========== ========================================= ===========================
-ingest           dataset    the source's files                        :func:`vaesc.datasets.ingest`
-train            vae        dataset                                   :func:`vaesc.training.train`
-extract          latents    dataset, vae                              :func:`vaesc.latents.extract`
-learn            dictionary latents                                   :func:`vaesc.dictionary.learn`
-evaluate         evaluation dataset, vae, latents, dictionary         :func:`vaesc.evaluation.evaluate`
-================ ========== ========================================= ===========================
+========= =========== ================================= ===================================
+step      artifact    inputs                            library call
+========= =========== ================================= ===================================
+ingest    dataset     the source's files                :func:`vaesc.datasets.ingest`
+train     vae         dataset                           :func:`vaesc.training.train`
+extract   latents     dataset, vae                      :func:`vaesc.latents.extract`
+learn     dictionary  latents                           :func:`vaesc.dictionary.learn`
+evaluate  evaluation  dataset, vae, latents, dictionary :func:`vaesc.evaluation.evaluate`
+========= =========== ================================= ===================================
 
 The sixth step, register, makes a model version and lives in :mod:`vaesc.registry`.
 A step is keyed by *contents*: if an input was made anew and came out the same, nothing after it

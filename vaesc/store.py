@@ -110,11 +110,12 @@ class Store:
         except DamagedError as error:
             evidence = self._quarantine(folder)
             raise StoreError(
-                f"{kind} {digest[:12]} was damaged ({error}) and is kept in {evidence}; run it again"
+                f"{kind} {digest[:12]} was damaged ({error}) and is kept in {evidence}; "
+                "run it again"
             ) from error
 
     def find(self, kind: str, digest: str) -> Artifact | None:
-        """Return a verified artifact, or None where it is missing or was damaged (then quarantined)."""
+        """Return a verified artifact, or None if it is missing or was damaged (and quarantined)."""
         if not self.path(kind, digest).is_dir():
             return None
         try:

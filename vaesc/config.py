@@ -58,7 +58,7 @@ class DatasetConfig:
     limit: int | None = None
     """Largest number of images kept in each split, drawn with the seed; none keeps them all."""
     rescale: Literal["strict", "minmax"] = "strict"
-    """Your floats outside [0, 1]: `strict` refuses them, `minmax` maps the training range to it."""
+    """Your floats outside [0, 1]: `strict` refuses them, `minmax` maps their range to it."""
     n_patches: int = 20_000
     """Number of patches drawn from the photographs (source `patches`)."""
     patch_size: int = 12
@@ -141,7 +141,7 @@ class DictionaryConfig:
     n_nonzero_coefs: int = 8
     """Sparsity level k: largest number of nonzero coefficients in the code of one latent."""
     coder: Literal["ols", "omp"] = "ols"
-    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the closest one."""
+    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the closest."""
     scaling: Literal["global", "per-dimension", "none"] = "global"
     """Latents are centred, then divided by one common std, by each dimension's own, or not."""
     max_epochs: int = 10

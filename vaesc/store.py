@@ -115,7 +115,7 @@ class Store:
             ) from error
 
     def find(self, kind: str, digest: str) -> Artifact | None:
-        """Return a verified artifact, or None if it is missing or was damaged (and quarantined)."""
+        """Return a verified artifact, or None if missing or damaged (then quarantined)."""
         if not self.path(kind, digest).is_dir():
             return None
         try:

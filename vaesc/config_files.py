@@ -1,0 +1,235 @@
+"""From TOML files and ``--set a.b=c`` to a config, with every mistake named.
+
+A preset is a TOML file in ``vaesc/presets/`` that lists what differs from the defaults. Later
+sources win: defaults, preset, the user's file, ``--set``. An unknown key is refused with the
+nearest right name, a wrong type with the right one.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import inspect
+import math
+import tomllib
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from vaesc import config as config_module
+from vaesc.config import PipelineConfig
+from vaesc.errors import ConfigError
+
+_PRESETS = Path(__file__).parent / "presets"
+
+
+def presets() -> dict[str, str]:
+    """Return every preset's name and the sentence that its first line (a comment) says of it."""
+    return {
+        path.stem: path.read_text().splitlines()[0].lstrip("# ").strip()
+        for path in sorted(_PRESETS.glob("*.toml"))
+    }
+
+
+def load_config(
+    preset: str = "digits", file: Path | None = None, assignments: Sequence[str] = ()
+) -> PipelineConfig:
+    """Build the config of a run.
+
+    Args:
+        preset: Name of a preset, see :func:`presets`.
+        file: A TOML file laid over the preset.
+        assignments: Settings laid over both, each ``section.name=value``; the value is read as
+            TOML, and as a plain string where it is not TOML.
+
+    Raises:
+        ConfigError: A preset, file, key or value is wrong; the sentence names it.
+    """
+    if preset not in presets():
+        raise ConfigError(
+            f"there is no preset {preset!r}{_nearest(preset, presets())}; "
+            f"presets are {', '.join(presets())}"
+        )
+    values = _read_toml(_PRESETS / f"{preset}.toml")
+    if file is not None:
+        _overlay(values, _read_toml(file))
+    for assignment in assignments:
+        _overlay(values, _parse_assignment(assignment))
+    return config_from_mapping({"preset": preset, **values})
+
+
+def config_from_mapping(values: dict[str, Any]) -> PipelineConfig:
+    """Build a config from nested dicts, checking every key and type.
+
+    Raises:
+        ConfigError: A key is unknown, a value has the wrong type or breaks its rule.
+    """
+    built = _build(PipelineConfig, values, "")
+    assert isinstance(built, PipelineConfig)
+    return built
+
+
+def describe_settings() -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default, documentation) of every setting, for ``--help`` and the README."""
+    for path, cls in _sections(PipelineConfig):
+        hints, documents = get_type_hints(cls), _field_documents(cls)
+        default = cls() if cls is not PipelineConfig else PipelineConfig()
+        for f in fields(cls):
+            if not is_dataclass(hints[f.name]):
+                yield (
+                    f"{path}{f.name}",
+                    _type_name(hints[f.name]),
+                    _toml(getattr(default, f.name)),
+                    documents.get(f.name, ""),
+                )
+
+
+def _sections(cls: type[Any], path: str = "") -> Iterator[tuple[str, type[Any]]]:
+    yield path, cls
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from _sections(hint, f"{path}{name}.")
+
+
+@functools.cache
+def _field_documents(cls: type[Any]) -> dict[str, str]:
+    """Return the string under each field; Python keeps no docstring for attributes."""
+    body = ast.parse(inspect.getsource(config_module)).body
+    node = next(n for n in body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
+    found = {}
+    for item, after in zip(node.body, node.body[1:], strict=False):
+        if (
+            isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[item.target.id] = str(after.value.value)
+    return found
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config file {path} is not UTF-8 text; write it as TOML") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
+
+
+def _parse_assignment(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set takes section.name=value, got {text!r}")
+    nested: dict[str, Any] = {parts[-1]: _parse_value(value.strip())}
+    for part in reversed(parts[:-1]):
+        nested = {part: nested}
+    return nested
+
+
+def _parse_value(text: str) -> Any:  # noqa: ANN401
+    """Read a value as TOML; what is not TOML is a string without its quotes."""
+    if "\n" in text:
+        return text
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _overlay(below[key], value)
+        else:
+            below[key] = value
+
+
+def _build(cls: type[Any], values: Any, path: str) -> Any:  # noqa: ANN401
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.rstrip('.')} is a section of settings, got {values!r}")
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"there is no setting {path}{key}{_hint_for(key, path, hints)}")
+    made = {key: _convert(hints[key], value, f"{path}{key}") for key, value in values.items()}
+    try:
+        return cls(**made)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}{error}") from error
+
+
+def _hint_for(key: str, path: str, hints: dict[str, Any]) -> str:
+    """Say the nearest right name: in this section first, then anywhere."""
+    if near := _nearest(key, hints, path):
+        return near
+    everywhere = [name for name, *_ in describe_settings()]
+    elsewhere = [name for name in everywhere if name.split(".")[-1] == key]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    return _nearest(f"{path}{key}", everywhere) or f"; there are {', '.join(hints)}"
+
+
+def _nearest(word: str, known: Any, path: str = "") -> str:  # noqa: ANN401
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {path}{close[0]}?" if close else ""
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
+    """Return `value` as the type that `hint` declares, or refuse it."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, f"{path}.")
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value in options and isinstance(value, str):
+            return value
+        near = _nearest(str(value), options)
+        listed = ", ".join(str(o) for o in options)
+        raise ConfigError(f"{path} must be one of {listed}, got {value!r}{near}")
+    if origin in (Union, types.UnionType):
+        if value is None or value == "none":
+            return None
+        return _convert(next(o for o in options if o is not type(None)), value, path)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(options[0], item, path) for item in value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"{path} must be finite, got {value!r}")
+        return float(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not _is_mistaken_bool(hint, value):
+        return value
+    raise ConfigError(f"{path} must be {_type_name(hint)}, got {value!r}")
+
+
+def _is_mistaken_bool(hint: type, value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, bool) and hint is not bool
+
+
+def _type_name(hint: Any) -> str:  # noqa: ANN401
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " | ".join(str(o) for o in options)
+    if origin in (Union, types.UnionType):
+        return f"{_type_name(next(o for o in options if o is not type(None)))}, or none"
+    if origin is tuple:
+        return f"a list, each {_type_name(options[0])}"
+    return names.get(hint, str(hint))
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,192 @@
+"""One MLflow run per pipeline run, one nested run per step, whether computed or cached.
+
+The parent run of the flow is found through a context variable and never passed to a task, so that
+no cache key can depend on it. A cached step has its nested run too: its metrics and its history
+are read from the artifact and logged again, with the tag ``vaesc.cached_from`` that names the run
+which computed them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from tasks.logs import ProgressReporter
+from vaesc.config import PipelineConfig, config_digest, flat_settings
+from vaesc.errors import VaescError
+from vaesc.progress import Listener
+from vaesc.records import Dataset, ModelVersion, Record
+from vaesc.registry.tracking import Tracking
+from vaesc.registry.tracking import connect as connect_tracking
+from vaesc.store import read_artifact
+
+_CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
+
+
+class PipelineRun:
+    """The parent MLflow run of one flow run, and what its steps have reported so far."""
+
+    def __init__(self, config: PipelineConfig, tracking: Tracking, run_id: str) -> None:
+        self.config, self.tracking, self.run_id = config, tracking, run_id
+        self.flow_run_id = _flow_run_id()
+        self.steps: list[dict[str, Any]] = []
+        self.records: dict[str, Record] = {}
+        self.metrics: dict[str, float] = {}
+        self.started = time.perf_counter()
+        self._open: dict[str, str] = {}
+
+    @contextmanager
+    def nested(self, step: str) -> Iterator[StepRun]:
+        """Open the nested MLflow run of a step that is about to be computed.
+
+        It stays open on success: :meth:`record` adds the metrics and ends it. A retried step opens
+        a new one; the failed attempt's is ended as FAILED.
+        """
+        run_id = self._start_nested(step)
+        reporter = ProgressReporter(step, _logger())
+        try:
+            with reporter.shown():
+                yield StepRun(run_id, self.tracking, reporter)
+        except BaseException:
+            self._open.pop(step)
+            self.tracking.finish(run_id, "FAILED")
+            raise
+
+    def record(self, step: str, record: Record, *, cached: bool, seconds: float) -> None:
+        """Log the outcome of a step to its nested run and to the parent, and remember it."""
+        run_id = self._open.pop(step, None) or self._start_nested(step)
+        metrics = self._log_outcome(run_id, record, cached=cached)
+        self.tracking.finish(run_id, "FINISHED")
+        self.tracking.log_metrics(self.run_id, {**metrics, f"seconds/{step}": seconds}, step=0)
+        self.metrics.update(metrics)
+        self.records[step] = record
+        self.steps.append(
+            {
+                "name": step,
+                "state": "cached" if cached else "computed",
+                "seconds": round(seconds, 3),
+                "digest": record.digest,
+            }
+        )
+
+    def _start_nested(self, step: str) -> str:
+        run_id = self.tracking.start_run(
+            step,
+            parent=self.run_id,
+            tags={"vaesc.step": step, "prefect.flow_run_id": self.flow_run_id},
+            params=_params(self.config, step),
+        )
+        self._open[step] = run_id
+        return run_id
+
+    def _log_outcome(self, run_id: str, record: Record, *, cached: bool) -> dict[str, float]:
+        tags = {"vaesc.digest": record.digest, "vaesc.content": record.content}
+        if cached:
+            tags["vaesc.cached_from"] = record.run_id
+        self.tracking.set_tags(run_id, tags)
+        if isinstance(record, ModelVersion):
+            return {}
+        folder = Path(record.uri)
+        artifact = read_artifact(folder, files=False)
+        metrics = {k: float(v) for k, v in artifact.summary.get("metrics", {}).items()}
+        self.tracking.log_metrics(run_id, metrics, step=0)
+        if cached:
+            for epoch, row in enumerate(_history(folder), start=1):
+                self.tracking.log_metrics(run_id, row, step=epoch)
+        if isinstance(record, Dataset):
+            for run in (run_id, self.run_id):
+                self.tracking.log_dataset(run, record)
+        return metrics
+
+
+class StepRun(Listener):
+    """The nested MLflow run of a step that is being computed; hears of its progress and epochs."""
+
+    def __init__(self, run_id: str, tracking: Tracking, reporter: ProgressReporter) -> None:
+        self.id, self._tracking, self._reporter = run_id, tracking, reporter
+
+    def progress(self, done: float, total: float, **figures: float) -> None:
+        """Show progress."""
+        self._reporter(done, total, **figures)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's metrics to MLflow, in one batch, and to the log."""
+        self._tracking.log_metrics(self.id, dict(metrics), step=epoch)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        _logger().info("epoch %d  %s", epoch, text)
+
+
+@contextmanager
+def pipeline_run(config: PipelineConfig) -> Iterator[PipelineRun]:
+    """Open the parent MLflow run of the current flow run, and end it with the flow."""
+    tracking = connect_tracking(config.registry.experiment)
+    tracking.close_stale_runs()
+    tags = {
+        "vaesc.preset": config.preset,
+        "vaesc.config_digest": config_digest(config),
+        "prefect.flow_run_id": _flow_run_id(),
+    }
+    params = {name: value for name, value in flat_settings(config)}
+    name = f"{config.preset}-{config_digest(config)[:8]}"
+    run = PipelineRun(config, tracking, tracking.start_run(name, tags=tags, params=params))
+    token = _CURRENT.set(run)
+    try:
+        yield run
+    except BaseException as error:
+        what = str(error) if isinstance(error, VaescError) else repr(error)
+        tracking.set_tags(run.run_id, {"vaesc.error": what[:4000]})
+        tracking.finish(run.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    else:
+        tracking.finish(run.run_id, "FINISHED")
+    finally:
+        _CURRENT.reset(token)
+
+
+def current() -> PipelineRun:
+    """Return the run that the calling task belongs to.
+
+    Raises:
+        RuntimeError: A step was called outside a flow that opened one.
+    """
+    try:
+        return _CURRENT.get()
+    except LookupError:
+        raise RuntimeError("a step runs inside `with pipeline_run(config):` only") from None
+
+
+def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
+    """Return the settings that concern `step`."""
+    sections = {
+        "ingest": ("dataset",), "train": ("vae", "training"), "extract": ("runtime",),
+        "learn": ("dictionary",), "evaluate": ("evaluation", "dictionary"),
+        "register": ("registry",),
+    }[step]  # fmt: skip
+    return {k: v for k, v in flat_settings(config) if k == "seed" or k.split(".")[0] in sections}
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    path = folder / "history.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _flow_run_id() -> str:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else ""
+
+
+def _logger() -> logging.Logger | logging.LoggerAdapter[Any]:
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger(__name__)

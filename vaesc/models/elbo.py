@@ -1,0 +1,102 @@
+"""The negative ELBO of a whole split: streamed, in nats per image, the same numbers every time.
+
+Images pass through the network in groups of `GROUP`, however many are read at once: the last bit
+of a matrix product depends on its size, and a memory setting must never change a result. Each
+group draws its noise from a stream of its own name, so a split has one noise, whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vaesc.config import derive_seed
+from vaesc.errors import DataError
+from vaesc.models.vae import VAE, kl_divergence
+
+if TYPE_CHECKING:
+    from vaesc.datasets import ImageDataset
+
+GROUP = 1024
+"""Images per pass through the network, outside training."""
+
+
+def evaluate_elbo(
+    vae: VAE, dataset: ImageDataset, split: str, *, n_samples: int = 1, seed: int, block_size: int
+) -> dict[str, float]:
+    """Return the negative ELBO of a split and its two terms.
+
+    Args:
+        vae: The model, on any device.
+        dataset: Its images.
+        split: ``train``, ``validation`` or ``test``.
+        n_samples: Latent samples per image; more lower the noise of the estimate, not its mean.
+        seed: The run's seed; with one sample, the validation split gives what training reported.
+        block_size: Images in memory at once; no part of the result.
+
+    Returns:
+        ``negative_elbo`` (distortion + beta * kl), ``distortion``, ``kl``: means, nats per image.
+
+    Raises:
+        DataError: The split is empty.
+    """
+    images = group_images(dataset, split, slice(0, dataset.n(split)), block_size)
+    return mean_elbo(vae, images, n_samples=n_samples, seed=seed, stream=f"elbo/{split}")
+
+
+def mean_elbo(
+    vae: VAE, groups: Iterable[Tensor], *, n_samples: int = 1, seed: int, stream: str
+) -> dict[str, float]:
+    """Return the mean negative ELBO and its terms over groups of images, see `evaluate_elbo`.
+
+    Args:
+        vae: The model.
+        groups: Images in [0, 1], shape (at most `GROUP`, *shape) each, on any device.
+        n_samples: Latent samples per image.
+        seed: The run's seed.
+        stream: Name of the noise.
+    """
+    sums, n_images = [], 0
+    with torch.no_grad():
+        for i, x in enumerate(groups):
+            noise = _noise((n_samples, len(x), vae.latent_dim), seed, f"{stream}/{i}")
+            sums.append(_sum_terms(vae, x.to(vae.device), noise.to(vae.device)))
+            n_images += len(x)
+    if not n_images:
+        raise DataError(f"the negative ELBO needs at least one image, got none ({stream})")
+    # One transfer for all groups; added in double precision, as a split may hold millions.
+    distortion, kl = (torch.stack(sums).cpu().double().sum(0) / n_images).tolist()
+    return {"negative_elbo": distortion + vae.config.beta * kl, "distortion": distortion, "kl": kl}
+
+
+def group_images(
+    dataset: ImageDataset, split: str, rows: slice, block_size: int
+) -> Iterator[Tensor]:
+    """Yield the images of `rows` in [0, 1], `GROUP` at a time from the first row on.
+
+    Args:
+        dataset: Where from.
+        split: ``train``, ``validation`` or ``test``.
+        rows: Start and stop; no step.
+        block_size: About how many are read at once.
+    """
+    step = max(1, block_size // GROUP) * GROUP
+    for start in range(rows.start, rows.stop, step):
+        block = dataset.floats(split, slice(start, min(start + step, rows.stop)))
+        yield from torch.split(torch.from_numpy(block), GROUP)
+
+
+def _noise(shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(seed, stream))
+    return torch.randn(shape, generator=generator)
+
+
+def _sum_terms(vae: VAE, x: Tensor, noise: Tensor) -> Tensor:
+    """Return the sums of distortion (mean over samples) and kl over the images, shape (2,)."""
+    mean, log_var = vae.encode(x)
+    std = torch.exp(log_var / 2)
+    distortions = [vae.distortion(x, mean + std * sample).sum() for sample in noise]
+    return torch.stack([torch.stack(distortions).mean(), kl_divergence(mean, log_var).sum()])

@@ -55,7 +55,7 @@ class StepPolicy(CachePolicy):
         return f"{self.step.name}-{self.step.spec(config, contents).digest}"
 
 
-class RecordSerializer(Serializer):  # type: ignore[type-arg]  # Prefect registers Serializer[...]
+class RecordSerializer(Serializer):
     """Write a record as JSON; reading it verifies the artifact it stands for."""
 
     type: str = Field(default="vaesc-record", frozen=True)
@@ -109,7 +109,7 @@ def _content(value: Any) -> str:  # noqa: ANN401
 
 
 def _refuse_pickle(self: PickleSerializer, blob: bytes) -> NoReturn:
-    """Stand in for unpickling: the result *file* names its serializer, so a file could ask for it."""
+    """Stand in for unpickling: a result *file* names its serializer, so it could ask for this."""
     raise ValueError("vaesc never unpickles a result")
 
 

@@ -53,7 +53,9 @@ class ProgressReporter:
 
     def __call__(self, done: float, total: float, **figures: float) -> None:
         """Show `done` of `total`, with `figures` beside."""
-        text = ", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in figures.items())
+        text = ", ".join(
+            f"{name.replace('_', ' ')} {value:,.4g}" for name, value in figures.items()
+        )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, figures=text)
         elif time.monotonic() - self._said >= LOG_EVERY_SECONDS:

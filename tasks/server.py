@@ -111,7 +111,8 @@ def keep(folder: Path, port: int) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
          "--port", str(port)],
-        env=_server_environment(folder, port), preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL,
+        env=_server_environment(folder, port), preexec_fn=_die_with_parent,
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     state_file, begun = folder / "server.json", time.monotonic()

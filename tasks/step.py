@@ -14,11 +14,13 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from prefect import Task
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
 
 from tasks import logs
 from tasks.caching import RecordSerializer, StepPolicy, results_folder
 from tasks.tracking import current
+from vaesc.errors import ConfigError, DataError, StoreError, TrainingError
 from vaesc.records import Record
 from vaesc.steps import Step
 from vaesc.store import Artifact
@@ -42,7 +44,7 @@ class StepTask(Generic[P, R]):
         """
         started = time.perf_counter()
         task = self.task.with_options(result_storage=results_folder())
-        state = cast("State[Any]", task(*args, **kwargs, return_state=True))  # type: ignore[call-overload]
+        state: State[Any] = task(*args, **kwargs, return_state=True)
         record = cast("R", state.result())
         current().record(
             self.step.name,
@@ -85,8 +87,18 @@ def step_task(
             fn=body, name=step.name, cache_policy=StepPolicy(step=step),
             result_serializer=RecordSerializer(), persist_result=True,
             timeout_seconds=timeout_seconds, retries=retries,
-            retry_delay_seconds=retry_delay_seconds or 0, retry_jitter_factor=0.5 if retries else None,
+            retry_delay_seconds=retry_delay_seconds or 0,
+            retry_jitter_factor=0.5 if retries else None, retry_condition_fn=_may_pass,
         )  # fmt: skip
         return StepTask(step, task)
 
     return decorate
+
+
+def _may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Say whether a failure may pass by itself: bad settings and bad data never do.
+
+    Prefect takes plain functions only here: any other callable would silently mean "never".
+    """
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, (ConfigError, DataError, StoreError, TrainingError))

@@ -136,7 +136,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[PipelineRun]:
         "vaesc.config_digest": config_digest(config),
         "prefect.flow_run_id": _flow_run_id(),
     }
-    params = {name: value for name, value in flat_settings(config)}
+    params = dict(flat_settings(config))
     name = f"{config.preset}-{config_digest(config)[:8]}"
     run = PipelineRun(config, tracking, tracking.start_run(name, tags=tags, params=params))
     token = _CURRENT.set(run)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import functools
 import inspect
 import math
 import tomllib
@@ -27,7 +26,7 @@ _PRESETS = Path(__file__).parent / "presets"
 
 
 def presets() -> dict[str, str]:
-    """Return every preset's name and the sentence that its first line (a comment) says of it."""
+    """Return every preset's name, with the comment of its first line."""
     return {
         path.stem: path.read_text().splitlines()[0].lstrip("# ").strip()
         for path in sorted(_PRESETS.glob("*.toml"))
@@ -73,7 +72,7 @@ def config_from_mapping(values: dict[str, Any]) -> PipelineConfig:
 
 
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, documentation) of every setting, for ``--help`` and the README."""
+    """Yield (key, type, default, documentation) of every setting, for ``--help``."""
     for path, cls in _sections(PipelineConfig):
         hints, documents = get_type_hints(cls), _field_documents(cls)
         default = cls() if cls is not PipelineConfig else PipelineConfig()
@@ -94,7 +93,6 @@ def _sections(cls: type[Any], path: str = "") -> Iterator[tuple[str, type[Any]]]
             yield from _sections(hint, f"{path}{name}.")
 
 
-@functools.cache
 def _field_documents(cls: type[Any]) -> dict[str, str]:
     """Return the string under each field; Python keeps no docstring for attributes."""
     body = ast.parse(inspect.getsource(config_module)).body

@@ -1,0 +1,55 @@
+# `make help` lists the targets. Everything happens in .venv; nothing outside it is changed.
+PYTHON ?= python3
+PRESET ?= digits
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench serve ui stop lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) ARGS='--set training.epochs=5'"
+
+setup: $(READY) ## create .venv with the exact versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== creating $(VENV) (about 6 GB with PyTorch; a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --progress-bar off --quiet -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+run: $(READY) ## run the main job: make run [PRESET=fashion-mnist] [ARGS=...]
+	$(BIN)/vaesc run --preset $(PRESET) $(ARGS)
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## time the steps of the pipeline
+	$(BIN)/python -m benchmarks $(ARGS)
+
+serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
+	$(BIN)/vaesc serve
+
+ui: $(READY) ## open Prefect's and MLflow's pages on this machine
+	$(BIN)/python -m flows.ui
+
+stop: $(READY) ## stop the local Prefect server (it stops by itself when idle)
+	$(BIN)/python -m tasks.server stop
+
+lock: $(READY) ## renew constraints.txt from what pyproject.toml admits today
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade "pip>=24"
+	.venv-lock/bin/python -m pip install --quiet ".[dev]"
+	.venv-lock/bin/python -m pip freeze | grep -v '^vaesc' | sort -f > constraints.txt
+	rm -rf .venv-lock
+
+clean: ## remove .venv and caches; data/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

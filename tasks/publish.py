@@ -1,0 +1,112 @@
+"""What a finished run shows: the report, and artifacts in MLflow and in Prefect's UI.
+
+Nothing here is computed: figures and tables come from the evaluation artifact, so a run whose
+steps were all cached is published just the same, in a second. A display that Prefect's API refuses
+is logged as a warning and does not fail a run whose results are safe.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.exceptions import PrefectException
+from vaesc.report.html import render_report
+
+from tasks.tracking import PipelineRun
+from vaesc.config import config_digest, home, settings
+from vaesc.records import ModelVersion
+from vaesc.registry import show_model
+from vaesc.registry.system import git_tags, system_tags
+
+logger = logging.getLogger(__name__)
+
+
+def publish(run: PipelineRun) -> dict[str, Any]:
+    """Write the report, fill the MLflow run and Prefect's UI, and return the run's summary.
+
+    Returns:
+        The object that ``vaesc run --json`` prints, see design.md.
+    """
+    evaluation = Path(run.records["evaluate"].uri)
+    report = _write_report(run, evaluation)
+    run.tracking.log_metrics(run.run_id, run.metrics, step=0)
+    run.tracking.log_artifacts(run.run_id, evaluation, "evaluation")
+    run.tracking.log_artifacts(run.run_id, report)
+    summary = _summary(run, report)
+    _show_in_prefect(run, evaluation, report)
+    return summary
+
+
+def _write_report(run: PipelineRun, evaluation: Path) -> Path:
+    path = home() / "runs" / run.run_id / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    history = Path(run.records["train"].uri) / "history.json"
+    facts = {
+        "run_id": run.run_id,
+        "flow_run_id": run.flow_run_id,
+        "config": settings(run.config),
+        "config_digest": config_digest(run.config),
+        "steps": run.steps,
+        "records": {name: record.to_json() for name, record in run.records.items()},
+        "tags": {**system_tags(), **git_tags()},
+    }
+    path.write_text(
+        render_report(evaluation, history=json.loads(history.read_text()), run=facts),
+        encoding="utf-8",
+    )
+    verdict = json.loads((evaluation / "results.json").read_text())["verdict"]
+    path.with_name("verdict.txt").write_text(verdict + "\n", encoding="utf-8")
+    return path
+
+
+def _summary(run: PipelineRun, report: Path) -> dict[str, Any]:
+    model = run.records.get("register")
+    return {
+        "run_id": run.run_id,
+        "flow_run_id": run.flow_run_id,
+        "dataset": run.config.dataset.source,
+        "config_digest": config_digest(run.config),
+        "steps": run.steps,
+        "metrics": dict(sorted(run.metrics.items())),
+        "model": _model(run, model) if isinstance(model, ModelVersion) else None,
+        "report": str(report),
+        "seconds": round(time.perf_counter() - run.started, 3),
+    }
+
+
+def _model(run: PipelineRun, model: ModelVersion) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "version": model.version,
+        "aliases": show_model(model.version, name=model.name)["aliases"],
+        "uri": model.uri,
+    }
+
+
+def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
+    results = json.loads((evaluation / "results.json").read_text())
+    curve = base64.b64encode((evaluation / "curve.png").read_bytes()).decode()
+    try:
+        create_markdown_artifact(results["verdict"], key="vaesc-verdict", description="The claim")
+        create_table_artifact(
+            results["table"], key="vaesc-results", description="Test MSE by method and sparsity"
+        )
+        link = run.tracking.run_url(run.run_id) or report.as_uri()
+        create_link_artifact(link, link_text=f"MLflow run {run.run_id}", key="vaesc-mlflow-run")
+        create_image_artifact(
+            f"data:image/png;base64,{curve}", key="vaesc-curve", description="MSE against k"
+        )
+    except (PrefectException, httpx.HTTPError) as error:
+        logger.warning("the results are safe, but Prefect's UI does not show them: %s", error)

@@ -1,0 +1,71 @@
+"""VAE, scaling, dictionary and coder become one version of the registered model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect.tasks import exponential_backoff
+
+from tasks.step import step_task
+from tasks.tracking import current
+from vaesc.config import PipelineConfig
+from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, TrainedVAE
+from vaesc.registry.tracking import tracking_uri
+from vaesc.source import source_digest
+from vaesc.steps import Step
+from vaesc.store import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterStep(Step):
+    """The step whose outcome lies in MLflow: its key holds the model's name and the registry."""
+
+    def spec(self, config: PipelineConfig, inputs: Mapping[str, str]) -> Spec:
+        """Return what goes into the model version."""
+        where = {"model_name": config.registry.model_name, "registry": tracking_uri()}
+        return Spec(
+            kind=self.kind, config=where, inputs=dict(inputs), source=source_digest(self.module)
+        )
+
+
+def _not_an_artifact(*_: object) -> Mapping[str, object]:
+    raise TypeError("the register step makes a model version, not an artifact")
+
+
+REGISTER = RegisterStep(
+    name="register", kind="model", record=ModelVersion, settings=(),
+    module="vaesc.registry.registration", build=_not_an_artifact,
+)  # fmt: skip
+
+
+@step_task(
+    REGISTER, ModelVersion, timeout_seconds=1800,
+    retries=3, retry_delay_seconds=exponential_backoff(5)(3),
+)  # fmt: skip
+def register(
+    config: PipelineConfig,
+    dataset: Dataset,
+    vae: TrainedVAE,
+    dictionary: Dictionary,
+    evaluation: Evaluation,
+) -> ModelVersion:
+    """Register the bundle as a model version, unless an equal one is registered already."""
+    from vaesc.registry.registration import register as register_bundle
+
+    from vaesc.bundle import SparseVAE
+
+    run = current()
+    with run.nested("register") as step_run, tempfile.TemporaryDirectory() as folder:
+        bundle = SparseVAE.from_artifacts(Path(dataset.uri), Path(vae.uri), Path(dictionary.uri))
+        bundle.save(Path(folder, "bundle"))
+        return register_bundle(
+            Path(folder, "bundle"),
+            run.tracking,
+            name=config.registry.model_name,
+            run_id=step_run.id,
+            records=run.records,
+            metrics=run.metrics,
+        )

@@ -1,0 +1,141 @@
+"""Settings: every mistake is named, and digests see what matters and nothing else."""
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaesc.config import (
+    DatasetConfig,
+    PipelineConfig,
+    RuntimeConfig,
+    VAEConfig,
+    config_digest,
+    derive_seed,
+    flat_settings,
+    settings,
+)
+from vaesc.config_files import config_from_mapping, describe_settings, load_config, presets
+from vaesc.errors import ConfigError
+
+
+def test_the_defaults_are_the_article_s_numbers():
+    config = PipelineConfig()
+    assert (config.vae.hidden, config.vae.latent_dim) == ((512, 256), 32)
+    assert (config.training.learning_rate, config.training.batch_size) == (1e-3, 128)
+
+
+@pytest.mark.parametrize("name", sorted(set(presets()) - {"arrays", "folder"}))
+def test_every_preset_loads(name):
+    assert load_config(name).preset == name
+
+
+@pytest.mark.parametrize("name", ["arrays", "folder"])
+def test_presets_for_your_own_data_ask_for_the_path(name):
+    with pytest.raises(ConfigError, match=r"dataset\.path must name your data"):
+        load_config(name)
+    assert load_config(name, assignments=["dataset.path=x"]).dataset.path == "x"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("dictionary.n_atom=3", "no setting dictionary.n_atom; did you mean dictionary.n_atoms?"),
+        ("n_atoms=3", "no setting n_atoms; did you mean dictionary.n_atoms?"),
+        ("vae.latents_dim=3", "did you mean vae.latent_dim?"),
+        ("vae.beta=x", "vae.beta must be a number, got 'x'"),
+        ("vae.beta=nan", "vae.beta must be finite"),
+        ("vae.observation_std=inf", "must be finite"),
+        ("training.epochs=1.5", "training.epochs must be a whole number, got 1.5"),
+        ("training.epochs=true", "training.epochs must be a whole number, got True"),
+        ("training.epochs=0", "training.epochs must be at least 1, got 0"),
+        ("dictionary.n_nonzero_coefs=257", "must be between 1 and n_atoms=256, got 257"),
+        ("evaluation.sparsity_levels=[4,2]", "must be increasing"),
+        ("vae.hidden=[3,'a']", "vae.hidden must be a whole number, got 'a'"),
+        ("dataset.source=minst", "got 'minst'; did you mean mnist?"),
+        ("dataset=3", "dataset is a section of settings, got 3"),
+        ("dataset.path=x", "dataset.path is only read by the sources arrays and folder"),
+        ("foo", "--set takes section.name=value, got 'foo'"),
+        ("=3", "--set takes section.name=value"),
+        ("registry.model_name=a/b", "registry.model_name must not be empty or hold any of"),
+        ("seed=-1", "seed must be between 0"),
+    ],
+)
+def test_a_wrong_setting_gets_one_sentence(assignment, sentence):
+    with pytest.raises(ConfigError) as caught:
+        load_config("mnist", assignments=[assignment])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@given(st.text(max_size=40))
+def test_no_assignment_escapes_as_another_error(text):
+    with contextlib.suppress(ConfigError):
+        assert load_config("digits", assignments=[text]).preset
+
+
+def test_a_config_file_is_laid_over_the_preset(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 7\n[vae]\nbeta = 2\n")
+    config = load_config("digits", file, ["vae.beta=0.5"])
+    assert (config.seed, config.vae.beta, config.vae.latent_dim) == (7, 0.5, 16)
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b"[vae\n"])
+def test_a_broken_config_file_is_named(tmp_path, content):
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken\.toml"):
+        load_config("digits", file)
+
+
+def test_settings_survive_the_way_through_toml_types():
+    config = load_config("fashion-mnist", assignments=["dataset.limit=100"])
+    assert config_from_mapping(settings(config)) == config
+
+
+def test_the_digest_sees_what_and_not_how():
+    base = PipelineConfig()
+    assert config_digest(base) == config_digest(PipelineConfig())
+    hows = [
+        dataclasses.replace(base, runtime=RuntimeConfig(device="cpu", block_size=1)),
+        dataclasses.replace(base, dataset=DatasetConfig(folder="elsewhere", download=False)),
+        dataclasses.replace(base, preset="mine"),
+    ]
+    assert {config_digest(c) for c in hows} == {config_digest(base)}
+    whats = [
+        dataclasses.replace(base, seed=1),
+        dataclasses.replace(base, vae=VAEConfig(beta=2.0)),
+        dataclasses.replace(base, dataset=DatasetConfig(limit=5)),
+    ]
+    assert len({config_digest(c) for c in [base, *whats]}) == 4
+
+
+def test_every_setting_is_documented():
+    described = {key: document for key, _, _, document in describe_settings()}
+    assert set(described) == {key for key, _ in flat_settings(PipelineConfig())}
+    assert all(described.values())
+
+
+def test_streams_are_named_and_stable():
+    assert derive_seed(0, "train/init") == derive_seed(0, "train/init")
+    streams = {derive_seed(s, n) for s in range(20) for n in ("a", "b", "train/init")}
+    assert len(streams) == 60
+    assert all(0 <= s < 2**63 for s in streams)
+
+
+def test_loading_a_config_imports_nothing_heavy():
+    program = (
+        "import sys; from vaesc.config_files import load_config; load_config('mnist');"
+        "heavy = ('torch', 'mlflow', 'prefect', 'numpy', 'pydantic');"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"

@@ -1,0 +1,56 @@
+"""The source digest follows imports: an edit reaches the steps that use the module, no others."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import vaesc.source as source
+from vaesc import steps
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """A copy of the package to edit; returns a function from a file to the steps it changes."""
+    package = tmp_path / "vaesc"
+    shutil.copytree(Path(source.__file__).parent, package)
+    monkeypatch.setattr(source, "_PACKAGE", package)
+    every = [steps.INGEST, steps.TRAIN, steps.EXTRACT, steps.LEARN, steps.EVALUATE]
+
+    def digests():
+        source.source_digest.cache_clear()
+        return {step.name: source.source_digest(step.module) for step in every}
+
+    def changed_by(file):
+        before = digests()
+        with (package / file).open("a") as stream:
+            stream.write("\n_EDITED = True\n")
+        return {name for name, digest in digests().items() if digest != before[name]}
+
+    yield changed_by
+    source.source_digest.cache_clear()
+
+
+def test_an_edit_in_models_changes_the_vae_but_not_the_dataset(edited):
+    assert edited("models/__init__.py") >= {"train", "extract", "evaluate"}
+    assert "ingest" not in edited("models/__init__.py")
+
+
+def test_an_edit_in_sparse_leaves_the_vae_and_the_latents_alone(edited):
+    assert edited("sparse/__init__.py") == {"learn", "evaluate"}
+
+
+def test_an_edit_in_datasets_changes_whatever_reads_them(edited):
+    assert "ingest" in edited("datasets/__init__.py")
+
+
+@pytest.mark.parametrize(
+    "file", ["config.py", "store.py", "records.py", "cli/__init__.py", "steps.py"]
+)
+def test_the_ground_floor_and_the_roof_change_nothing(edited, file):
+    assert edited(file) == set()
+
+
+def test_an_unknown_module_is_refused():
+    with pytest.raises(ValueError, match=r"vaesc\.nowhere is not a module"):
+        source.source_digest("vaesc.nowhere")

@@ -1,0 +1,5 @@
+"""``python -m vaesc`` is ``vaesc``."""
+
+from vaesc.cli import main
+
+raise SystemExit(main())

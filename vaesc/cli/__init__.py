@@ -1,0 +1,72 @@
+"""The command line: ``vaesc COMMAND ...``.
+
+Exit codes: 0 good, 1 failed, 2 wrong usage. Errors are one sentence on stderr; ``--debug`` adds
+the traceback. Start-up is a feature: each command imports what it needs when it runs, and the floors
+above the library are named by entrypoint strings, as deployments name them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from vaesc import __version__
+from vaesc.cli import care, models, operate, run, use
+from vaesc.errors import VaescError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    if options.home:
+        os.environ["VAESC_HOME"] = str(Path(options.home).expanduser().resolve())
+    if options.debug:
+        os.environ["VAESC_DEBUG"] = "1"
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        return int(options.function(options))
+    except VaescError as error:
+        return _failed(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed(
+            "interrupted; finished steps are kept, and the next run goes on from them", 130
+        )
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); say nothing more, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _failed(f"{error.strerror or error}{where}", 1)
+
+
+def _failed(sentence: str, code: int) -> int:
+    if os.environ.get("VAESC_DEBUG"):
+        traceback.print_exc()
+    print(f"vaesc: {sentence}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--home",
+        metavar="DIR",
+        help="where everything is made (default: $VAESC_HOME, else ./data)",
+    )
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser = argparse.ArgumentParser(
+        prog="vaesc",
+        description="Sparse coding in the latent space of a variational autoencoder.",
+        epilog="`vaesc COMMAND --help` says more. Start with `vaesc run`.",
+    )
+    parser.add_argument("--version", action="version", version=f"vaesc {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (run, operate, models, use, care):
+        module.add_commands(commands, common)
+    return parser

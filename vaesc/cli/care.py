@@ -1,0 +1,159 @@
+"""``vaesc verify|gc|doctor``: check every artifact, reclaim space, say what is misconfigured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from vaesc.config import home
+
+
+def add_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Add this module's commands to the parser."""
+    parser = commands.add_parser("verify", parents=[common], help="check every artifact")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.set_defaults(function=verify)
+
+    parser = commands.add_parser(
+        "gc", parents=[common], help="reclaim space; only says what it would do, unless --yes"
+    )
+    parser.add_argument("--yes", action="store_true", help="really delete")
+    parser.add_argument(
+        "--keep-days", type=float, default=30.0, metavar="N",
+        help="keep what was made in the last N days (default: 30)",
+    )  # fmt: skip
+    parser.add_argument("--quarantine", action="store_true", help="delete damaged evidence too")
+    parser.set_defaults(function=gc)
+
+    parser = commands.add_parser(
+        "doctor", parents=[common], help="what is installed, reachable, misconfigured"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.set_defaults(function=doctor)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check every artifact of the store; exit 1 if one is damaged."""
+    from vaesc.housekeeping import verify_store
+    from vaesc.store import Store
+
+    checks = list(verify_store(Store()))
+    damaged = [c for c in checks if not c["whole"]]
+    if options.json:
+        print(json.dumps({"artifacts": checks, "damaged": len(damaged)}))
+    else:
+        for check in checks:
+            state = "whole" if check["whole"] else f"DAMAGED: {check['problem']}"
+            print(
+                f"{check['kind']:<12}{check['digest'][:12]}  {check['content'][:12]:<12}  {state}"
+            )
+        print(f"{len(checks)} artifacts, {len(damaged)} damaged")
+    return 1 if damaged else 0
+
+
+def gc(options: argparse.Namespace) -> int:
+    """Delete what no registered model and no recent run refers to."""
+    from vaesc.housekeeping import collect_garbage, registered_addresses
+    from vaesc.store import Store
+
+    items = collect_garbage(
+        Store(),
+        registered_addresses(),
+        keep_days=options.keep_days,
+        quarantine=options.quarantine,
+        delete=options.yes,
+    )
+    for item in items:
+        print(f"{item.bytes / 1e6:>9.1f} MB  {item.reason:<28}{item.path}")
+    verb = "deleted" if options.yes else "would delete (say --yes to do it)"
+    print(f"{verb}: {len(items)} items, {sum(i.bytes for i in items) / 1e6:.1f} MB")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say what is installed, reachable and misconfigured; exit 1 if a run could not work."""
+    findings = [*_versions(), *_places()]
+    bad = [f for f in findings if not f["ok"]]
+    if options.json:
+        print(json.dumps({"findings": findings, "problems": len(bad)}))
+    else:
+        for f in findings:
+            print(f"{'ok' if f['ok'] else 'PROBLEM':<9}{f['what']:<18}{f['found']}")
+            if not f["ok"]:
+                print(f"{'':9}{'':18}-> {f['advice']}")
+    return 1 if bad else 0
+
+
+def _versions() -> list[dict[str, Any]]:
+    found = [
+        _finding("python", platform.python_version(), sys.version_info >= (3, 11), "use 3.11+")
+    ]
+    for name in ("torch", "numpy", "scikit-learn", "zarr", "prefect", "mlflow"):
+        try:
+            found.append(_finding(name, metadata.version(name), True, ""))
+        except metadata.PackageNotFoundError:
+            found.append(_finding(name, "missing", False, f"pip install {name}"))
+    found.append(_bounded("fastapi", (0, 139), (0, 151), "else Prefect does not start"))
+    found.append(_bounded("sqlalchemy", (2, 0), (2, 1), "with another, schedules never run"))
+    backport = find_spec("dataclasses")
+    shadowed = "site-packages" in str(backport and backport.origin)
+    found.append(
+        _finding(
+            "dataclasses", "a backport shadows Python's own" if shadowed else "Python's own",
+            not shadowed, "pip uninstall dataclasses: it stops Prefect's server from starting",
+        )
+    )  # fmt: skip
+    return found
+
+
+def _bounded(name: str, low: tuple[int, ...], high: tuple[int, ...], why: str) -> dict[str, Any]:
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return _finding(name, "missing", False, f"pip install {name}")
+    numbers = tuple(int(p) for p in version.split(".")[:2] if p.isdigit())
+    bounds = f">={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
+    return _finding(name, version, low <= numbers < high, f'pip install "{name}{bounds}": {why}')
+
+
+def _places() -> list[dict[str, Any]]:
+    from importlib import import_module
+
+    folder = home()
+    existing = next(p for p in [folder, *folder.parents] if p.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    server = os.environ.get("PREFECT_API_URL") or import_module("tasks.server").status()
+    tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    return [
+        _finding("home", str(folder), os.access(existing, os.W_OK), "make it writable"),
+        _finding("free disk", f"{free:.1f} GB", free > 2, "free at least 2 GB"),
+        _finding("prefect api", server or "none yet: the next run starts a local one", True, ""),
+        _finding("mlflow", tracking, *_mlflow_answers(tracking)),
+    ]  # fmt: skip
+
+
+def _mlflow_answers(uri: str) -> tuple[bool, str]:
+    """Return whether an MLflow server answers; a local file needs none."""
+    if not uri.startswith("http"):
+        return True, ""
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3) as answer:
+            return bool(answer.status == 200), f"it answers with status {answer.status}"
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return False, f"start the MLflow server, or unset MLFLOW_TRACKING_URI ({error})"
+
+
+def _finding(what: str, found: str, ok: bool, advice: str) -> dict[str, Any]:
+    return {"what": what, "found": found, "ok": ok, "advice": advice}

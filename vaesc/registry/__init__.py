@@ -1,0 +1,37 @@
+"""Runs and models: everything vaesc asks of MLflow, and the only room that imports it.
+
+Every call goes through an ``MlflowClient`` with an explicit run id. MLflow's fluent interface
+keeps an *active run* per thread, which does not follow a task into its worker thread: a metric
+logged there would silently open a stray run. Nothing here relies on it, nor on the process-wide
+tracking URI, nor on autologging.
+
+=============================== ==================================================================
+:mod:`.connection`              which MLflow, opened quickly or refused in one sentence
+:mod:`.tracking`                runs: parameters, metrics, datasets, artifacts, their end
+:mod:`.processes`               which process opened a run, and whether it still lives
+:mod:`.system`                  the machine, the packages and the commit behind a run
+:mod:`.registration`            a bundle becomes one loadable version of the registered model
+:mod:`.model_definition`        the pyfunc model as code: what MLflow's own tools load and serve
+:mod:`.files`                   a version's files, fetched and checked
+:mod:`.lookup`                  from "champion" to a model in memory; lists of what there is
+=============================== ==================================================================
+
+Importing this package does not import mlflow, which costs two seconds of a processor: the first
+call that needs it does.
+"""
+
+from __future__ import annotations
+
+from vaesc.registry.lookup import list_models, load_model, show_model
+from vaesc.registry.registration import exists, register
+from vaesc.registry.tracking import Tracking, connect
+
+__all__ = [
+    "Tracking",
+    "connect",
+    "exists",
+    "list_models",
+    "load_model",
+    "register",
+    "show_model",
+]

@@ -1,0 +1,107 @@
+"""Which process opened a run, and whether it still lives.
+
+A killed process cannot close its runs: MLflow shows them as running for ever. A run therefore
+names its process, so that a later one on the same machine can tell. A process id alone is not
+enough, since ids are reused: the start time of the process, the boot of the machine and the
+process namespace (a container's) go with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One process of one boot of one machine, for good."""
+
+    machine: str
+    """Digest of the machine's id, empty where it has none; with the host's name."""
+    boot: str
+    namespace: str
+    """Where `pid` has a meaning: the process namespace, of a container or of the machine."""
+    pid: int
+    started: str
+    """Start time of the process in the kernel's clock ticks since boot; empty if unknown."""
+
+    def to_json(self) -> str:
+        """Return the process as the text of a tag."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def is_dead(self) -> bool:
+        """Tell whether this process is over for certain; False if it cannot be known from here."""
+        here = this_process()
+        if self.machine != here.machine or not (self.boot and here.boot):
+            return False
+        if self.boot != here.boot:
+            return True
+        if self.namespace != here.namespace:
+            return False
+        return not _exists(self.pid) or self.started != _start_time(self.pid)
+
+
+def process_from_json(text: str) -> Process | None:
+    """Rebuild a process from :meth:`Process.to_json`; None if the text is not one."""
+    try:
+        return Process(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def this_process() -> Process:
+    """Return the process this is."""
+    pid = os.getpid()
+    return Process(
+        machine=_machine(), boot=_read(_PROC / "sys/kernel/random/boot_id"),
+        namespace=_namespace(), pid=pid, started=_start_time(pid),
+    )  # fmt: skip
+
+
+@functools.cache
+def host_name() -> str:
+    """Return this machine's name."""
+    return socket.gethostname()
+
+
+@functools.cache
+def _machine() -> str:
+    identity = f"{host_name()}/{_read(Path('/etc/machine-id'))}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink(_PROC / "self/ns/pid")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _start_time(pid: int) -> str:
+    # The second field is the command in parentheses, which may hold spaces and parentheses.
+    fields = _read(_PROC / str(pid) / "stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,343 @@
+"""A bundle becomes one version of the registered model: loadable, or not there at all.
+
+The order is what makes it safe. MLflow registers a model whose upload was cut off as readily as a
+whole one, so the version is created last: the files are uploaded, fetched back, loaded the way any
+user of MLflow would, and made to reconstruct a few images like the model they came from.
+
+Registering is idempotent: a version carries its model's digest, and one that is there and whole is
+returned as it is. The first version becomes ``champion``, a later one ``challenger``; a version
+that replaces a damaged one of the same model takes over its aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import vaesc
+from vaesc.config import home
+from vaesc.errors import RegistryError
+from vaesc.records import Dataset, ModelVersion, Record
+from vaesc.registry.connection import AbsentError
+from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
+from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
+from vaesc.registry.system import git_tags, version
+from vaesc.registry.tracking import Tracking, connect
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.models import ModelSignature
+
+    from vaesc.bundle import SparseVAE
+
+logger = logging.getLogger(__name__)
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+_DEFINITION = Path(__file__).with_name("model_definition.py")
+_PINNED = ("mlflow", "torch", "numpy", "scipy", "safetensors")
+_N_EXAMPLES = 2
+_TOLERANCE = 1e-5
+"""Largest difference of a pixel in [0, 1] between two loads of one model; a GPU's sums vary."""
+
+Images = np.ndarray[Any, Any]
+
+
+def register(
+    bundle: Path,
+    tracking: Tracking | None = None,
+    *,
+    run_id: str,
+    name: str = "vaesc",
+    records: Mapping[str, Record] | None = None,
+    tags: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    example: Images | None = None,
+) -> ModelVersion:
+    """Register a saved model as a version of `name`, unless the same model is registered already.
+
+    Args:
+        bundle: Folder that :meth:`vaesc.bundle.SparseVAE.save` wrote.
+        tracking: Which MLflow; default: the one in use.
+        run_id: The MLflow run on whose behalf this is done.
+        name: Name of the registered model.
+        records: What the steps made, by step: their digests and runs become tags.
+        tags: More tags of the version.
+        metrics: The model's figures, kept with the version.
+        example: A few images in the range of the model's dataset, shape (n, *shape), on which the
+            registered model is checked; default: test images of ``records["ingest"]``.
+
+    Returns:
+        The version's record; its digest and content are those of the model.
+
+    Raises:
+        RegistryError: MLflow cannot be reached, or what it stored is not the model.
+    """
+    from filelock import FileLock
+
+    tracking = tracking or connect()
+    digest = model_digest(bundle)
+    lock = home() / "locks" / f"register-{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        same = find_versions(tracking, name, digest)
+        found = next((v for v in same if _is_whole(tracking, v, digest)), None)
+        if found is None:
+            every = {**_version_tags(records or {}, metrics or {}), **(tags or {})}
+            draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest})
+            found = draft.register(bundle, metrics or {}, _examples(example, records or {}))
+        number = int(found.version)
+        _set_aliases(tracking, name, number, {int(v.version) for v in same} - {number})
+    uri = f"models:/{name}/{number}"
+    tracking.set_tags(run_id, {DIGEST_TAG: digest, "vaesc.model": uri})
+    return ModelVersion(
+        uri=uri, digest=digest, content=digest, run_id=found.run_id or run_id, name=name,
+        version=number,
+    )  # fmt: skip
+
+
+def exists(record: ModelVersion) -> bool:
+    """Tell whether a version is registered and its files are there, without loading the model.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+    """
+    try:
+        tracking = connect(create=False)
+        with tracking.explained(f"look up {record.uri}"):
+            found = tracking.client.get_model_version(record.name, str(record.version))
+        tagged = found.tags.get(DIGEST_TAG) == record.content
+        return tagged and seems_whole(tracking, found, record.content)
+    except AbsentError:
+        return False
+
+
+class _Draft:
+    """One attempt at a version: a logged model that is checked before it gets a number."""
+
+    def __init__(
+        self, tracking: Tracking, name: str, run_id: str, tags: Mapping[str, str]
+    ) -> None:
+        self.tracking, self.client = tracking, tracking.client
+        self.name, self.run_id, self.tags = name, run_id, dict(tags)
+
+    def register(
+        self, bundle: Path, metrics: Mapping[str, float], example: Images | None
+    ) -> MlflowVersion:
+        """Upload the bundle, check what arrived, and create the version."""
+        from vaesc.bundle import SparseVAE
+
+        model = SparseVAE.load(bundle)
+        images = _ramp(model) if example is None else example
+        logged = self._open()
+        try:
+            self._upload(logged, bundle, model, images)
+            self._check(logged, model.reconstruct(images), images)
+        except BaseException:
+            self._close(logged, "FAILED")
+            raise
+        self._close(logged, "READY")
+        self._log_metrics(logged, metrics)
+        return self._create_version(logged, _description(model))
+
+    def _open(self) -> LoggedModel:
+        with self.tracking.explained("log a model"):
+            experiment = self.client.get_run(self.run_id).info.experiment_id
+            return self.client.create_logged_model(
+                experiment, name=self.name, source_run_id=self.run_id, model_type="SparseVAE",
+                tags={key: value for key, value in self.tags.items() if key != METRICS_TAG},
+            )  # fmt: skip
+
+    def _upload(self, logged: LoggedModel, bundle: Path, model: SparseVAE, images: Images) -> None:
+        with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:
+            packed = Path(folder, "model")
+            shutil.copytree(bundle, Path(folder, BUNDLE))
+            _pack(packed, Path(folder, BUNDLE), logged, self.run_id, model, images)
+            with self.tracking.explained(f"store the files of model {self.name!r}"):
+                self.client.log_model_artifacts(logged.model_id, str(packed))
+
+    def _check(self, logged: LoggedModel, expected: Images, images: Images) -> None:
+        """Fetch the model back and let MLflow load it: it must reconstruct what it did before."""
+        from mlflow import pyfunc
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:
+            with self.tracking.explained(f"fetch model {self.name!r} back"):
+                copy = download_artifacts(
+                    logged.artifact_location, dst_path=folder, tracking_uri=self.tracking.uri
+                )
+            try:
+                got = pyfunc.load_model(copy, suppress_warnings=True).predict(images)
+            except (MlflowException, OSError, ImportError) as error:
+                raise RegistryError(
+                    f"MLflow cannot load the model {self.name!r}, so it was not registered: "
+                    f"{error}"
+                ) from error
+        if not np.allclose(got, expected, rtol=0, atol=_TOLERANCE):
+            raise RegistryError(
+                f"the model {self.name!r} reconstructs differently once MLflow has stored it (by "
+                f"{np.abs(got - expected).max():.2g}); it was not registered"
+            )
+
+    def _close(self, logged: LoggedModel, status: str) -> None:
+        with self.tracking.explained(f"mark model {self.name!r} as {status}"):
+            self.client.finalize_logged_model(logged.model_id, status)
+            seen = self.client.get_logged_model(logged.model_id).status
+        if str(getattr(seen, "value", seen)) != status:
+            raise RegistryError(f"the model {self.name!r} is {seen} in MLflow, not {status}")
+
+    def _log_metrics(self, logged: LoggedModel, metrics: Mapping[str, float]) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        with self.tracking.explained(f"link model {self.name!r} with run {self.run_id}"):
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self.tracking.log_metrics(self.run_id, metrics, model_id=logged.model_id)
+
+    def _create_version(self, logged: LoggedModel, description: str) -> MlflowVersion:
+        from mlflow.exceptions import MlflowException
+
+        with self.tracking.explained(f"register a version of {self.name!r}"):
+            try:
+                self.client.create_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            return self.client.create_model_version(
+                self.name, logged.artifact_location, self.run_id, tags=self.tags,
+                description=description, model_id=logged.model_id,
+            )  # fmt: skip
+
+
+def _is_whole(tracking: Tracking, found: MlflowVersion, digest: str) -> bool:
+    """Check every file of a registered version."""
+    try:
+        with fetched(tracking, found) as folder:
+            wrong = fault(folder, digest)
+    except RegistryError as error:
+        wrong = str(error)
+    if wrong:
+        logger.warning("version %s of %s is damaged: %s", found.version, found.name, wrong)
+    return wrong is None
+
+
+def _set_aliases(tracking: Tracking, name: str, number: int, damaged: set[int]) -> None:
+    """Name a version; what named a damaged version of the same model names this one now."""
+    aliases = aliases_of(tracking, name)
+    wanted = {alias for alias, named in aliases.items() if named in damaged}
+    if CHAMPION not in aliases:
+        wanted.add(CHAMPION)
+    elif number not in aliases.values() and number == _newest(tracking, name):
+        wanted.add(CHALLENGER)
+    with tracking.explained(f"name version {number} of {name!r}"):
+        for alias in wanted:
+            tracking.client.set_registered_model_alias(name, alias, str(number))
+
+
+def _newest(tracking: Tracking, name: str) -> int:
+    return max(int(v.version) for v in find_versions(tracking, name))
+
+
+def _pack(
+    target: Path,
+    bundle: Path,
+    logged: LoggedModel,
+    run_id: str,
+    model: SparseVAE,
+    images: Images,
+) -> None:
+    """Write an MLflow model: code, bundle, signature, example, pinned requirements; no pickle."""
+    from mlflow import pyfunc
+    from mlflow.models import Model
+
+    facts = {
+        "shape": list(model.shape), "low": model.low, "high": model.high,
+        "latent_dim": model.latent_dim, "n_atoms": model.n_atoms,
+        "n_nonzero_coefs": model.n_nonzero_coefs,
+    }  # fmt: skip
+    pyfunc.save_model(
+        str(target),
+        mlflow_model=Model(
+            artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id,
+            model_id=logged.model_id,
+        ),
+        python_model=str(_DEFINITION),
+        artifacts={BUNDLE: str(bundle)},
+        signature=_signature(model.shape),
+        input_example=images,
+        pip_requirements=_pins(),
+        metadata={"vaesc": facts},
+    )  # fmt: skip
+
+
+def _signature(shape: tuple[int, ...]) -> ModelSignature:
+    """Return what the pyfunc model takes: see :mod:`vaesc.registry.model_definition`."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    float32 = np.dtype("float32")
+    return ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1,) * (1 + len(shape)))]),
+        outputs=Schema([TensorSpec(float32, (-1, *shape))]),
+        params=ParamSchema([ParamSpec("method", "string", "reconstruct")]),
+    )
+
+
+def _pins() -> list[str]:
+    """Return the exact versions the model was made with; a build's local suffix is no version."""
+    found = {name: version(name).partition("+")[0] for name in _PINNED}
+    return [
+        f"vaesc=={vaesc.__version__}",
+        *(f"{name}=={number}" for name, number in found.items() if number),
+    ]
+
+
+def _version_tags(records: Mapping[str, Record], metrics: Mapping[str, float]) -> dict[str, str]:
+    tags = {
+        "vaesc.version": vaesc.__version__,
+        METRICS_TAG: json.dumps(dict(metrics)),
+        **git_tags(),
+    }
+    for step, record in records.items():
+        tags[f"vaesc.digest.{step}"] = record.digest
+        tags[f"vaesc.content.{step}"] = record.content
+        tags[f"vaesc.run.{step}"] = record.run_id
+        if isinstance(record, Dataset):
+            tags["vaesc.dataset"] = record.source
+    return {key: value for key, value in tags.items() if value}
+
+
+def _description(model: SparseVAE) -> str:
+    size = "x".join(map(str, model.shape))
+    return (
+        f"Sparse codes of {size} images: {model.n_atoms} atoms, {model.n_nonzero_coefs} for each "
+        f"image, over {model.latent_dim} latent dimensions of a VAE."
+    )
+
+
+def _examples(given: Images | None, records: Mapping[str, Record]) -> Images | None:
+    """Return a few images in the dataset's own range; None if there are none to be had."""
+    dataset = next((r for r in records.values() if isinstance(r, Dataset)), None)
+    if given is not None:
+        return np.asarray(given[:_N_EXAMPLES], np.float32)
+    if dataset is None:
+        return None
+    from vaesc.datasets import open_dataset
+
+    images = open_dataset(Path(dataset.uri))
+    unit = images.floats("test", slice(0, _N_EXAMPLES))
+    return np.asarray(images.low + unit * (images.high - images.low), np.float32)
+
+
+def _ramp(model: SparseVAE) -> Images:
+    """Return images that are nothing but every gray from black to white."""
+    size = (_N_EXAMPLES, *model.shape)
+    grays = np.linspace(model.low, model.high, int(np.prod(size)), dtype=np.float32)
+    return grays.reshape(size)

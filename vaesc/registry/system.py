@@ -1,0 +1,92 @@
+"""The machine, the packages and the commit behind a run, as tags: cheap, and never failing.
+
+No version is found by importing a package: torch alone would cost two seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import vaesc
+from vaesc.registry.processes import host_name
+
+_PACKAGES = ("torch", "numpy", "scipy", "zarr", "mlflow", "prefect")
+
+
+def system_tags(device: str = "") -> dict[str, str]:
+    """Return what a number may depend on besides the code, as ``system.*``.
+
+    Args:
+        device: The device torch computes on, if it is known.
+    """
+    tags = {
+        "system.python": platform.python_version(),
+        "system.platform": platform.platform(),
+        "system.cpu_count": str(_cpu_count()),
+        "system.hostname": host_name(),
+        **{f"system.{name}": version(name) for name in _PACKAGES},
+        "system.device": device,
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+@functools.cache
+def version(package: str) -> str:
+    """Return the version of an installed package; empty if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def requirements() -> str:
+    """Return every installed package with its exact version, one ``name==version`` a line."""
+    found = {
+        f"{name}=={each.version}"
+        for each in metadata.distributions()
+        if (name := each.metadata["Name"])
+    }
+    return "\n".join(sorted(found, key=str.lower)) + "\n"
+
+
+@functools.cache
+def git_tags() -> dict[str, str]:
+    """Return the commit of the vaesc that runs, if it runs from a git checkout.
+
+    ``vaesc.git.dirty`` says whether tracked files differ from that commit.
+    """
+    # An installed vaesc may lie in an environment inside someone else's repository: only a file
+    # that git tracks speaks for its commit.
+    if _git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return {}
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changes = _git("status", "--porcelain", "--untracked-files=no", ":/")
+    dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"mlflow.source.git.commit": commit, "vaesc.git.dirty": dirty}
+
+
+def _git(*arguments: str) -> str | None:
+    """Run git beside this package; None if there is no git, no repository, or no answer."""
+    folder = Path(vaesc.__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=5,
+            check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_count() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,329 @@
+"""Runs in MLflow: opened, filled and ended by an explicit run id.
+
+One :class:`Tracking` serves any number of threads. Metrics go in batches of at most a thousand:
+one round trip an epoch, where single calls manage a few dozen a second.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vaesc
+from vaesc.errors import RegistryError
+from vaesc.records import Dataset
+from vaesc.registry.connection import artifact_root, explained, open_client, shown, tracking_uri
+from vaesc.registry.processes import host_name, process_from_json, this_process
+from vaesc.registry.system import git_tags, requirements, system_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["Tracking", "connect", "tracking_uri"]
+
+logger = logging.getLogger(__name__)
+
+PARENT_TAG = "mlflow.parentRunId"
+_HOST_TAG = "vaesc.host"
+_PROCESS_TAG = "vaesc.process"
+_METRICS_PER_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+_VALUE_LENGTH = 6000
+_PAGE = 1000
+
+
+def connect(experiment: str = "vaesc", *, create: bool = True) -> Tracking:
+    """Open the MLflow in use: ``$MLFLOW_TRACKING_URI``, else a SQLite file in the home.
+
+    Args:
+        experiment: The experiment that gets the runs; created with the first run.
+        create: Create a SQLite database that is not there yet; False for whoever only looks.
+
+    Raises:
+        RegistryError: It cannot be reached, is damaged, or is not there and `create` is False.
+    """
+    client, uri = open_client(create=create)
+    return Tracking(client, uri, experiment)
+
+
+class Tracking:
+    """The runs of one experiment.
+
+    Args:
+        client: How MLflow is asked.
+        uri: Which MLflow that is.
+        experiment: Name of the experiment.
+    """
+
+    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
+        self.client, self.uri, self.experiment = client, uri, experiment
+
+    def explained(self, doing: str) -> AbstractContextManager[None]:
+        """Turn MLflow's errors into one sentence that says what cannot be done."""
+        return explained(self.uri, doing)
+
+    @functools.cached_property
+    def experiment_id(self) -> str:
+        """Id of the experiment, which is created if missing.
+
+        Raises:
+            RegistryError: It was deleted, or cannot be created.
+        """
+        with self.explained(f"open the experiment {self.experiment!r}"):
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is None:
+                return self._create_experiment()
+        if found.lifecycle_stage != "active":
+            raise RegistryError(
+                f"the experiment {self.experiment!r} at {shown(self.uri)} was deleted; "
+                "restore it, or name another with --set registry.experiment=NAME"
+            )
+        return str(found.experiment_id)
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        device: str = "",
+    ) -> str:
+        """Open a run, with who, where and which code as tags.
+
+        A run without `parent` also gets the versions of all installed packages as an artifact.
+
+        Args:
+            name: The run's name.
+            parent: Id of the run it is nested in.
+            tags: More tags, such as ``vaesc.step``.
+            params: Its parameters, see :meth:`log_params`.
+            device: The device torch computes on, if it is known.
+
+        Returns:
+            The run's id.
+        """
+        nesting = {PARENT_TAG: parent} if parent else {}
+        every = {**_origin_tags(), **system_tags(device), **git_tags(), **(tags or {}), **nesting}
+        with self.explained(f"open the run {name!r}"):
+            run = self.client.create_run(
+                self.experiment_id, start_time=_now(), run_name=name,
+                tags={key: str(value) for key, value in every.items()},
+            )  # fmt: skip
+            run_id = str(run.info.run_id)
+            if parent is None:
+                self.client.log_text(run_id, requirements(), "system/requirements.txt")
+        self.log_params(run_id, params or {})
+        return run_id
+
+    def log_metrics(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        step: int = 0,
+        *,
+        model_id: str | None = None,
+    ) -> None:
+        """Log metrics of one step (an epoch, or 0), all with the same time.
+
+        An infinite value is logged as NaN: MLflow would turn it into 1.8e308, a plausible number.
+
+        Args:
+            run_id: The run.
+            metrics: Values by key, ``split/metric`` with an optional ``_kN``.
+            step: The epoch they belong to, or 0.
+            model_id: The logged model they are figures of.
+        """
+        from mlflow.entities import Metric
+
+        now = _now()
+        finite = {k: float(v) if math.isfinite(v) else math.nan for k, v in metrics.items()}
+        rows = [Metric(k, v, now, step, model_id, run_id=run_id) for k, v in finite.items()]
+        with self.explained(f"log metrics to run {run_id}"):
+            for batch in _batches(rows, _METRICS_PER_BATCH):
+                self.client.log_batch(run_id, metrics=batch)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log settings; text stays as it is, anything else becomes JSON.
+
+        A value longer than MLflow takes is cut, and ends with its SHA-256, so that two long values
+        that differ stay different.
+        """
+        from mlflow.entities import Param
+
+        rows = [Param(key, _param_text(value)) for key, value in params.items()]
+        with self.explained(f"log parameters to run {run_id}"):
+            for batch in _batches(rows, _PARAMS_PER_BATCH):
+                self.client.log_batch(run_id, params=batch)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """Set tags of a run; a tag that is there already gets the new value."""
+        from mlflow.entities import RunTag
+
+        rows = [RunTag(key, str(value)) for key, value in tags.items()]
+        with self.explained(f"tag run {run_id}"):
+            for batch in _batches(rows, _PARAMS_PER_BATCH):
+                self.client.log_batch(run_id, tags=batch)
+
+    def log_artifacts(self, run_id: str, path: Path, to: str | None = None) -> None:
+        """Copy a file, or everything in a folder, to the run's artifacts.
+
+        Args:
+            run_id: The run.
+            path: The file or folder.
+            to: Folder among the run's artifacts; default: their root.
+        """
+        with self.explained(f"store {path.name} with run {run_id}"):
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), to)
+            else:
+                self.client.log_artifact(run_id, str(path), to)
+
+    def log_dataset(
+        self,
+        run_id: str,
+        record: Dataset,
+        attrs: Mapping[str, Any] | None = None,
+        context: str = "training",
+    ) -> None:
+        """Name the data a run worked on: source, shape, counts and digests, not the data.
+
+        Args:
+            run_id: The run.
+            record: The dataset.
+            attrs: More that is known of it, as JSON values: licence, SHA-256 per split.
+            context: What the run used it for.
+        """
+        from mlflow.entities import DatasetInput, InputTag
+
+        tags = {
+            "mlflow.data.context": context,
+            "vaesc.digest": record.digest,
+            "vaesc.content": record.content,
+        }
+        entry = DatasetInput(
+            _dataset_entity(record, attrs or {}), [InputTag(k, v) for k, v in tags.items()]
+        )
+        with self.explained(f"log the dataset of run {run_id}"):
+            self.client.log_inputs(run_id, [entry])
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """End a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        with self.explained(f"end run {run_id}"):
+            self.client.set_terminated(run_id, status, _now())
+
+    def close_stale_runs(self) -> list[str]:
+        """End, as ``KILLED``, the runs whose process on this machine is dead.
+
+        Runs of other machines, of living processes and of processes that cannot be seen from here
+        (another container's) are left alone.
+
+        Returns:
+            The ids of the runs it ended.
+        """
+        closed = []
+        open_here = f"attributes.status = 'RUNNING' and tags.`{_HOST_TAG}` = '{host_name()}'"
+        # Taken as a list first: ending runs would shift the pages of the search.
+        for run in list(self.find_runs(open_here)):
+            process = process_from_json(run.data.tags.get(_PROCESS_TAG, ""))
+            if process is not None and process.is_dead():
+                self.finish(run.info.run_id, "KILLED")
+                closed.append(str(run.info.run_id))
+        if closed:
+            logger.info("marked %d runs of dead processes as killed", len(closed))
+        return closed
+
+    def find_runs(self, condition: str) -> Iterator[Any]:
+        """Yield the experiment's runs that meet an MLflow filter, newest first."""
+        token = None
+        while True:
+            with self.explained("search its runs"):
+                page = self.client.search_runs(
+                    [self.experiment_id], condition, max_results=_PAGE, page_token=token
+                )
+            yield from page
+            if not (token := page.token):
+                return
+
+    def run_url(self, run_id: str) -> str | None:
+        """Return the address of a run's page; None if no server shows it."""
+        if not self.uri.startswith(("http://", "https://")):
+            return None
+        return f"{shown(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def _create_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self.client.create_experiment(self.experiment, artifact_root(self.uri)))
+        except MlflowException:
+            # Another process was faster; anything else happens again, and is reported.
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+
+def _origin_tags() -> dict[str, str]:
+    """Return who opened a run: what MLflow's own pages show, and what tells whether it lives."""
+    return {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "vaesc",
+        "mlflow.source.type": "LOCAL",
+        "vaesc.version": vaesc.__version__,
+        _HOST_TAG: host_name(),
+        _PROCESS_TAG: this_process().to_json(),
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user may have a number and no name.
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+
+
+def _dataset_entity(record: Dataset, attrs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    import numpy as np
+    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.entities import Dataset as Entity
+    from mlflow.types import Schema, TensorSpec
+
+    # MLflow takes 36 characters of digest; the whole one is in a tag.
+    source = get_dataset_source_from_json(json.dumps({"uri": record.uri}), "local")
+    known = MetaDataset(source, name=record.source, digest=record.content[:32]).to_dict()
+    images = Schema([TensorSpec(np.dtype("float32"), (-1, *record.shape))])
+    counts = {name: getattr(record, name) for name in ("n_train", "n_validation", "n_test")}
+    known["schema"] = json.dumps(TensorDatasetSchema(images).to_dict())
+    known["profile"] = json.dumps({**counts, **attrs}, sort_keys=True)
+    return Entity(**known)
+
+
+def _param_text(value: Any) -> str:  # noqa: ANN401
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    if len(text) <= _VALUE_LENGTH:
+        return text
+    end = f"... sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return text[: _VALUE_LENGTH - len(end)] + end
+
+
+def _batches(rows: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    return (list(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+def _now() -> int:
+    """Return the time as MLflow counts it, in milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,37 @@
+r"""Sparse coding and dictionary learning on the CPU, and the same maths in torch.
+
+Notation follows the sparse coding literature: a sample :math:`x \in \mathbb{R}^d` is written
+:math:`x \approx D^\top a`, with :math:`D \in \mathbb{R}^{K \times d}` the dictionary, whose rows
+are the atoms, and :math:`a \in \mathbb{R}^K` the code. In shapes, ``n`` counts samples, ``K``
+atoms, ``d`` dimensions and ``k`` the nonzero coefficients allowed per sample.
+
+Importing this package imports nothing heavy: each name is loaded from its module when it is first
+asked for, and numba, scikit-learn and torch only where they are used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "LearnedDictionary": "dictionary",
+    "learn_dictionary": "dictionary",
+    "orthogonal_matching_pursuit": "pursuit",
+    "pursuit_path": "pursuit",
+    "reconstruct": "pursuit",
+}
+"""Public name -> module of this package that defines it."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module defines
+    """Load a public name from its module at first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,120 @@
+"""Work over fixed blocks of samples, on several threads, with the same result on any number."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+DEFAULT_BLOCK_BYTES = 1 << 20
+"""Size of one thread's block of correlations; the default fits the second-level cache."""
+
+
+def resolve_threads(n_threads: int | None) -> int:
+    """Number of threads to use: the cores this process may run on, unless told otherwise.
+
+    Args:
+        n_threads: A positive number, or None for all cores (``OMP_NUM_THREADS`` is obeyed).
+
+    Raises:
+        ValueError: `n_threads` is below 1.
+    """
+    if n_threads is None:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        cores = allowed or os.cpu_count() or 1
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
+    if n_threads < 1:
+        raise ValueError(
+            f"n_threads must be at least 1, got {n_threads}; pass None to use every core"
+        )
+    return n_threads
+
+
+def block_rows(row_bytes: int, block_bytes: int, *, most: int = 2048) -> int:
+    """Rows of `row_bytes` that fit in `block_bytes`: from 16 to `most`, a multiple of 16.
+
+    Raises:
+        ValueError: `block_bytes` is not positive.
+    """
+    if block_bytes < 1:
+        raise ValueError(f"block_bytes must be positive, got {block_bytes}")
+    return max(16, min(most, block_bytes // max(row_bytes, 1) // 16 * 16))
+
+
+@cache
+def _blas() -> Any:  # noqa: ANN401 - threadpoolctl has no types
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+class _SharedLimit:
+    """Process-wide "BLAS on one thread", counted, because BLAS keeps one setting per process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limit: Any = None
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.limit = _blas().limit(limits=1)
+            self.users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self.limit.restore_original_limits()
+                self.limit = None
+
+
+_LIMIT = _SharedLimit()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Run matrix products on the calling thread only.
+
+    Threads over blocks of samples are faster than threads inside small products, and a product
+    on one thread adds in one order, whatever the machine's number of cores.
+    """
+    _LIMIT.enter()
+    try:
+        yield
+    finally:
+        _LIMIT.leave()
+
+
+class BlockRunner:
+    """Runs a function over blocks of rows on `n_threads` threads; a context manager."""
+
+    def __init__(self, n_threads: int | None) -> None:
+        self.n_threads = resolve_threads(n_threads)
+        self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+        self._blas: Any = None
+
+    def __enter__(self) -> "BlockRunner":
+        self._blas = single_threaded_blas()
+        self._blas.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._blas.__exit__(None, None, None)
+
+    def run(self, work: Callable[[int, int], None], n_rows: int, rows_per_block: int) -> None:
+        """Call ``work(start, stop)`` for each block of `rows_per_block` rows; any order."""
+        starts = range(0, n_rows, rows_per_block)
+        spans = [(start, min(start + rows_per_block, n_rows)) for start in starts]
+        if self._pool is None or len(spans) == 1:
+            for start, stop in spans:
+                work(start, stop)
+            return
+        for future in [self._pool.submit(work, *span) for span in spans]:
+            future.result()

@@ -1,0 +1,177 @@
+"""Greedy coding of blocks of samples: matrix product, kernel, and a second look in float64."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._validation import (
+    Selection,
+    check_finite_rows,
+    check_selection,
+    working_dtype,
+)
+
+_DEPENDENT = {4: 1e-6, 8: 1e-13}
+"""Bytes per float -> squared distance to the chosen atoms' span, below which an atom is in it."""
+_DOUBTFUL = {4: 1e-3, 8: 0.0}
+"""Bytes per float -> squared distance below which a sample is coded again in float64."""
+
+
+class GreedyCoder:
+    """One dictionary made ready for greedy coding at some sparsity levels."""
+
+    def __init__(
+        self,
+        dictionary: NDArray[Any],
+        levels: Sequence[int],
+        selection: Selection,
+        tol: float | None = None,
+        *,
+        want_residual: bool = False,
+    ) -> None:
+        check_selection(selection)
+        if tol is not None and not tol >= 0:
+            raise ValueError(f"tol must not be negative, got {tol}")
+        # A common power of two is exact, and keeps squared norms representable.
+        peak = float(np.abs(dictionary).max())
+        self.scale = 2.0 ** -np.frexp(peak)[1] if peak and not 2**-20 < peak < 2**20 else 1.0
+        self.dictionary = dictionary if self.scale == 1.0 else dictionary * self.scale
+        self.levels = np.asarray(levels, np.int64)
+        self.ols = selection == "ols"
+        self.tol = -1.0 if tol is None else float(tol)
+        self.want_residual = want_residual or self.tol >= 0
+        self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    def code(self, X: Any, runner: BlockRunner, block_bytes: int) -> "Slots":  # noqa: ANN401
+        """Code the rows of `X`, block by block."""
+        dtype = working_dtype(X)
+        self._table(dtype.itemsize)
+        slots = Slots(X.shape[0], self.levels, len(self.dictionary), dtype)
+
+        def work(start: int, stop: int) -> None:
+            self._code_block(np.asarray(X[start:stop], dtype), start, slots.rows(start, stop))
+
+        row_bytes = max(len(self.dictionary), 64) * dtype.itemsize
+        runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
+        return slots
+
+    def _table(self, itemsize: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Dictionary and Gram matrix in a precision, made once."""
+        if itemsize not in self._tables:
+            atoms = self.dictionary.astype(f"f{itemsize}", copy=False)
+            self._tables[itemsize] = atoms, atoms @ atoms.T
+        return self._tables[itemsize]
+
+    def _code_block(self, block: NDArray[Any], start: int, slots: "Slots") -> None:
+        """Code one block in its own precision, and its doubtful rows again in float64."""
+        again = np.flatnonzero(self._run(block, self.tol, slots))
+        if again.size == 0:
+            return
+        rows = block[again].astype(np.float64)
+        check_finite_rows(rows, start + again)
+        # Scaled by a power of two, which is exact, so that no square over- or underflows.
+        shift = np.frexp(np.abs(rows).max(axis=1, initial=0.0))[1]
+        rows = np.ldexp(rows, -shift[:, None])
+        part = Slots(again.size, self.levels, len(self.dictionary), np.dtype(np.float64))
+        if self.tol < 0:
+            self._run(rows, -1.0, part)
+        else:
+            for i, tol in enumerate(np.ldexp(np.full(again.size, self.tol), -2 * shift)):
+                self._run(rows[i : i + 1], float(tol), part.rows(i, i + 1))
+        slots.atoms[again], slots.counts[again] = part.atoms, part.counts
+        slots.values[again] = np.ldexp(part.values, shift[:, None])
+        slots.residual[again] = np.ldexp(part.residual, 2 * shift)
+
+    def _run(self, block: NDArray[Any], tol: float, slots: "Slots") -> NDArray[np.int8]:
+        from vaesc.sparse._greedy import greedy_block
+
+        itemsize = block.dtype.itemsize
+        dictionary, gram = self._table(itemsize)
+        kind = dictionary.dtype.type
+        status = np.empty(len(block), np.int8)
+        score = np.empty(len(dictionary), dictionary.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.want_residual:
+                slots.residual[:] = np.einsum("ij,ij->i", block, block)
+            correlations = block @ dictionary.T
+        greedy_block(
+            correlations,
+            gram,
+            kind(_DEPENDENT[itemsize]),
+            kind(_DOUBTFUL[itemsize]),
+            self.ols,
+            self.levels,
+            slots.residual,
+            tol,
+            score,
+            score.view(np.int32 if itemsize == 4 else np.int64),
+            slots.atoms,
+            slots.values,
+            slots.counts,
+            status,
+        )
+        if self.scale != 1.0:
+            slots.values *= kind(self.scale)
+        return status
+
+
+class Slots:
+    """Codes before packing: for each sample and level, `level` slots, the first ones filled."""
+
+    def __init__(
+        self, n: int, levels: NDArray[np.int64], n_atoms: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.levels, self.n_atoms = levels, n_atoms
+        self.atoms = np.empty((n, int(levels.sum())), np.int32)
+        """Atom of each slot, the levels side by side; sorted within a level."""
+        self.values = np.zeros((n, int(levels.sum())), dtype)
+        """Coefficient of each slot."""
+        self.counts = np.zeros((n, len(levels)), np.int32)
+        """Filled slots of each level."""
+        self.residual = np.zeros(n)
+        """Squared norm of the residual at the largest level; meaningless unless wanted."""
+
+    def rows(self, start: int, stop: int) -> "Slots":
+        """View of some rows; writing to it writes here."""
+        view = object.__new__(Slots)
+        view.levels, view.n_atoms = self.levels, self.n_atoms
+        view.atoms, view.values = self.atoms[start:stop], self.values[start:stop]
+        view.counts, view.residual = self.counts[start:stop], self.residual[start:stop]
+        return view
+
+    def to_csr(self) -> list[csr_array]:
+        """One packed array per level."""
+        packed, start = [], 0
+        for m, level in enumerate(self.levels):
+            own = slice(start, start + level)
+            packed.append(
+                _to_csr(self.atoms[:, own], self.values[:, own], self.counts[:, m], self.n_atoms)
+            )
+            start += level
+        return packed
+
+
+def _to_csr(
+    atoms: NDArray[np.int32],
+    values: NDArray[Any],
+    counts: NDArray[np.int32],
+    n_atoms: int,
+) -> csr_array:
+    """Pack the filled slots of each row; a view is copied only if it must be."""
+    n, level = atoms.shape
+    indptr = np.zeros(n + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    if indptr[-1] < np.iinfo(np.int32).max:
+        indptr = indptr.astype(np.int32)
+    if int(indptr[-1]) == n * level:
+        data, indices = values.reshape(-1), atoms.reshape(-1)
+    else:
+        filled = np.arange(level) < counts[:, None]
+        data, indices = values[filled], atoms[filled]
+    codes = csr_array((data, indices, indptr), shape=(n, n_atoms), copy=False)
+    codes.has_sorted_indices = True
+    return codes

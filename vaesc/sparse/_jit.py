@@ -1,0 +1,42 @@
+"""Compilation of the numba kernels: without the interpreter lock, cached on disk if possible."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+logger = logging.getLogger(__name__)
+
+Kernel = Callable[..., Any]
+
+
+def compiled(function: Kernel) -> Kernel:
+    """Compile `function` at first call, and keep the machine code on disk for later processes.
+
+    Kernels are sequential and release the interpreter lock: parallelism comes from Python threads
+    over fixed blocks of samples (:mod:`vaesc.sparse._blocks`), so results cannot depend on the
+    number of threads, no threading layer is started and compilation stays short. ``contract``
+    allows fused multiply-adds; sums are never reordered.
+
+    numba keeps its cache beside the source, or in the user's cache directory when the install is
+    read-only; where neither can be written the kernel is compiled anew in each process.
+    """
+    options: Any = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    kernel: Kernel
+    try:
+        kernel = numba.njit(cache=True, **options)(function)
+    except RuntimeError as error:  # numba's "cannot cache function: no locator available"
+        logger.warning("compiled kernels are not cached on disk: %s", error)
+        kernel = numba.njit(**options)(function)
+    return kernel
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Mark a part of a kernel, pasted into its callers before compilation.
+
+    Passing arrays to a compiled function costs as much as 128 floats of work, and each function
+    compiled on its own lengthens the first use.
+    """
+    kernel: Kernel = numba.njit(inline="always")(function)
+    return kernel

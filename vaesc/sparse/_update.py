@@ -1,0 +1,83 @@
+r"""Kernels of the dictionary update: sufficient statistics and blocked coordinate descent.
+
+With codes :math:`Z` of samples :math:`X`, the squared error is, up to a constant,
+:math:`\operatorname{tr}(D^\top A D) - 2 \operatorname{tr}(D^\top B)`, where
+:math:`A = Z^\top Z` and :math:`B = Z^\top X` are all that the update needs to know. Minimising
+over one atom at a time and putting it back on the sphere is
+
+.. math:: u_j = B_j - \sum_{i \ne j} A_{ji} d_i, \qquad d_j \leftarrow u_j / \|u_j\| .
+"""
+
+# numba infers the types of a kernel's arguments; annotations would not be read.
+# ruff: noqa: ANN001, ANN202
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, check-untyped-defs=False
+
+import numpy as np
+
+from vaesc.sparse._jit import compiled
+
+
+@compiled
+def add_products(atoms, values, counts, samples, first, last, products):
+    """Add Z^T X to `products` (K, d), columns `first` to `last` only, in the order of samples."""
+    for row in range(samples.shape[0]):
+        for s in range(counts[row, 0]):
+            atom, value = atoms[row, s], values[row, s]
+            for j in range(first, last):
+                products[atom, j] += value * samples[row, j]
+
+
+@compiled
+def add_gram(atoms, values, counts, gram, usage):
+    """Add Z^T Z to `gram` (K, K), and to `usage` (K,) how many samples used each atom."""
+    for row in range(atoms.shape[0]):
+        for s in range(counts[row, 0]):
+            atom, value = atoms[row, s], values[row, s]
+            usage[atom] += 1.0
+            for t in range(counts[row, 0]):
+                gram[atom, atoms[row, t]] += value * values[row, t]
+
+
+@compiled
+def descend_block(first, gram, pull, dictionary, moved):
+    """Update the atoms ``first, first + 1, ...`` one after the other, each on the sphere.
+
+    Args:
+        first: Number of the block's first atom.
+        gram: A, shape (K, K).
+        pull: B - A D for the block's atoms, shape (m, d), D before the block; overwritten.
+        dictionary: D, shape (K, d), updated in place.
+        moved: Scratch, shape (m, d): by how much each atom of the block moved.
+    """
+    size, d = pull.shape
+    kind = dictionary.dtype.type
+    lanes = np.zeros(16, np.float64)
+    for b in range(size):
+        atom = first + b
+        weight = gram[atom, atom]
+        if weight <= kind(0.0):
+            for j in range(d):
+                moved[b, j] = kind(0.0)
+            continue
+        for j in range(d):
+            pull[b, j] += weight * dictionary[atom, j]
+        for i in range(b):
+            factor = gram[atom, first + i]
+            if factor != kind(0.0):
+                for j in range(d):
+                    pull[b, j] -= factor * moved[i, j]
+        # Partial sums, because one running sum would not vectorise.
+        lanes[:] = 0.0
+        for start in range(0, d - 15, 16):
+            for lane in range(16):
+                lanes[lane] += np.float64(pull[b, start + lane]) ** 2
+        total = 0.0
+        for lane in range(16):
+            total += lanes[lane]
+        for j in range(d - d % 16, d):
+            total += np.float64(pull[b, j]) ** 2
+        inverse = kind(1.0 / np.sqrt(total)) if total > 0.0 else kind(0.0)
+        for j in range(d):
+            new = pull[b, j] * inverse if total > 0.0 else dictionary[atom, j]
+            moved[b, j] = new - dictionary[atom, j]
+            dictionary[atom, j] = new

@@ -1,0 +1,319 @@
+"""The model a user holds: VAE, scaling, dictionary and coder in one piece.
+
+Two files that are versioned apart can be combined wrongly: a dictionary learned on one VAE's
+latents decodes to noise under another. :class:`SparseVAE` refuses that (the dictionary names the
+VAE it belongs to), and on disk it is one folder whose every file is checked by its SHA-256 before
+a byte of it is believed. Weights are safetensors, settings JSON; nothing is ever unpickled.
+
+The four steps of the article, in both directions::
+
+    images --encode--> latents --pursuit--> codes (n, K), CSR
+    images <--decode-- latents <--D a------ codes
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.dictionary import SETTINGS, WEIGHTS, LatentDictionary, load_dictionary, save_dictionary
+from vaesc.errors import DataError, StoreError
+from vaesc.store import file_digest
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from vaesc.models import VAE
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "bundle.json"
+FILES = ("vae.safetensors", "vae.json", WEIGHTS, SETTINGS)
+GROUP = 1024
+"""Images per pass through the network: the last bits of a product depend on its size."""
+_FORMAT = 1
+
+Floats = NDArray[np.float32]
+
+
+class SparseVAE:
+    """A VAE and a dictionary of its latents: turns images into sparse codes and back.
+
+    Every method takes images as uint8, or as floats in the range of the dataset the model was
+    trained on (`low` to `high`), of shape (n, *shape) or flat, (n, prod(shape)). What comes back
+    is float32 in [0, 1].
+
+    Args:
+        vae: The network, on the device where it is to compute.
+        dictionary: Atoms, scaling and coder.
+        low: What the dataset's black was before it was mapped to 0.
+        high: What the dataset's white was before it was mapped to 1.
+
+    Raises:
+        DataError: VAE and dictionary have different numbers of latent dimensions.
+    """
+
+    def __init__(
+        self, vae: VAE, dictionary: LatentDictionary, *, low: float = 0.0, high: float = 1.0
+    ) -> None:
+        if vae.latent_dim != dictionary.latent_dim:
+            raise DataError(
+                f"the VAE has {vae.latent_dim} latent dimensions, the dictionary "
+                f"{dictionary.latent_dim}; learn the dictionary on this VAE's latents"
+            )
+        self.vae, self.dictionary = vae, dictionary
+        self.low, self.high = float(low), float(high)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return self.vae.shape
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent dimensions, d."""
+        return self.dictionary.latent_dim
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms, K."""
+        return self.dictionary.n_atoms
+
+    @property
+    def n_nonzero_coefs(self) -> int:
+        """Sparsity level at which images are coded unless told otherwise, k."""
+        return self.dictionary.n_nonzero_coefs
+
+    def __repr__(self) -> str:
+        return (
+            f"SparseVAE(shape={self.shape}, latent_dim={self.latent_dim}, "
+            f"n_atoms={self.n_atoms}, n_nonzero_coefs={self.n_nonzero_coefs})"
+        )
+
+    def latents(self, images: NDArray[Any]) -> Floats:
+        """Return the posterior means of `images`, shape (n, d)."""
+        return self._encoded(self.to_unit(images))
+
+    def encode(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> csr_array:
+        """Return the sparse codes of `images`.
+
+        Args:
+            images: Shape (n, *shape) or (n, prod(shape)).
+            n_nonzero_coefs: Sparsity level, from 1 to K; default: the model's own.
+
+        Returns:
+            Shape (n, K), float32, at most `n_nonzero_coefs` entries a row.
+
+        Raises:
+            DataError: The images have the wrong shape, dtype or range, or are not finite.
+        """
+        self._check_level(n_nonzero_coefs)
+        return self.dictionary.encode(self.latents(images), n_nonzero_coefs)
+
+    def decode(self, codes: csr_array) -> Floats:
+        """Return the images that `codes`, shape (n, K), stand for: float32 in [0, 1].
+
+        Raises:
+            DataError: The codes do not have K columns, or are not finite.
+        """
+        codes = self._checked_codes(codes)
+        return self.decode_latents(self.dictionary.decode(codes))
+
+    def reconstruct(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> Floats:
+        """Return ``decode(encode(images))``: float32 in [0, 1], shape (n, *shape)."""
+        return self.decode(self.encode(images, n_nonzero_coefs))
+
+    def score(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> Floats:
+        """Return each image's mean squared error of reconstruction, pixels in [0, 1], shape (n,).
+
+        Large scores mark images unlike those the model was trained on.
+        """
+        self._check_level(n_nonzero_coefs)
+        unit = self.to_unit(images)
+        codes = self.dictionary.encode(self._encoded(unit), n_nonzero_coefs)
+        return squared_errors(unit, self.decode(codes))
+
+    def decode_latents(self, latents: NDArray[Any]) -> Floats:
+        """Return the images that `latents`, shape (n, d), stand for: float32 in [0, 1]."""
+        import torch
+
+        images = np.empty((len(latents), *self.shape), np.float32)
+        with torch.inference_mode():
+            for rows in _groups(len(latents)):
+                z = torch.from_numpy(np.ascontiguousarray(latents[rows], np.float32))
+                images[rows] = self.vae.decode(z.to(self.vae.device)).cpu().numpy()
+        return images
+
+    def to_unit(self, images: NDArray[Any]) -> Floats:
+        """Return a user's images as float32 in [0, 1], shape (n, *shape).
+
+        Raises:
+            DataError: The images have the wrong shape, dtype or range, or are not finite.
+        """
+        from vaesc.datasets.scaling import to_unit
+
+        images = np.asarray(images)
+        n_pixels = int(np.prod(self.shape))
+        if images.shape[1:] not in (self.shape, (n_pixels,)):
+            raise DataError(
+                f"images must have shape (n, {', '.join(map(str, self.shape))}) or "
+                f"(n, {n_pixels}), got {images.shape}; a single image needs a leading axis of 1"
+            )
+        unit = to_unit(images, low=self.low, high=self.high)
+        return np.asarray(unit, np.float32).reshape(len(images), *self.shape)
+
+    @classmethod
+    def from_artifacts(
+        cls,
+        dataset_folder: Path,
+        vae_folder: Path,
+        dictionary_folder: Path,
+        *,
+        device: str = "auto",
+    ) -> SparseVAE:
+        """Put a model together from the artifacts of the steps ingest, train and learn.
+
+        Raises:
+            DataError: The dictionary was learned on the latents of another VAE.
+        """
+        from vaesc.datasets.reader import open_dataset
+        from vaesc.models import load_vae, resolve_device
+
+        dataset = open_dataset(dataset_folder)
+        dictionary = load_dictionary(dictionary_folder)
+        _check_pair(dictionary, vae_folder)
+        vae = load_vae(vae_folder, resolve_device(device))
+        return cls(vae, dictionary, low=dataset.low, high=dataset.high)
+
+    def save(self, folder: Path) -> None:
+        """Write the model into `folder`, which is created if need be; equal models, equal bytes.
+
+        Raises:
+            StoreError: There is a model in `folder` already.
+        """
+        from vaesc.models import save_vae
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / MANIFEST).exists():
+            raise StoreError(f"{folder} holds a model already; save into an empty folder")
+        save_vae(self.vae, folder)
+        save_dictionary(self.dictionary, folder)
+        facts = {
+            "format": _FORMAT,
+            "low": self.low,
+            "high": self.high,
+            "files": {name: file_digest(folder / name) for name in FILES},
+        }
+        # Last: a folder with a manifest is whole.
+        text = json.dumps(facts, indent=1, sort_keys=True, allow_nan=False)
+        (folder / MANIFEST).write_text(text + "\n")
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "auto") -> SparseVAE:
+        """Read a model that :meth:`save` wrote, after checking the SHA-256 of each of its files.
+
+        Args:
+            folder: Where it lies.
+            device: Where torch is to compute, see :func:`vaesc.models.resolve_device`.
+
+        Raises:
+            StoreError: A file is missing, or is not the one that was saved.
+            DataError: The files are whole, but not those of a model.
+        """
+        from vaesc.models import load_vae, resolve_device
+
+        folder = Path(folder)
+        facts = _read_manifest(folder)
+        _check_files(folder, facts["files"])
+        dictionary = load_dictionary(folder)
+        _check_pair(dictionary, folder)
+        vae = load_vae(folder, resolve_device(device))
+        return cls(vae, dictionary, low=facts["low"], high=facts["high"])
+
+    def _encoded(self, unit: Floats) -> Floats:
+        """Return the posterior means of images in [0, 1], shape (n, *shape)."""
+        import torch
+
+        latents = np.empty((len(unit), self.latent_dim), np.float32)
+        with torch.inference_mode():
+            for rows in _groups(len(unit)):
+                x = torch.from_numpy(np.ascontiguousarray(unit[rows]))
+                latents[rows] = self.vae.encode(x.to(self.vae.device))[0].cpu().numpy()
+        return latents
+
+    def _check_level(self, level: int | None) -> None:
+        if level is not None and not 1 <= level <= self.n_atoms:
+            raise DataError(
+                f"n_nonzero_coefs must be between 1 and the number of atoms, {self.n_atoms}, "
+                f"got {level}"
+            )
+
+    def _checked_codes(self, codes: Any) -> csr_array:  # noqa: ANN401 - any sparse or dense array
+        from scipy.sparse import csr_array
+
+        codes = csr_array(codes)
+        if codes.shape[1] != self.n_atoms:
+            raise DataError(
+                f"codes must have shape (n, {self.n_atoms}), one column per atom, "
+                f"got {codes.shape}"
+            )
+        if not np.isfinite(codes.data).all():
+            raise DataError("codes must be finite, got NaN or infinity; code the images again")
+        return codes
+
+
+def squared_errors(images: Floats, reconstructions: Floats) -> Floats:
+    """Return each image's squared error, averaged over its pixels, shape (n,)."""
+    difference = (images - reconstructions).reshape(len(images), -1)
+    means = np.square(difference).mean(axis=1, dtype=np.float64)
+    return np.asarray(means, np.float32)
+
+
+def _groups(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + GROUP, n)) for start in range(0, n, GROUP))
+
+
+def _check_pair(dictionary: LatentDictionary, vae_folder: Path) -> None:
+    """Refuse a dictionary that was learned on the latents of another VAE."""
+    for name, digest in dictionary.vae_sha256.items():
+        path = vae_folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise DataError(
+                f"the dictionary was learned on the latents of another VAE than the one in "
+                f"{vae_folder} ({name} differs); learn it again on this VAE's latents"
+            )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        if facts["format"] != _FORMAT:
+            raise DataError(
+                f"{folder / MANIFEST} has format {facts['format']!r}, this vaesc reads {_FORMAT}"
+            )
+        return {name: facts[name] for name in ("files", "low", "high")}
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise StoreError(
+            f"{folder} holds no model: {MANIFEST} cannot be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_files(folder: Path, listed: dict[str, str]) -> None:
+    """Refuse files that are not the ones the manifest lists."""
+    if set(listed) != set(FILES):
+        raise StoreError(f"{folder / MANIFEST} must list {sorted(FILES)}, got {sorted(listed)}")
+    for name, digest in listed.items():
+        path = folder / name
+        if not path.is_file():
+            raise StoreError(f"the model in {folder} lacks {name}; fetch it again")
+        if file_digest(path) != digest:
+            raise StoreError(
+                f"{path} is not the file that was saved (its SHA-256 differs); fetch it again"
+            )

@@ -1,0 +1,360 @@
+r"""The article's third step: a dictionary learned on latents, and their sparse codes.
+
+A latent :math:`z \in \mathbb{R}^d` is centred by the mean :math:`m` of the training latents and
+divided by a scale :math:`s`; what is left is written with at most k atoms,
+
+.. math:: (z - m) / s \approx D^\top a, \qquad \|a\|_0 \le k, \qquad \|d_j\| = 1 ,
+
+so that :math:`\hat z = m + s\, D^\top a`. Mean and scale come from the training split alone.
+
+The scale is a choice (``DictionaryConfig.scaling``). ``global`` divides every dimension by one
+common number, the square root of the mean variance: distances between latents keep their
+proportions. A VAE leaves some dimensions collapsed: their posterior means hardly move, and the
+decoder ignores them. ``per-dimension`` scaling would blow exactly these up to unit variance, and
+make the dictionary spend atoms on noise that no pixel ever shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.config import DictionaryConfig, derive_seed
+from vaesc.errors import DataError
+from vaesc.progress import Listener
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from vaesc.latents import LatentStore
+    from vaesc.sparse import LearnedDictionary
+
+SPLITS = ("train", "validation", "test")
+WEIGHTS = "dictionary.safetensors"
+SETTINGS = "dictionary.json"
+CODES = "codes.zarr"
+HISTORY = "history.json"
+_FORMAT = 1
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDictionary:
+    """A dictionary with everything needed to code latents in it and to decode the codes."""
+
+    dictionary: Floats
+    """Atoms of unit norm, one a row, shape (K, d), in scaled latent space."""
+    mean: Floats
+    """Mean of the training latents, shape (d,)."""
+    scale: Floats
+    """What centred latents are divided by, shape (d,); all equal under ``global`` scaling."""
+    coder: str
+    """Greedy pursuit: ``ols`` or ``omp``."""
+    n_nonzero_coefs: int
+    """The sparsity level it was learned at, and the default one of :meth:`encode`."""
+    vae_sha256: Mapping[str, str]
+    """SHA-256 of each file of the VAE whose latents it was learned on: it fits no other."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms, K."""
+        return len(self.dictionary)
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent dimensions, d."""
+        return int(self.dictionary.shape[1])
+
+    def encode(self, latents: NDArray[Any], n_nonzero_coefs: int | None = None) -> csr_array:
+        """Return the sparse codes of `latents`.
+
+        Args:
+            latents: Posterior means, shape (n, d).
+            n_nonzero_coefs: Sparsity level, from 1 to K; default: the one learned at.
+
+        Returns:
+            Codes in units of scaled latents, shape (n, K).
+
+        Raises:
+            ValueError: The latents do not have d columns or are not finite, or the level is out
+                of range.
+        """
+        from vaesc.sparse import orthogonal_matching_pursuit
+
+        level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
+        return orthogonal_matching_pursuit(
+            self._scaled(latents), self.dictionary, level, selection=self._selection
+        )
+
+    def path(self, latents: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
+        """Return the codes at several sparsity levels, from one greedy run to the largest.
+
+        A level above the number of atoms asks for no more than all of them.
+
+        Args:
+            latents: Posterior means, shape (n, d).
+            levels: Sparsity levels, each at least 1.
+
+        Returns:
+            Level -> codes, shape (n, K), a key for every level asked for.
+        """
+        return path(self._scaled(latents), self.dictionary, levels, selection=self._selection)
+
+    def decode(self, codes: csr_array) -> Floats:
+        """Return the latents that `codes` stand for: ``mean + scale * (codes @ dictionary)``.
+
+        Args:
+            codes: Codes, shape (n, K).
+
+        Returns:
+            Latents, shape (n, d).
+        """
+        if codes.shape[1] != self.n_atoms:
+            raise DataError(
+                f"codes must have one column per atom, {self.n_atoms}, got shape {codes.shape}"
+            )
+        scaled = np.asarray(codes @ self.dictionary, np.float32)
+        return np.asarray(self.mean + self.scale * scaled, np.float32)
+
+    @property
+    def _selection(self) -> Any:  # noqa: ANN401 - a Literal of vaesc.sparse
+        return self.coder
+
+    def _scaled(self, latents: NDArray[Any]) -> Floats:
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise DataError(
+                f"latents must have shape (n, {self.latent_dim}), got {tuple(latents.shape)}"
+            )
+        return np.asarray((latents - self.mean) / self.scale, np.float32)
+
+
+def path(
+    samples: NDArray[Any],
+    dictionary: NDArray[Any],
+    levels: Iterable[int],
+    *,
+    selection: Any,  # noqa: ANN401 - a Literal of vaesc.sparse
+) -> dict[int, csr_array]:
+    """Code `samples` at every level; a level above the number of atoms means all of them."""
+    from vaesc.sparse import pursuit_path
+
+    reach = {k: min(k, len(dictionary)) for k in levels}
+    codes = pursuit_path(samples, dictionary, sorted(set(reach.values())), selection=selection)
+    return {k: codes[reached] for k, reached in reach.items()}
+
+
+def learn(
+    config: DictionaryConfig,
+    latents_folder: Path,
+    folder: Path,
+    *,
+    seed: int,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Learn a dictionary on the training latents and code every split in it.
+
+    Writes ``dictionary.safetensors`` and ``dictionary.json`` (see :func:`load_dictionary`),
+    ``codes.zarr`` (a CSR matrix ``<split>/codes`` each) and ``history.json`` (one dict an epoch).
+
+    Args:
+        config: Size, sparsity level, coder and scaling.
+        latents_folder: Artifact of :func:`vaesc.latents.extract`.
+        folder: Empty folder to write into.
+        seed: The run's seed.
+        listener: Hears of every epoch.
+
+    Returns:
+        Summary: ``n_atoms``, ``n_nonzero_coefs`` and ``metrics``.
+
+    Raises:
+        DataError: The latents do not vary, or are too few.
+    """
+    from vaesc.latents import open_latents
+
+    latents = open_latents(latents_folder)
+    train = latents.latents("train")
+    mean, scale = fit_scaling(train, config.scaling)
+    validation = (latents.latents("validation") - mean) / scale
+    learned = _fit(config, (train - mean) / scale, validation, seed=seed, listener=listener)
+    dictionary = LatentDictionary(
+        dictionary=np.ascontiguousarray(learned.dictionary, np.float32),
+        mean=mean,
+        scale=scale,
+        coder=config.coder,
+        n_nonzero_coefs=config.n_nonzero_coefs,
+        vae_sha256=latents.attributes["vae_sha256"],
+    )
+    save_dictionary(dictionary, folder)
+    _write_json(folder / HISTORY, [epoch_metrics(row) for row in learned.history])
+    codes = _write_codes(dictionary, latents, folder)
+    return {
+        "n_atoms": dictionary.n_atoms,
+        "n_nonzero_coefs": dictionary.n_nonzero_coefs,
+        "metrics": _metrics(dictionary, latents.latents("validation"), codes["validation"]),
+    }
+
+
+def epoch_metrics(row: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """Name one row of a learner's history ``split/metric``; errors are in scaled units."""
+    names = {
+        "train_mse": f"train/{prefix}dictionary_mse",
+        "validation_mse": f"validation/{prefix}dictionary_mse",
+        "n_revived": f"train/{prefix}atoms_revived",
+    }
+    return {name: float(row[key]) for key, name in names.items() if key in row}
+
+
+def epoch_hearer(
+    listener: Listener, max_epochs: int, prefix: str = ""
+) -> Callable[[int, Mapping[str, float]], None]:
+    """Return what a learner is to call after each epoch so that `listener` hears of it."""
+
+    def hear(epoch: int, row: Mapping[str, float]) -> None:
+        metrics = epoch_metrics(row, prefix)
+        listener.epoch(epoch, metrics)
+        listener.progress(epoch, max_epochs)
+
+    return hear
+
+
+def fit_scaling(latents: NDArray[Any], scaling: str) -> tuple[Floats, Floats]:
+    """Return mean and scale of `latents`, each of shape (d,).
+
+    Args:
+        latents: Training latents, shape (n, d).
+        scaling: ``global``: one common number, the square root of the mean variance, so that
+            collapsed dimensions are not blown up; ``per-dimension``: each its own standard
+            deviation (1 where it is zero); ``none``: ones.
+
+    Raises:
+        DataError: No latent differs from any other.
+    """
+    mean = latents.mean(axis=0, dtype=np.float64)
+    variance = np.square(latents - mean).mean(axis=0)
+    if not variance.any():
+        raise DataError(
+            f"the {len(latents)} training latents are all equal: the VAE has collapsed; "
+            "train it longer, or lower vae.beta"
+        )
+    scale = np.ones_like(mean)
+    if scaling == "global":
+        scale = np.full_like(mean, np.sqrt(variance.mean()))
+    elif scaling == "per-dimension":
+        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
+    """Write ``dictionary.safetensors`` and ``dictionary.json`` into `folder`."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: getattr(dictionary, name) for name in ("dictionary", "mean", "scale")}
+    save_file(arrays, folder / WEIGHTS)
+    _write_json(
+        folder / SETTINGS,
+        {
+            "format": _FORMAT,
+            "coder": dictionary.coder,
+            "n_nonzero_coefs": dictionary.n_nonzero_coefs,
+            "vae_sha256": dict(dictionary.vae_sha256),
+        },
+    )
+
+
+def load_dictionary(folder: Path) -> LatentDictionary:
+    """Read what :func:`save_dictionary` or :func:`learn` wrote.
+
+    Raises:
+        DataError: A file is missing or is not what it should be.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        settings = json.loads((folder / SETTINGS).read_bytes())
+        arrays = load_file(folder / WEIGHTS)
+        if settings["format"] != _FORMAT:
+            raise DataError(
+                f"{folder / SETTINGS} has format {settings['format']}, this vaesc reads {_FORMAT}"
+            )
+        dictionary = LatentDictionary(
+            **{name: arrays[name] for name in ("dictionary", "mean", "scale")},
+            coder=str(settings["coder"]),
+            n_nonzero_coefs=int(settings["n_nonzero_coefs"]),
+            vae_sha256=dict(settings["vae_sha256"]),
+        )
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise DataError(f"{folder} holds no readable dictionary: {error}") from error
+    _check(dictionary, folder)
+    return dictionary
+
+
+def _check(dictionary: LatentDictionary, folder: Path) -> None:
+    """Refuse arrays that do not belong together."""
+    shapes = dictionary.dictionary.shape, dictionary.mean.shape, dictionary.scale.shape
+    if len(shapes[0]) != 2 or not shapes[1] == shapes[2] == shapes[0][1:]:
+        raise DataError(
+            f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
+            f"got shapes {shapes}"
+        )
+
+
+def _fit(
+    config: DictionaryConfig,
+    train: NDArray[Any],
+    validation: NDArray[Any],
+    *,
+    seed: int,
+    listener: Listener,
+) -> LearnedDictionary:
+    from vaesc.sparse import learn_dictionary
+
+    return learn_dictionary(
+        np.asarray(train, np.float32),
+        n_atoms=config.n_atoms,
+        n_nonzero_coefs=config.n_nonzero_coefs,
+        selection=config.coder,
+        seed=derive_seed(seed, "learn/dictionary"),
+        batch_size=config.batch_size,
+        max_epochs=config.max_epochs,
+        X_validation=np.asarray(validation, np.float32),
+        on_epoch=epoch_hearer(listener, config.max_epochs),
+    )
+
+
+def _write_codes(
+    dictionary: LatentDictionary, latents: LatentStore, folder: Path
+) -> dict[str, csr_array]:
+    """Code every split, write the codes, and return them."""
+    from vaesc.arrays import create_group, write_csr
+
+    attributes = {"n_nonzero_coefs": dictionary.n_nonzero_coefs, "coder": dictionary.coder}
+    group = create_group(folder / CODES, attributes)
+    codes = {split: dictionary.encode(latents.latents(split)) for split in SPLITS}
+    for split, matrix in codes.items():
+        write_csr(group, f"{split}/codes", matrix)
+    return codes
+
+
+def _metrics(
+    dictionary: LatentDictionary, latents: NDArray[Any], codes: csr_array
+) -> dict[str, float]:
+    from vaesc import metrics
+
+    found = {"dictionary/mutual_coherence": metrics.mutual_coherence(dictionary.dictionary)}
+    if np.ptp(latents, axis=0).any():  # a split of one image has no variance to explain
+        found["validation/fvu"] = metrics.fvu(latents, dictionary.decode(codes))
+    found["validation/l0"] = metrics.l0(codes)
+    found["validation/dead_fraction"] = metrics.dead_fraction(codes)
+    return found
+
+
+def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -1,0 +1,22 @@
+r"""The article's claim as an experiment: every method on the test split, at equal k and K.
+
+The question is whether decoding sparse codes of latents reconstructs images better than
+sparse-coding their pixels. The answer needs more than two curves:
+
+- the *same budget*: every method spends at most k numbers on an image, and every dictionary has K
+  atoms, learned by one learner with the same settings (:mod:`vaesc.evaluation.baselines`);
+- *null controls*, which show what the same machinery reaches without having learned a dictionary
+  (:mod:`vaesc.evaluation.controls`);
+- the *floor*: no code of a latent beats decoding the latent itself by more than luck;
+- *intervals*: images are resampled in pairs, and the verdict at each k follows from the interval
+  (:mod:`vaesc.evaluation.verdict`).
+
+Everything is fitted on the training split and measured on the test split, once.
+"""
+
+from __future__ import annotations
+
+from vaesc.evaluation.baselines import learn_pixel_dictionary
+from vaesc.evaluation.experiment import evaluate
+
+__all__ = ["evaluate", "learn_pixel_dictionary"]

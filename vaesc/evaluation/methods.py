@@ -1,0 +1,207 @@
+"""The methods that are compared, each fitted on the training split and ready for test batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vaesc.config import derive_seed
+from vaesc.dictionary import LatentDictionary
+from vaesc.evaluation.baselines import LiteralFit, PixelDictionary, clipped, fit_pca
+from vaesc.evaluation.batches import Floats, Split, in_batches
+from vaesc.evaluation.controls import keep_largest, random_dictionary
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from vaesc.latents import LatentStore
+
+Approximations = Iterator[tuple[int, Floats]]
+"""Pairs of a sparsity level and what a method makes of a batch at that level."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few images of one split, with their latents and the article's codes of them."""
+
+    rows: slice
+    images: Floats
+    """Shape (m, n_pixels), in [0, 1]."""
+    latents: Floats
+    """Posterior means, shape (m, d)."""
+    codes: Mapping[int, csr_array]
+    """Sparsity level -> sparse codes of the latents, shape (m, K)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to spend k numbers an image."""
+
+    name: str
+    """Prefix of its metrics: ``test/<name>_mse_k8``; the article's have none."""
+    title: str
+    about: str
+    """What it does, in a sentence for the report."""
+    space: Literal["latent", "pixel"]
+    """What `approximate` yields: latents, to be decoded by the VAE, or finished images."""
+    approximate: Callable[[Batch], Approximations]
+    reach: int
+    """Largest sparsity level that makes a difference to it."""
+
+
+def batches_of(
+    split: Split, latents: LatentStore, dictionary: LatentDictionary, levels: Sequence[int]
+) -> Iterator[Batch]:
+    """Yield the batches of a split, each with its latents and their codes at every level."""
+    for rows, images in split.batches():
+        z = latents.latents(split.name, rows)
+        yield Batch(rows, images, z, dictionary.path(z, levels))
+
+
+def fit_methods(
+    train: Split,
+    latents: LatentStore,
+    dictionary: LatentDictionary,
+    pixels: PixelDictionary,
+    levels: Sequence[int],
+    *,
+    seed: int,
+    on_rows: Callable[[int], None],
+) -> list[Method]:
+    """Fit every method on the training split, in the order in which they are shown.
+
+    Args:
+        train: Training images.
+        latents: Latents of every split.
+        dictionary: The article's dictionary.
+        pixels: The pixel dictionary.
+        levels: Sparsity levels.
+        seed: The run's seed.
+        on_rows: Hears how many more training images have been used.
+    """
+    literal = LiteralFit(levels, dictionary.n_atoms, pixels.mean)
+    for batch in batches_of(train, latents, dictionary, levels):
+        literal.add(batch.codes, batch.images)
+        on_rows(len(batch.images))
+    random = random_dictionary(dictionary, seed=derive_seed(seed, "evaluate/random-dictionary"))
+    return [
+        _article(dictionary),
+        _pixel(pixels, levels),
+        _literal(literal.solve(), pixels.mean, dictionary),
+        _random(random, levels),
+        _largest(dictionary, levels),
+        *_pcas(train, latents.latents("train"), levels, seed),
+    ]
+
+
+def _article(dictionary: LatentDictionary) -> Method:
+    def approximate(batch: Batch) -> Approximations:
+        return ((k, dictionary.decode(codes)) for k, codes in batch.codes.items())
+
+    return Method(
+        name="article",
+        title="Sparse codes of latents",
+        about="The article's method: the latent is coded with k atoms of the learned dictionary, "
+        "and the VAE's decoder turns the coded latent into an image.",
+        space="latent",
+        approximate=approximate,
+        reach=min(dictionary.n_atoms, dictionary.latent_dim),
+    )
+
+
+def _pixel(pixels: PixelDictionary, levels: Sequence[int]) -> Method:
+    def approximate(batch: Batch) -> Approximations:
+        codes = pixels.path(batch.images, levels)
+        return ((k, pixels.decode(codes[k])) for k in levels)
+
+    return Method(
+        name="pixel",
+        title="Sparse codes of pixels",
+        about="What the claim compares with: images minus their mean, coded with k atoms of a "
+        "pixel dictionary of the same size, learned by the same learner on all training images; "
+        "reconstructions are clipped to [0, 1].",
+        space="pixel",
+        approximate=approximate,
+        reach=min(pixels.dictionary.shape),
+    )
+
+
+def _literal(fitted: Mapping[int, Floats], mean: Floats, dictionary: LatentDictionary) -> Method:
+    def approximate(batch: Batch) -> Approximations:
+        return ((k, clipped(a @ fitted[k] + mean)) for k, a in batch.codes.items())
+
+    return Method(
+        name="literal",
+        title="Step 4 read literally",
+        about="The article's last step to the letter: the sparse codes of latents are decoded by "
+        "a pixel-space dictionary fitted to the training codes by least squares, without the "
+        "VAE's decoder.",
+        space="pixel",
+        approximate=approximate,
+        reach=min(dictionary.n_atoms, dictionary.latent_dim),
+    )
+
+
+def _random(random: LatentDictionary, levels: Sequence[int]) -> Method:
+    def approximate(batch: Batch) -> Approximations:
+        codes = random.path(batch.latents, levels)
+        return ((k, random.decode(codes[k])) for k in levels)
+
+    return Method(
+        name="random",
+        title="Random dictionary on latents",
+        about="Control: the same as the article's method with atoms drawn at random. What the "
+        "learned dictionary gains over this is what learning it was worth.",
+        space="latent",
+        approximate=approximate,
+        reach=min(random.n_atoms, random.latent_dim),
+    )
+
+
+def _largest(dictionary: LatentDictionary, levels: Sequence[int]) -> Method:
+    def approximate(batch: Batch) -> Approximations:
+        return ((k, keep_largest(batch.latents, dictionary.mean, k)) for k in levels)
+
+    return Method(
+        name="largest",
+        title="k largest latent coordinates",
+        about="Control: no dictionary; each latent keeps its k coordinates farthest from their "
+        "mean.",
+        space="latent",
+        approximate=approximate,
+        reach=dictionary.latent_dim,
+    )
+
+
+def _pcas(train: Split, latents: Floats, levels: Sequence[int], seed: int) -> list[Method]:
+    """PCA with k components, of latents and of pixels."""
+    most, stream = max(levels), derive_seed(seed, "evaluate/pca")
+    on_latents = fit_pca(in_batches(latents), most, seed=stream)
+    on_pixels = fit_pca(train.images, most, seed=stream)
+
+    def approximate_latents(batch: Batch) -> Approximations:
+        return ((k, on_latents.approximate(batch.latents, k)) for k in levels)
+
+    def approximate_pixels(batch: Batch) -> Approximations:
+        return ((k, clipped(on_pixels.approximate(batch.images, k))) for k in levels)
+
+    return [
+        Method(
+            name="pca_latents",
+            title="PCA of latents",
+            about="Control: the latent projected on the k principal components of latents.",
+            space="latent",
+            approximate=approximate_latents,
+            reach=on_latents.mean.size,
+        ),
+        Method(
+            name="pca",
+            title="PCA of pixels",
+            about="The classic: the image projected on the k principal components of images, "
+            "clipped to [0, 1].",
+            space="pixel",
+            approximate=approximate_pixels,
+            reach=on_pixels.mean.size,
+        ),
+    ]

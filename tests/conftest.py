@@ -1,0 +1,32 @@
+"""What all tests share. Nothing here may import vaesc before VAESC_HOME is set."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HOME = tempfile.mkdtemp(prefix="vaesc-tests-")
+os.environ["VAESC_HOME"] = _HOME
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def pytest_unconfigure():
+    """Remove the home of this session."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """Return the folder of Debian's package dataset-fashion-mnist.
+
+    Without it the test is skipped, or fails if VAESC_REQUIRE_DATASETS=1.
+    """
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        sentence = "needs the Debian package dataset-fashion-mnist"
+        if os.environ.get("VAESC_REQUIRE_DATASETS") == "1":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    return DEBIAN_FASHION_MNIST

@@ -1,0 +1,65 @@
+"""Every source by its name, and the questions that can be asked before anything is read."""
+
+from __future__ import annotations
+
+from vaesc.config import DatasetConfig
+from vaesc.datasets.base import ImageSource
+from vaesc.datasets.cifar import Cifar10
+from vaesc.datasets.digits import Digits
+from vaesc.datasets.image_folder import ImageFolder
+from vaesc.datasets.mnist import EMNIST, FASHION_MNIST, KMNIST, MNIST
+from vaesc.datasets.patches import Patches
+from vaesc.datasets.user_arrays import UserArrays
+from vaesc.errors import DataError
+
+SOURCES: dict[str, ImageSource] = {
+    "digits": Digits(),
+    "mnist": MNIST,
+    "fashion-mnist": FASHION_MNIST,
+    "kmnist": KMNIST,
+    "emnist": EMNIST,
+    "cifar10": Cifar10(),
+    "patches": Patches(),
+    "arrays": UserArrays(),
+    "folder": ImageFolder(),
+}
+
+
+def source_of(config: DatasetConfig) -> ImageSource:
+    """Return the source a config names.
+
+    Raises:
+        DataError: A file of labels is named for a source that does not read one.
+    """
+    if config.labels is not None and config.source != "arrays":
+        raise DataError(
+            f"dataset.labels is only read by the source arrays, got {config.labels!r} with "
+            f"dataset.source={config.source}; leave it out"
+        )
+    return SOURCES[config.source]
+
+
+def is_present(config: DatasetConfig) -> bool:
+    """Return whether the images are on this machine, so that nothing need be downloaded."""
+    return source_of(config).is_present(config)
+
+
+def download(config: DatasetConfig) -> None:
+    """Download the images with torchvision into ``downloads`` in :func:`vaesc.config.home`.
+
+    Does nothing for a source that is on this machine already.
+
+    Raises:
+        DataError: The source cannot be downloaded, must not be, or the download failed.
+    """
+    if not is_present(config):
+        source_of(config).download(config)
+
+
+def fingerprint(config: DatasetConfig) -> str:
+    """SHA-256 of what the source's files hold, whatever folder they lie in.
+
+    Raises:
+        DataError: The files are not there.
+    """
+    return source_of(config).fingerprint(config)

@@ -1,0 +1,95 @@
+"""Which images are for training, validation and test.
+
+A source's own split is kept. What must be drawn is drawn by named random streams, so that the
+test set does not change when the share of validation does. Within a split, images keep the
+source's order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.config import DatasetConfig, derive_seed
+from vaesc.datasets.base import SPLITS, WHOLE, Part, RawImages
+from vaesc.errors import DataError
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """One split: which rows of which part of the source."""
+
+    part: Part
+    rows: Index
+    """Row numbers, increasing."""
+
+    @property
+    def labels(self) -> Index | None:
+        """Labels of the selected images."""
+        return None if self.part.labels is None else self.part.labels[self.rows]
+
+
+def select_splits(raw: RawImages, config: DatasetConfig, seed: int) -> dict[str, Selection]:
+    """Decide the rows of train, validation and test.
+
+    Args:
+        raw: The images of a source.
+        config: For the shares and `limit`.
+        seed: The run's seed.
+
+    Returns:
+        A selection for each split, in the order train, validation, test.
+
+    Raises:
+        DataError: There are too few images for three splits.
+    """
+    parts = dict(raw.parts)
+    rows = {name: np.arange(part.images.shape[0]) for name, part in parts.items()}
+    if WHOLE in parts:
+        parts["train"] = parts["test"] = parts.pop(WHOLE)
+        rest, drawn = draw(
+            rows.pop(WHOLE), config.test_fraction, derive_seed(seed, "dataset/test")
+        )
+        rows |= {"train": rest, "test": drawn}
+    if "validation" not in parts:
+        parts["validation"] = parts["train"]
+        rows["train"], rows["validation"] = draw(
+            rows["train"], config.validation_fraction, derive_seed(seed, "dataset/validation")
+        )
+    _check_counts(rows, parts["train"])
+    return {
+        split: Selection(part=parts[split], rows=_limited(rows[split], split, config, seed))
+        for split in SPLITS
+    }
+
+
+def draw(rows: Index, share: float, seed: int) -> tuple[Index, Index]:
+    """Draw a share of `rows` (at least one), and return what is left and what was drawn.
+
+    Both keep the order of `rows`.
+    """
+    count = min(len(rows), max(1, round(share * len(rows))))
+    drawn = np.zeros(len(rows), bool)
+    drawn[np.random.default_rng(seed).permutation(len(rows))[:count]] = True
+    return rows[~drawn], rows[drawn]
+
+
+def _limited(rows: Index, split: str, config: DatasetConfig, seed: int) -> Index:
+    if config.limit is None or config.limit >= len(rows):
+        return rows
+    rng = np.random.default_rng(derive_seed(seed, f"dataset/limit/{split}"))
+    return rows[np.sort(rng.permutation(len(rows))[: config.limit])]
+
+
+def _check_counts(rows: dict[str, Index], train: Part) -> None:
+    counts = {split: len(rows[split]) for split in SPLITS}
+    if counts["train"] < 2 or min(counts.values()) < 1:
+        shares = ", ".join(f"{split} {n}" for split, n in counts.items())
+        raise DataError(
+            f"{train.origin} has too few images to split ({shares}): training needs at least 2, "
+            "validation and test 1 each; give more images"
+        )

@@ -1,0 +1,101 @@
+"""The user's Zarr arrays, read block by block.
+
+A Zarr array whose writer was killed opens without complaint and reads as its fill value where
+chunks are missing. So an array with missing chunks is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.datasets.files import check_memory, files_below, reading
+from vaesc.errors import DataError
+
+if TYPE_CHECKING:
+    import zarr
+
+_MARKS = ("zarr.json", ".zarray", ".zgroup")
+
+
+@dataclass(frozen=True)
+class ZarrRows:
+    """A Zarr array seen as rows."""
+
+    array: zarr.Array
+    path: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Full shape, (n, *image)."""
+        return tuple(int(n) for n in self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a pixel."""
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]:
+        """Read rows, in increasing order."""
+        with reading(self.path, "a Zarr array"):
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            # A window is far quicker than a list of rows, unless most of it is not wanted.
+            if last - first <= 2 * len(rows):
+                window: NDArray[Any] = np.asarray(self.array[first:last])
+                return window[rows - first]
+            return np.asarray(self.array.oindex[rows])
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr store, by its name or what it holds."""
+    return path.is_dir() and (path.suffix == ".zarr" or any((path / m).is_file() for m in _MARKS))
+
+
+def open_zarr(path: Path) -> dict[str, ZarrRows]:
+    """Open every array of a Zarr store.
+
+    Returns:
+        The arrays by their path inside the store; the name of a store that is one array is "".
+
+    Raises:
+        DataError: It is not a Zarr store, or an array lacks chunks.
+    """
+    import zarr
+
+    with reading(path, "a Zarr array or group"):
+        node = zarr.open(str(path), mode="r")
+        arrays = {"": node} if isinstance(node, zarr.Array) else dict(_arrays(node, ""))
+        n_files = len(files_below(path))
+        for name, array in arrays.items():
+            _check(array, f"{path}[{name}]" if name else str(path), n_files)
+    return {name: ZarrRows(array, path) for name, array in arrays.items()}
+
+
+def _arrays(group: zarr.Group, prefix: str) -> Iterator[tuple[str, zarr.Array]]:
+    for name, array in sorted(group.arrays()):
+        yield f"{prefix}{name}", array
+    for name, child in sorted(group.groups()):
+        yield from _arrays(child, f"{prefix}{name}/")
+
+
+def _check(array: zarr.Array, origin: str, n_files: int) -> None:
+    whole = array.shards or array.chunks
+    stored = math.prod(-(-n // step) for n, step in zip(array.shape, whole, strict=True))
+    # Counting an array's chunks takes time for each that is claimed: files are counted first.
+    there = min(stored, n_files)
+    if there == stored and stored:
+        # zarr counts the chunks inside a shard, also those beyond the array's end.
+        there = array.nchunks_initialized // (math.prod(whole) // math.prod(array.chunks))
+    if there < stored:
+        raise DataError(
+            f"{origin} has at most {there} of its {stored} chunks; it was not written to the end "
+            "(or with write_empty_chunks off, which cannot be told apart), write it again"
+        )
+    check_memory(f"one chunk of {origin}", math.prod(whole) * np.dtype(array.dtype).itemsize)

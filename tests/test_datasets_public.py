@@ -9,7 +9,15 @@ import pytest
 import torchvision.datasets
 
 from vaesc.config import DatasetConfig
-from vaesc.datasets import download, fingerprint, ingest, is_present, open_dataset, places
+from vaesc.datasets import (
+    DownloadError,
+    download,
+    fingerprint,
+    ingest,
+    is_present,
+    open_dataset,
+    places,
+)
 from vaesc.errors import DataError
 
 NAMES = (
@@ -160,7 +168,7 @@ def test_a_failed_download_leaves_nothing_and_says_why(tmp_path, monkeypatch):
         raise RuntimeError("Error downloading train-images\nTried a mirror, got: no network")
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", broken)
-    with pytest.raises(DataError, match=r"mnist could not be downloaded \(Error downloading"):
+    with pytest.raises(DownloadError, match=r"mnist could not be downloaded \(Error downloading"):
         download(mnist())
     assert not [p for p in (tmp_path / "home").rglob("*") if p.is_file()]
 

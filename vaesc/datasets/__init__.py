@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from vaesc.datasets.ingestion import ingest
 from vaesc.datasets.npy import read_npy
+from vaesc.datasets.places import DownloadError
 from vaesc.datasets.reader import ImageDataset, open_dataset
 from vaesc.datasets.scaling import to_unit
 from vaesc.datasets.sources import download, fingerprint, is_present
 
 __all__ = [
+    "DownloadError",
     "ImageDataset",
     "download",
     "fingerprint",

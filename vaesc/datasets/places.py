@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 DEBIAN = Path("/usr/share/datasets")
 
 
+class DownloadError(DataError):
+    """Fetching failed for a reason outside this machine: the one failure worth a retry."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """The files of a data set."""
@@ -79,7 +83,8 @@ def fetch(wanted: Wanted, config: DatasetConfig, into: Callable[[Path], object])
         into: Has torchvision download into the root it is given.
 
     Raises:
-        DataError: Downloading is switched off, or failed.
+        DataError: Downloading is switched off.
+        DownloadError: It failed.
     """
     if not config.download:
         raise missing(wanted, config)
@@ -93,7 +98,7 @@ def fetch(wanted: Wanted, config: DatasetConfig, into: Callable[[Path], object])
         for name in wanted.files:
             found[name].replace(target / found[name].name)
     except (OSError, RuntimeError, KeyError) as error:
-        raise DataError(
+        raise DownloadError(
             f"{wanted.source} could not be downloaded ({first_line(error)}); try again, or set "
             "dataset.folder to a folder that holds it"
         ) from error

@@ -50,7 +50,8 @@ def download(config: DatasetConfig) -> None:
     Does nothing for a source that is on this machine already.
 
     Raises:
-        DataError: The source cannot be downloaded, must not be, or the download failed.
+        DataError: The source cannot be downloaded, or must not be.
+        DownloadError: The download failed; another try may succeed.
     """
     if not is_present(config):
         source_of(config).download(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 from prefect.tasks import exponential_backoff
 
-from tasks.step import step_task
+from tasks.step import may_pass, step_task
 from tasks.tracking import current
 from vaesc import datasets
 from vaesc.config import DatasetConfig, PipelineConfig
@@ -23,7 +23,8 @@ def ingest(config: PipelineConfig) -> Dataset:
 
 @task(
     name="download", retries=3, retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5, timeout_seconds=3600, persist_result=False,
+    retry_jitter_factor=0.5, retry_condition_fn=may_pass, timeout_seconds=3600,
+    persist_result=False,
 )  # fmt: skip
 def download(config: DatasetConfig) -> None:
     """Fetch a data set that is nowhere on this machine."""

@@ -22,13 +22,13 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 from prefect.exceptions import PrefectException
-from vaesc.report.html import render_report
 
 from tasks.tracking import PipelineRun
 from vaesc.config import config_digest, home, settings
 from vaesc.records import ModelVersion
 from vaesc.registry import show_model
 from vaesc.registry.system import git_tags, system_tags
+from vaesc.report.html import render_report
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from tasks.step import step_task
 from tasks.tracking import current
 from vaesc.config import PipelineConfig
 from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, TrainedVAE
-from vaesc.registry.tracking import tracking_uri
+from vaesc.registry.connection import tracking_uri
 from vaesc.source import source_digest
 from vaesc.steps import Step
 from vaesc.store import Spec
@@ -53,9 +53,8 @@ def register(
     evaluation: Evaluation,
 ) -> ModelVersion:
     """Register the bundle as a model version, unless an equal one is registered already."""
-    from vaesc.registry.registration import register as register_bundle
-
     from vaesc.bundle import SparseVAE
+    from vaesc.registry.registration import register as register_bundle
 
     run = current()
     with run.nested("register") as step_run, tempfile.TemporaryDirectory() as folder:

@@ -82,7 +82,9 @@ def start() -> str:
         if url := status():
             return url
         port = _free_port()
-        logger.info("starting the local Prefect server on port %d (about 10 s)", port)
+        logger.warning(
+            "starting a local Prefect server (about 10 s; it stops by itself when idle)"
+        )
         _launch_keeper(folder, port)
         _await_health(folder, f"http://127.0.0.1:{port}/api")
         state = {"url": f"http://127.0.0.1:{port}/api", "started": time.time()}

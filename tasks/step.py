@@ -20,6 +20,7 @@ from prefect.states import Completed
 from tasks import logs
 from tasks.caching import RecordSerializer, StepPolicy, results_folder
 from tasks.tracking import current
+from vaesc.datasets import DownloadError
 from vaesc.errors import ConfigError, DataError, StoreError, TrainingError
 from vaesc.records import Record
 from vaesc.steps import Step
@@ -88,17 +89,19 @@ def step_task(
             result_serializer=RecordSerializer(), persist_result=True,
             timeout_seconds=timeout_seconds, retries=retries,
             retry_delay_seconds=retry_delay_seconds or 0,
-            retry_jitter_factor=0.5 if retries else None, retry_condition_fn=_may_pass,
+            retry_jitter_factor=0.5 if retries else None, retry_condition_fn=may_pass,
         )  # fmt: skip
         return StepTask(step, task)
 
     return decorate
 
 
-def _may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """Say whether a failure may pass by itself: bad settings and bad data never do.
 
     Prefect takes plain functions only here: any other callable would silently mean "never".
     """
     error = state.result(raise_on_failure=False)
+    if isinstance(error, DownloadError):
+        return True
     return not isinstance(error, (ConfigError, DataError, StoreError, TrainingError))

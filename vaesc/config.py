@@ -48,7 +48,7 @@ class DatasetConfig:
     labels: str | None = how(None)
     """File with one integer label per image of `path` (.npy or IDX); optional."""
     folder: str | None = how(None)
-    """Folder in torchvision's layout to look in first, such as DIR with DIR/MNIST/raw/*.gz."""
+    """Folder in torchvision's layout to look in too, such as DIR with DIR/MNIST/raw/*.gz."""
     download: bool = how(True)
     """Whether a data set that is nowhere on this machine may be downloaded by torchvision."""
     validation_fraction: float = 0.1

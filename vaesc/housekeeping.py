@@ -82,12 +82,17 @@ def collect_garbage(
 
 def registered_addresses() -> set[str]:
     """Return the address of every artifact that a registered model version was made from."""
-    from vaesc.registry import list_models
-    from vaesc.registry.connection import has_registry
+    from vaesc.registry import list_models, show_model
+    from vaesc.registry.connection import AbsentError
 
-    if not has_registry():
-        return set()
-    return {address for version in list_models() for address in version["digests"].values()}
+    try:
+        versions = list_models()
+    except AbsentError:
+        return set()  # no registry yet, so nothing is registered
+    tags = [show_model(v["version"], name=v["name"])["tags"] for v in versions]
+    return {
+        value for some in tags for key, value in some.items() if key.startswith("vaesc.digest.")
+    }
 
 
 def _with_lineage(store: Store, addresses: set[str]) -> set[str]:

@@ -8,7 +8,6 @@ above the library are named by entrypoint strings, as deployments name them.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import traceback
@@ -27,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["VAESC_HOME"] = str(Path(options.home).expanduser().resolve())
     if options.debug:
         os.environ["VAESC_DEBUG"] = "1"
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         return int(options.function(options))
     except VaescError as error:

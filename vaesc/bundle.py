@@ -14,7 +14,7 @@ The four steps of the article, in both directions::
 from __future__ import annotations
 
 import json
-import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from vaesc.models import VAE
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
 FILES = ("vae.safetensors", "vae.json", WEIGHTS, SETTINGS)
@@ -159,7 +157,7 @@ class SparseVAE:
         from vaesc.datasets.scaling import to_unit
 
         images = np.asarray(images)
-        n_pixels = int(np.prod(self.shape))
+        n_pixels = math.prod(self.shape)
         if images.shape[1:] not in (self.shape, (n_pixels,)):
             raise DataError(
                 f"images must have shape (n, {', '.join(map(str, self.shape))}) or "
@@ -271,7 +269,7 @@ class SparseVAE:
 
 def squared_errors(images: Floats, reconstructions: Floats) -> Floats:
     """Return each image's squared error, averaged over its pixels, shape (n,)."""
-    difference = (images - reconstructions).reshape(len(images), -1)
+    difference = (images - reconstructions).reshape(len(images), math.prod(images.shape[1:]))
     means = np.square(difference).mean(axis=1, dtype=np.float64)
     return np.asarray(means, np.float32)
 

@@ -77,7 +77,8 @@ class LatentDictionary:
 
         Args:
             latents: Posterior means, shape (n, d).
-            n_nonzero_coefs: Sparsity level, from 1 to K; default: the one learned at.
+            n_nonzero_coefs: Sparsity level, from 1 to K; default: the one learned at. Above d it
+                acts as d, since d atoms reconstruct a latent exactly.
 
         Returns:
             Codes in units of scaled latents, shape (n, K).
@@ -89,6 +90,8 @@ class LatentDictionary:
         from vaesc.sparse import orthogonal_matching_pursuit
 
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
+        if level <= self.n_atoms:  # beyond, the pursuit says what is wrong
+            level = min(level, self.latent_dim)
         return orthogonal_matching_pursuit(
             self._scaled(latents), self.dictionary, level, selection=self._selection
         )
@@ -96,7 +99,7 @@ class LatentDictionary:
     def path(self, latents: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
         """Return the codes at several sparsity levels, from one greedy run to the largest.
 
-        A level above the number of atoms asks for no more than all of them.
+        A level above the number of atoms or of dimensions acts as the smaller of the two.
 
         Args:
             latents: Posterior means, shape (n, d).
@@ -142,10 +145,13 @@ def path(
     *,
     selection: Any,  # noqa: ANN401 - a Literal of vaesc.sparse
 ) -> dict[int, csr_array]:
-    """Code `samples` at every level; a level above the number of atoms means all of them."""
+    """Code `samples` at every level; more than there are atoms or dimensions asks for no more.
+
+    That many atoms reconstruct a sample exactly: a further one would code nothing but rounding.
+    """
     from vaesc.sparse import pursuit_path
 
-    reach = {k: min(k, len(dictionary)) for k in levels}
+    reach = {k: min(k, *dictionary.shape) for k in levels}
     codes = pursuit_path(samples, dictionary, sorted(set(reach.values())), selection=selection)
     return {k: codes[reached] for k, reached in reach.items()}
 

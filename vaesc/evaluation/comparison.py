@@ -27,6 +27,8 @@ class AtomUse:
     """Fraction of images whose code holds the atom, shape (K,)."""
     amount: NDArray[np.float64]
     """Mean coefficient among its uses of the commoner sign, shape (K,); 0 if it has none."""
+    energy: NDArray[np.float64]
+    """Sum of its squared coefficients, shape (K,): how much of the latents it carries."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class _Tally:
         # Uses of each atom and sum of its coefficients, positive ones first.
         self.uses = np.zeros((2, model.n_atoms))
         self.sums = np.zeros((2, model.n_atoms))
+        self.energy = np.zeros(model.n_atoms)
 
     def add(self, batch: Batch) -> None:
         self.floor[batch.rows] = self._error_of_latents(batch, batch.latents)
@@ -112,6 +115,8 @@ class _Tally:
         return squared_errors(batch.images, decoded.reshape(batch.images.shape))
 
     def _add_uses(self, codes: csr_array) -> None:
+        squares = np.square(codes.data, dtype=np.float64)
+        self.energy += np.bincount(codes.indices, squares, minlength=self.model.n_atoms)
         for row, part in enumerate((codes.data > 0, codes.data < 0)):
             atoms, values = codes.indices[part], codes.data[part]
             self.uses[row] += np.bincount(atoms, minlength=self.model.n_atoms)
@@ -121,6 +126,7 @@ class _Tally:
         n = len(self.floor)
         commoner = np.argmax(self.uses, axis=0)[None]
         uses, sums = (np.take_along_axis(a, commoner, 0)[0] for a in (self.uses, self.sums))
-        atoms = AtomUse(share=self.uses.sum(axis=0) / n, amount=sums / np.maximum(uses, 1))
+        share, amount = self.uses.sum(axis=0) / n, sums / np.maximum(uses, 1)
+        atoms = AtomUse(share, amount, self.energy)
         fvu: dict[str, Any] = {name: v / max(variation, 1e-12) for name, v in self.missed.items()}
         return Measured(self.levels, self.errors, self.floor, fvu, self.nonzero / n, atoms)

@@ -38,14 +38,14 @@ class Row:
 
 @dataclass(frozen=True)
 class AtomPictures:
-    """The most used atoms, decoded."""
+    """The atoms that carry most of the codes' energy, decoded."""
 
     mean: Floats
     """The image of the mean latent, shape `shape`."""
     images: Floats
     """The image of each atom, shape (n, *shape)."""
     share: Floats
-    """Fraction of test images that use each, decreasing, shape (n,)."""
+    """Fraction of test images that use each, shape (n,)."""
     n_atoms: int
     """Atoms in the whole dictionary."""
 
@@ -100,13 +100,15 @@ def example_rows(test: Split, n: int) -> list[int]:
 
 
 def atom_sheet(model: SparseVAE, use: AtomUse) -> AtomPictures:
-    """Decode the most used atoms: ``decoder(mean + t * scale * atom)``.
+    """Decode the atoms that matter most: ``decoder(mean + t * scale * atom)``.
 
+    They are ordered by the energy of their coefficients. Ordered by usage, the first would be
+    those that code the jitter of collapsed dimensions, which many images use and no pixel shows.
     The amount t is the mean coefficient with which test images use the atom, counting its uses of
     the commoner sign, so that a picture shows what the atom does where it is really used.
     """
     used = np.flatnonzero(use.share)
-    order = used[np.argsort(-use.share[used], kind="stable")][:N_ATOMS]
+    order = used[np.argsort(-use.energy[used], kind="stable")][:N_ATOMS]
     d = model.dictionary
     steps = use.amount[order, None].astype(np.float32) * d.dictionary[order] * d.scale
     decoded = model.decode_latents(np.concatenate([d.mean[None], d.mean + steps]))

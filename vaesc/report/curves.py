@@ -37,7 +37,7 @@ def _curve(results: Mapping[str, Any], theme: Theme) -> Any:  # noqa: ANN401
 
     figure = Figure(figsize=(6.6, 6.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
-    figure.subplots_adjust(left=0.115, right=0.755, top=0.93, bottom=0.085, hspace=0.13)
+    figure.subplots_adjust(left=0.115, right=0.755, top=0.955, bottom=0.08, hspace=0.13)
     _errors(above, results, theme)
     _ratios(below, results, theme)
     levels = results["levels"]
@@ -105,8 +105,8 @@ def _end_labels(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  #
 def spread(at: Any, gap: float) -> Any:  # noqa: ANN401
     """Move increasing positions apart to at least `gap`, as little as possible.
 
-    Neighbours that are too close share their mean position (the pool-adjacent-violators solution
-    of the least-squares problem), then everything is shifted into [0, 1] if it fits.
+    Neighbours that are too close share their mean position (pool adjacent violators, which solves
+    the least-squares problem), and nobody leaves [0, 1].
 
     Args:
         at: Increasing positions, shape (n,).
@@ -119,8 +119,8 @@ def spread(at: Any, gap: float) -> Any:  # noqa: ANN401
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             (a, n), (b, m) = blocks[-2:]
             blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
-    moved = np.concatenate([np.full(n, value) for value, n in blocks]) + offsets
-    return moved + max(0.0, -moved[0]) - max(0.0, moved[-1] - 1)
+    moved = np.concatenate([np.full(n, value) for value, n in blocks])
+    return np.clip(moved, 0, max(0.0, 1 - offsets[-1])) + offsets
 
 
 def _crossings(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401

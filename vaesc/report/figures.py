@@ -3,7 +3,7 @@
 ========================= =====================================================================
 ``curve``                 test MSE against k for every method; the ratio the verdict rests on
 ``reconstructions``       originals above what each method makes of them
-``atoms``                 the most used atoms, decoded to images
+``atoms``                 the atoms that carry most energy, decoded to images
 ``learning``              the VAE's negative ELBO over the epochs
 ========================= =====================================================================
 """

@@ -76,9 +76,16 @@ def _head(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     )
     return (
         f'<header>\n<p class="kicker">vaesc · sparse codes of latents against sparse codes of '
-        f'pixels</p>\n<h1 class="verdict">{escape(results["verdict"])}</h1>\n'
+        f"pixels</p>\n{_verdict(results['verdict'])}\n"
         f'<ul class="chips">{chips}</ul>\n<p class="facts">{escape(facts)}.</p>\n</header>'
     )
+
+
+def _verdict(sentence: str) -> str:
+    """Return the verdict, its first clause as the page's heading; no break inside ``k = 8``."""
+    opening, _, rest = sentence.partition(": ")
+    words = escape(rest[:1].upper() + rest[1:]).replace("k = ", "k&nbsp;=&nbsp;")
+    return f'<h1>{escape(opening)}</h1>\n<p class="verdict">{words}</p>'
 
 
 def _chip(claim: Mapping[str, Any]) -> str:
@@ -87,8 +94,8 @@ def _chip(claim: Mapping[str, Any]) -> str:
     return (
         f'<li class="{escape(_SHORT[word]).split()[0]}"><b>k = {claim["k"]}</b> '
         f"<span>{escape(_SHORT[word])}</span> "
-        f"<small>&times; {number(claim['ratio'])} ({number(claim['low'])} to "
-        f"{number(claim['high'])})</small></li>"
+        f"<small>error &times; {number(claim['ratio'])}</small>"
+        f"<small>({number(claim['low'])} to {number(claim['high'])})</small></li>"
     )
 
 
@@ -164,15 +171,17 @@ def _methods(results: Mapping[str, Any]) -> str:
         "What was compared",
         "<p>Every method is fitted on the training split and measured on the test split, at the "
         f"same sparsity level k. Dictionaries have {results['n_atoms']} atoms and share learner, "
-        f"settings and coder ({escape(results['coder']).upper()}).</p><dl>{items}{floor}</dl>",
+        f"settings and coder ({escape(results['coder']).upper()}); each is learned once, at "
+        f"k = {results['n_nonzero_coefs']}, and used at every k.</p><dl>{items}{floor}</dl>",
     )
 
 
 def _atoms(results: Mapping[str, Any], folder: Path) -> str:
     metrics = results["metrics"]
-    alt = "The mean latent decoded, then the most used atoms decoded, by decreasing usage."
+    alt = "The mean latent decoded, then the atoms that carry most of the codes' energy, decoded."
     caption = (
-        "First: the mean latent, decoded. Then the most used atoms: the decoded image of the mean "
+        "First: the mean latent, decoded. Then the atoms that carry most of the codes' energy "
+        "(the sum of their squared coefficients), most first: the decoded image of the mean "
         "latent plus the atom times the mean coefficient of its commoner sign. Below each, the "
         f"share of test images whose code at k = {results['n_nonzero_coefs']} holds it."
     )

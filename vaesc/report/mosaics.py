@@ -78,7 +78,7 @@ def _row_tops(rows: Sequence[Row]) -> list[float]:
 
 
 def draw_atoms(atoms: AtomPictures, folder: Path) -> None:
-    """Draw ``atoms``: the most used atoms decoded to images, by decreasing usage."""
+    """Draw ``atoms``: atoms decoded to images, those that carry most energy first."""
     save_themed(lambda theme: _sheet(atoms, theme), folder, "atoms")
 
 

@@ -11,8 +11,8 @@ body{margin:0;background:var(--bg);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:46rem;margin:0 auto;padding:2rem 1rem 4rem}
 .kicker{color:var(--faint);font-size:.875rem;margin:0 0 .75rem}
-h1.verdict{font-size:1.45rem;line-height:1.35;font-weight:650;margin:0 0 1.25rem;
-text-wrap:pretty}
+h1{font-size:1.7rem;line-height:1.25;font-weight:650;margin:0 0 .75rem;text-wrap:balance}
+.verdict{font-size:1.1rem;margin:0 0 1.25rem;text-wrap:pretty}
 h2{font-size:1.15rem;margin:3rem 0 .75rem;padding-top:1rem;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:1.75rem 0 .5rem}
 p{margin:.5rem 0}

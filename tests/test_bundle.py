@@ -1,0 +1,170 @@
+"""The model a user holds: round trips, refusals, and what its methods promise each other."""
+
+import filecmp
+import json
+
+import numpy as np
+import pytest
+import torch
+from imagesets import digits, write_digits
+from scipy.sparse import csr_array
+
+from vaesc.bundle import FILES, SparseVAE
+from vaesc.config import DictionaryConfig, VAEConfig
+from vaesc.dictionary import learn
+from vaesc.errors import DataError, StoreError
+from vaesc.latents import extract
+from vaesc.models import VAE, save_vae
+from vaesc.progress import SILENT
+
+K = 32
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """Artifacts of the first steps: digits, an untrained VAE, its latents, a dictionary."""
+    root = tmp_path_factory.mktemp("bundle")
+    folders = {name: root / name for name in ("dataset", "vae", "latents", "dictionary")}
+    for name in ("vae", "latents", "dictionary"):
+        folders[name].mkdir()
+    write_digits(folders["dataset"])
+    config = VAEConfig(hidden=(32,), latent_dim=8)
+    generator = torch.Generator().manual_seed(5)
+    save_vae(VAE(config, (8, 8), generator=generator), folders["vae"])
+    extract(folders["dataset"], folders["vae"], folders["latents"], device="cpu")
+    settings = DictionaryConfig(n_atoms=K, n_nonzero_coefs=3, max_epochs=3)
+    learn(settings, folders["latents"], folders["dictionary"], seed=0, listener=SILENT)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def model(artifacts):
+    return SparseVAE.from_artifacts(
+        artifacts["dataset"], artifacts["vae"], artifacts["dictionary"], device="cpu"
+    )
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_saving_what_was_loaded_gives_the_same_bytes(saved, tmp_path):
+    SparseVAE.load(saved, device="cpu").save(tmp_path / "again")
+    names = [*FILES, "bundle.json"]
+    assert sorted(p.name for p in saved.iterdir()) == sorted(names)
+    assert filecmp.cmpfiles(saved, tmp_path / "again", names, shallow=False)[0] == names
+
+
+def test_a_loaded_model_gives_the_same_codes_and_images(model, saved):
+    images, back = digits()[:50], SparseVAE.load(saved, device="cpu")
+    assert (back.encode(images) != model.encode(images)).nnz == 0
+    np.testing.assert_array_equal(back.reconstruct(images), model.reconstruct(images))
+    assert (back.low, back.high) == (model.low, model.high) == (0, 255)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_byte_is_refused(saved, name):
+    content = bytearray((saved / name).read_bytes())
+    content[-2] ^= 1
+    (saved / name).write_bytes(content)
+    with pytest.raises(StoreError, match=f"{name} is not the file that was saved"):
+        SparseVAE.load(saved)
+
+
+def test_a_missing_file_and_a_missing_model_are_refused(saved, tmp_path):
+    (saved / "vae.json").unlink()
+    with pytest.raises(StoreError, match=r"lacks vae\.json"):
+        SparseVAE.load(saved)
+    with pytest.raises(StoreError, match="holds no model"):
+        SparseVAE.load(tmp_path / "nothing")
+
+
+def test_a_dictionary_of_another_vae_is_refused(artifacts, saved, tmp_path):
+    save_vae(VAE(VAEConfig(hidden=(32,), latent_dim=8), (8, 8)), tmp_path)
+    with pytest.raises(DataError, match="another VAE"):
+        SparseVAE.from_artifacts(artifacts["dataset"], tmp_path, artifacts["dictionary"])
+    # Also inside a bundle whose manifest was made to agree with the exchanged file.
+    from vaesc.store import file_digest
+
+    facts = json.loads((saved / "bundle.json").read_text())
+    (saved / "vae.safetensors").write_bytes((tmp_path / "vae.safetensors").read_bytes())
+    facts["files"]["vae.safetensors"] = file_digest(saved / "vae.safetensors")
+    (saved / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="another VAE"):
+        SparseVAE.load(saved)
+
+
+def test_saving_over_a_model_is_refused(model, saved):
+    with pytest.raises(StoreError, match="holds a model already"):
+        model.save(saved)
+
+
+def test_codes_are_csr_with_at_most_k_coefficients(model):
+    images = digits()[:40]
+    for k in (1, 3, 8):
+        codes = model.encode(images, k)
+        assert isinstance(codes, csr_array)
+        assert codes.shape == (40, K)
+        assert codes.dtype == np.float32
+        assert np.diff(codes.indptr).max() <= k
+    assert np.diff(model.encode(images).indptr).max() <= model.n_nonzero_coefs == 3
+
+
+def test_flat_bytes_and_floats_of_the_same_images_give_the_same_codes(model):
+    images = digits()[:20]
+    codes = model.encode(images).toarray()
+    for same in (images.reshape(20, 64), images.astype(np.float32), images.astype(np.int64)):
+        np.testing.assert_array_equal(model.encode(same).toarray(), codes)
+
+
+def test_the_methods_agree_with_each_other(model):
+    images = digits()[:30]
+    codes = model.encode(images)
+    reconstructed = model.reconstruct(images)
+    np.testing.assert_array_equal(reconstructed, model.decode(codes))
+    np.testing.assert_array_equal(reconstructed, model.decode(codes.toarray()))
+    assert reconstructed.shape == (30, 8, 8)
+    assert reconstructed.dtype == np.float32
+    assert 0 <= reconstructed.min() <= reconstructed.max() <= 1
+    errors = np.square(images / 255 - reconstructed).mean(axis=(1, 2))
+    np.testing.assert_allclose(model.score(images), errors, rtol=1e-5)
+
+
+def test_all_dimensions_coded_reach_the_vaes_own_reconstruction(model):
+    images = digits()[:30]
+    floor = model.decode_latents(model.latents(images))
+    np.testing.assert_allclose(model.reconstruct(images, 8), floor, atol=1e-4)
+
+
+def test_no_image_gives_no_code(model):
+    nothing = np.empty((0, 8, 8), np.uint8)
+    assert model.encode(nothing).shape == (0, K)
+    assert model.reconstruct(nothing).shape == (0, 8, 8)
+    assert model.score(nothing).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (np.zeros((3, 9, 8), np.uint8), r"images must have shape \(n, 8, 8\) or \(n, 64\), got"),
+        (np.zeros((8, 8), np.uint8), "single image needs a leading axis"),
+        (np.full((2, 8, 8), np.nan), "finite"),
+        (np.full((2, 8, 8), 1e4), "range"),
+        (np.full((2, 8, 8), "a"), "must be bool, integers or floats"),
+    ],
+)
+def test_unusable_images_are_refused_in_a_sentence(model, images, sentence):
+    with pytest.raises(DataError, match=sentence):
+        model.encode(images)
+
+
+def test_unusable_levels_and_codes_are_refused_in_a_sentence(model):
+    for level in (0, K + 1):
+        with pytest.raises(DataError, match=f"between 1 and the number of atoms, {K}"):
+            model.encode(digits()[:2], level)
+    with pytest.raises(DataError, match=rf"codes must have shape \(n, {K}\)"):
+        model.decode(csr_array((2, K + 1), dtype=np.float32))
+    with pytest.raises(DataError, match="finite"):
+        model.decode(csr_array(np.full((1, K), np.nan)))

@@ -16,6 +16,7 @@ from vaesc.progress import SILENT, Listener
 from vaesc.training.determinism import deterministic, stream
 from vaesc.training.loop import Loop, check_finite
 from vaesc.training.resident import in_groups, load_split
+from vaesc.training.threads import fitting_threads
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def train(
         images = load_split(dataset, "train", place, block_size=block_size)
         validation = load_split(dataset, "validation", place, block_size=block_size)
         loop = Loop(vae, images, training_config, seed=seed, listener=listener)
-        best, history = _fit(loop, validation)
+        with fitting_threads(vae, training_config.batch_size):
+            best, history = _fit(loop, validation)
     vae.load_state_dict(best.weights)
     save_vae(vae, folder)
     text = json.dumps(history, indent=1, sort_keys=True, allow_nan=False)

@@ -17,7 +17,7 @@ h2{font-size:1.15rem;margin:3rem 0 .75rem;padding-top:1rem;border-top:1px solid 
 h3{font-size:1rem;margin:1.75rem 0 .5rem}
 p{margin:.5rem 0}
 .facts{color:var(--faint);font-size:.9rem}
-.chips{display:grid;grid-template-columns:repeat(auto-fill,minmax(6.6rem,1fr));gap:.5rem;
+.chips{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.2rem,1fr));gap:.5rem;
 list-style:none;margin:0 0 1rem;padding:0}
 .chips li{border:1px solid var(--line);border-top:4px solid var(--none);border-radius:4px;
 padding:.4rem .6rem;font-size:.85rem;line-height:1.4}
@@ -48,6 +48,7 @@ overflow-wrap:anywhere;font-size:.85rem;margin:.5rem 0}
 code{font-size:.85em;overflow-wrap:anywhere}
 .ids{font-size:.9rem}
 :focus-visible{outline:2px solid var(--better);outline-offset:2px}
+@media screen and (max-width:30rem){img{width:calc(100% + 1.5rem);margin:0 -.75rem;max-width:none}}
 @media print{body{font-size:10.5pt}main{max-width:none;padding:0}
 h2{break-after:avoid;margin-top:1.5rem}figure,tr,.chips li{break-inside:avoid}
 .scroll{overflow:visible}details{display:none}}

@@ -13,6 +13,7 @@ here, because they cost the user time or truth:
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
@@ -59,8 +60,7 @@ def tracking_uri() -> str:
 
 def artifact_root(uri: str) -> str | None:
     """Return where artifacts go when this process decides; None if the server does."""
-    # MLflow's own choice is ./mlruns, which depends on the folder the command was typed in.
-    return None if _is_server(uri) else (home() / "mlartifacts").as_uri()
+    return None if _is_server(uri) else _own_artifacts()
 
 
 def shown(uri: str) -> str:
@@ -94,6 +94,8 @@ def prepare_environment() -> None:
     """Set what MLflow reads from the environment, before it is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It logs a traceback of what it then raises, and what it raises becomes our sentence.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -137,10 +139,15 @@ def _check_presence(uri: str, create: bool) -> None:
             f"there is no model registry at {shown(uri)} yet; run the pipeline first, or set "
             "VAESC_HOME or MLFLOW_TRACKING_URI to where yours is"
         )
-    _create_sqlite(path, artifact_root(uri))
+    _create_sqlite(path)
 
 
-def _create_sqlite(path: Path, artifacts: str | None) -> None:
+def _own_artifacts() -> str:
+    # MLflow's own choice is ./mlruns, which depends on the folder the command was typed in.
+    return (home() / "mlartifacts").as_uri()
+
+
+def _create_sqlite(path: Path) -> None:
     """Create a migrated database at `path`: whole or absent, by one process at a time."""
     from filelock import FileLock
 
@@ -148,7 +155,7 @@ def _create_sqlite(path: Path, artifacts: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                _migrate_and_publish(path, artifacts)
+                _migrate_and_publish(path)
     except OSError as error:
         raise RegistryError(
             f"the run database {path} cannot be created ({error.strerror}); make {path.parent} "
@@ -156,13 +163,13 @@ def _create_sqlite(path: Path, artifacts: str | None) -> None:
         ) from error
 
 
-def _migrate_and_publish(path: Path, artifacts: str | None) -> None:
+def _migrate_and_publish(path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with explained(f"{_SQLITE}{draft}", "create its schema"), _careless_sqlite():
-            SqlAlchemyStore(f"{_SQLITE}{draft}", artifacts).engine.dispose()
+            SqlAlchemyStore(f"{_SQLITE}{draft}", _own_artifacts()).engine.dispose()
         handle = os.open(draft, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -237,17 +244,25 @@ def _probe_database(uri: str) -> None:
 
     known = urlsplit(uri).scheme.startswith(("postgresql", "mysql"))
     limits = {"connect_timeout": _PROBE_SECONDS} if known else {}
-    engine = sqlalchemy.create_engine(uri, connect_args=limits, poolclass=sqlalchemy.NullPool)
     try:
+        engine = sqlalchemy.create_engine(uri, connect_args=limits, poolclass=sqlalchemy.NullPool)
         engine.connect().close()
+    except ImportError as error:
+        raise RegistryError(
+            f"MLFLOW_TRACKING_URI={shown(uri)} needs a database driver that is not installed "
+            f"({_gist(error)}); install it, or name the driver you have (postgresql+psycopg://...)"
+        ) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise _unreachable(uri, error) from error
 
 
 def _unreachable(uri: str, error: Exception) -> RegistryError:
+    # What the system said is buried under the words of four libraries.
+    said = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))
     return RegistryError(
-        f"nothing answers at MLFLOW_TRACKING_URI={shown(uri)} ({_gist(error)}); start the server, "
-        "or correct or unset MLFLOW_TRACKING_URI"
+        f"nothing answers at MLFLOW_TRACKING_URI={shown(uri)} "
+        f"({said[1] if said else _gist(error)}); start the server, or correct or unset "
+        "MLFLOW_TRACKING_URI"
     )
 
 

@@ -234,7 +234,7 @@ def _set_aliases(tracking: Tracking, name: str, number: int, damaged: set[int]) 
     wanted = {alias for alias, named in aliases.items() if named in damaged}
     if CHAMPION not in aliases:
         wanted.add(CHAMPION)
-    elif number not in aliases.values() and number == _newest(tracking, name):
+    elif not wanted and number not in aliases.values() and number == _newest(tracking, name):
         wanted.add(CHALLENGER)
     with tracking.explained(f"name version {number} of {name!r}"):
         for alias in wanted:

@@ -9,7 +9,7 @@ CSS = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main{max-width:46rem;margin:0 auto;padding:2rem 1rem 4rem}
+main{max-width:48rem;margin:0 auto;padding:2rem 1rem 4rem}
 .kicker{color:var(--faint);font-size:.875rem;margin:0 0 .75rem}
 h1{font-size:1.7rem;line-height:1.25;font-weight:650;margin:0 0 .75rem;text-wrap:balance}
 .verdict{font-size:1.1rem;margin:0 0 1.25rem;text-wrap:pretty}
@@ -17,13 +17,13 @@ h2{font-size:1.15rem;margin:3rem 0 .75rem;padding-top:1rem;border-top:1px solid 
 h3{font-size:1rem;margin:1.75rem 0 .5rem}
 p{margin:.5rem 0}
 .facts{color:var(--faint);font-size:.9rem}
-.chips{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.2rem,1fr));gap:.5rem;
+.chips{display:grid;grid-template-columns:repeat(auto-fill,minmax(6.6rem,1fr));gap:.5rem;
 list-style:none;margin:0 0 1rem;padding:0}
 .chips li{border:1px solid var(--line);border-top:4px solid var(--none);border-radius:4px;
-padding:.4rem .6rem;font-size:.85rem;line-height:1.4}
+padding:.4rem .4rem .4rem .5rem;font-size:.85rem;line-height:1.4}
 .chips b,.chips span,.chips small{display:block}
 .chips span{color:var(--none);font-weight:600}
-.chips small{color:var(--faint);font-variant-numeric:tabular-nums}
+.chips small{color:var(--faint);font-size:.7rem;white-space:nowrap;font-variant-numeric:tabular-nums}
 .chips .better{border-top-color:var(--better)}.chips .better span{color:var(--better)}
 .chips .worse{border-top-color:var(--worse)}.chips .worse span{color:var(--worse)}
 figure{margin:1rem 0}

@@ -23,7 +23,8 @@ list-style:none;margin:0 0 1rem;padding:0}
 padding:.4rem .4rem .4rem .5rem;font-size:.85rem;line-height:1.4}
 .chips b,.chips span,.chips small{display:block}
 .chips span{color:var(--none);font-weight:600}
-.chips small{color:var(--faint);font-size:.7rem;white-space:nowrap;font-variant-numeric:tabular-nums}
+.chips small{color:var(--faint);font-size:.7rem;white-space:nowrap;
+font-variant-numeric:tabular-nums}
 .chips .better{border-top-color:var(--better)}.chips .better span{color:var(--better)}
 .chips .worse{border-top-color:var(--worse)}.chips .worse span{color:var(--worse)}
 figure{margin:1rem 0}

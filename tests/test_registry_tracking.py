@@ -20,8 +20,9 @@ from registry_homes import enter_home
 
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset
-from vaesc.registry import connection, processes, system, tracking
+from vaesc.registry import connection, processes, system
 from vaesc.registry.connection import AbsentError, shown
+from vaesc.registry.entries import param_text
 from vaesc.registry.processes import process_from_json, this_process
 from vaesc.registry.tracking import connect
 
@@ -230,7 +231,7 @@ def test_settings_are_logged_as_text_or_json(mlflow_runs):
 @given(st.text(min_size=0, max_size=50), st.integers(0, 20_000))
 def test_long_settings_are_cut_but_stay_different(text, length):
     value = text + "x" * length
-    logged = tracking._param_text(value)
+    logged = param_text(value)
 
     assert len(logged) <= 6000
     assert logged == value or logged.endswith(hashlib.sha256(value.encode()).hexdigest())

@@ -8,9 +8,11 @@ tracking URI, nor on autologging.
 =============================== ==================================================================
 :mod:`.connection`              which MLflow, opened quickly or refused in one sentence
 :mod:`.tracking`                runs: parameters, metrics, datasets, artifacts, their end
+:mod:`.entries`                 what is written into a run, in the form MLflow takes
 :mod:`.processes`               which process opened a run, and whether it still lives
 :mod:`.system`                  the machine, the packages and the commit behind a run
 :mod:`.registration`            a bundle becomes one loadable version of the registered model
+:mod:`.packing`                 what a version consists of
 :mod:`.model_definition`        the pyfunc model as code: what MLflow's own tools load and serve
 :mod:`.files`                   a version's files, fetched and checked
 :mod:`.lookup`                  from "champion" to a model in memory; lists of what there is

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,26 +28,21 @@ from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.connection import AbsentError
 from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
-from vaesc.registry.system import git_tags, version
+from vaesc.registry.packing import Images, description, example_images, pack, ramp
+from vaesc.registry.system import git_tags
 from vaesc.registry.tracking import Tracking, connect
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-    from mlflow.models import ModelSignature
 
     from vaesc.bundle import SparseVAE
 
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-_DEFINITION = Path(__file__).with_name("model_definition.py")
-_PINNED = ("mlflow", "torch", "numpy", "scipy", "safetensors")
-_N_EXAMPLES = 2
 _TOLERANCE = 1e-5
 """Largest difference of a pixel in [0, 1] between two loads of one model; a GPU's sums vary."""
-
-Images = np.ndarray[Any, Any]
 
 
 def register(
@@ -92,7 +87,7 @@ def register(
         if found is None:
             every = {**_version_tags(records or {}, metrics or {}), **(tags or {})}
             draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest})
-            found = draft.register(bundle, metrics or {}, _examples(example, records or {}))
+            found = draft.register(bundle, metrics or {}, example_images(example, records or {}))
         number = int(found.version)
         _set_aliases(tracking, name, number, {int(v.version) for v in same} - {number})
     uri = f"models:/{name}/{number}"
@@ -135,7 +130,7 @@ class _Draft:
         from vaesc.bundle import SparseVAE
 
         model = SparseVAE.load(bundle)
-        images = _ramp(model) if example is None else example
+        images = ramp(model) if example is None else example
         logged = self._open()
         try:
             self._upload(logged, bundle, model, images)
@@ -145,7 +140,7 @@ class _Draft:
             raise
         self._close(logged, "READY")
         self._log_metrics(logged, metrics)
-        return self._create_version(logged, _description(model))
+        return self._create_version(logged, description(model))
 
     def _open(self) -> LoggedModel:
         with self.tracking.explained("log a model"):
@@ -159,7 +154,7 @@ class _Draft:
         with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:
             packed = Path(folder, "model")
             shutil.copytree(bundle, Path(folder, BUNDLE))
-            _pack(packed, Path(folder, BUNDLE), logged, self.run_id, model, images)
+            pack(packed, Path(folder, BUNDLE), logged, self.run_id, model, images)
             with self.tracking.explained(f"store the files of model {self.name!r}"):
                 self.client.log_model_artifacts(logged.model_id, str(packed))
 
@@ -245,60 +240,6 @@ def _newest(tracking: Tracking, name: str) -> int:
     return max(int(v.version) for v in find_versions(tracking, name))
 
 
-def _pack(
-    target: Path,
-    bundle: Path,
-    logged: LoggedModel,
-    run_id: str,
-    model: SparseVAE,
-    images: Images,
-) -> None:
-    """Write an MLflow model: code, bundle, signature, example, pinned requirements; no pickle."""
-    from mlflow import pyfunc
-    from mlflow.models import Model
-
-    facts = {
-        "shape": list(model.shape), "low": model.low, "high": model.high,
-        "latent_dim": model.latent_dim, "n_atoms": model.n_atoms,
-        "n_nonzero_coefs": model.n_nonzero_coefs,
-    }  # fmt: skip
-    pyfunc.save_model(
-        str(target),
-        mlflow_model=Model(
-            artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id,
-            model_id=logged.model_id,
-        ),
-        python_model=str(_DEFINITION),
-        artifacts={BUNDLE: str(bundle)},
-        signature=_signature(model.shape),
-        input_example=images,
-        pip_requirements=_pins(),
-        metadata={"vaesc": facts},
-    )  # fmt: skip
-
-
-def _signature(shape: tuple[int, ...]) -> ModelSignature:
-    """Return what the pyfunc model takes: see :mod:`vaesc.registry.model_definition`."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
-
-    float32 = np.dtype("float32")
-    return ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1,) * (1 + len(shape)))]),
-        outputs=Schema([TensorSpec(float32, (-1, *shape))]),
-        params=ParamSchema([ParamSpec("method", "string", "reconstruct")]),
-    )
-
-
-def _pins() -> list[str]:
-    """Return the exact versions the model was made with; a build's local suffix is no version."""
-    found = {name: version(name).partition("+")[0] for name in _PINNED}
-    return [
-        f"vaesc=={vaesc.__version__}",
-        *(f"{name}=={number}" for name, number in found.items() if number),
-    ]
-
-
 def _version_tags(records: Mapping[str, Record], metrics: Mapping[str, float]) -> dict[str, str]:
     tags = {
         "vaesc.version": vaesc.__version__,
@@ -312,32 +253,3 @@ def _version_tags(records: Mapping[str, Record], metrics: Mapping[str, float]) -
         if isinstance(record, Dataset):
             tags["vaesc.dataset"] = record.source
     return {key: value for key, value in tags.items() if value}
-
-
-def _description(model: SparseVAE) -> str:
-    size = "x".join(map(str, model.shape))
-    return (
-        f"Sparse codes of {size} images: {model.n_atoms} atoms, {model.n_nonzero_coefs} for each "
-        f"image, over {model.latent_dim} latent dimensions of a VAE."
-    )
-
-
-def _examples(given: Images | None, records: Mapping[str, Record]) -> Images | None:
-    """Return a few images in the dataset's own range; None if there are none to be had."""
-    dataset = next((r for r in records.values() if isinstance(r, Dataset)), None)
-    if given is not None:
-        return np.asarray(given[:_N_EXAMPLES], np.float32)
-    if dataset is None:
-        return None
-    from vaesc.datasets import open_dataset
-
-    images = open_dataset(Path(dataset.uri))
-    unit = images.floats("test", slice(0, _N_EXAMPLES))
-    return np.asarray(images.low + unit * (images.high - images.low), np.float32)
-
-
-def _ramp(model: SparseVAE) -> Images:
-    """Return images that are nothing but every gray from black to white."""
-    size = (_N_EXAMPLES, *model.shape)
-    grays = np.linspace(model.low, model.high, int(np.prod(size)), dtype=np.float32)
-    return grays.reshape(size)

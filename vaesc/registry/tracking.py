@@ -7,23 +7,25 @@ one round trip an epoch, where single calls manage a few dozen a second.
 from __future__ import annotations
 
 import functools
-import getpass
-import hashlib
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import vaesc
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset
 from vaesc.registry.connection import artifact_root, explained, open_client, shown, tracking_uri
-from vaesc.registry.processes import host_name, process_from_json, this_process
+from vaesc.registry.entries import (
+    HOST_TAG,
+    PROCESS_TAG,
+    dataset_entity,
+    origin_tags,
+    param_text,
+)
+from vaesc.registry.processes import host_name, process_from_json
 from vaesc.registry.system import git_tags, requirements, system_tags
 
 if TYPE_CHECKING:
@@ -34,11 +36,8 @@ __all__ = ["Tracking", "connect", "tracking_uri"]
 logger = logging.getLogger(__name__)
 
 PARENT_TAG = "mlflow.parentRunId"
-_HOST_TAG = "vaesc.host"
-_PROCESS_TAG = "vaesc.process"
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
-_VALUE_LENGTH = 6000
 _PAGE = 1000
 
 
@@ -114,7 +113,7 @@ class Tracking:
             The run's id.
         """
         nesting = {PARENT_TAG: parent} if parent else {}
-        every = {**_origin_tags(), **system_tags(device), **git_tags(), **(tags or {}), **nesting}
+        every = {**origin_tags(), **system_tags(device), **git_tags(), **(tags or {}), **nesting}
         with self.explained(f"open the run {name!r}"):
             run = self.client.create_run(
                 self.experiment_id, start_time=_now(), run_name=name,
@@ -161,7 +160,7 @@ class Tracking:
         """
         from mlflow.entities import Param
 
-        rows = [Param(key, _param_text(value)) for key, value in params.items()]
+        rows = [Param(key, param_text(value)) for key, value in params.items()]
         with self.explained(f"log parameters to run {run_id}"):
             for batch in _batches(rows, _PARAMS_PER_BATCH):
                 self.client.log_batch(run_id, params=batch)
@@ -212,7 +211,7 @@ class Tracking:
             "vaesc.content": record.content,
         }
         entry = DatasetInput(
-            _dataset_entity(record, attrs or {}), [InputTag(k, v) for k, v in tags.items()]
+            dataset_entity(record, attrs or {}), [InputTag(k, v) for k, v in tags.items()]
         )
         with self.explained(f"log the dataset of run {run_id}"):
             self.client.log_inputs(run_id, [entry])
@@ -232,10 +231,10 @@ class Tracking:
             The ids of the runs it ended.
         """
         closed = []
-        open_here = f"attributes.status = 'RUNNING' and tags.`{_HOST_TAG}` = '{host_name()}'"
+        open_here = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host_name()}'"
         # Taken as a list first: ending runs would shift the pages of the search.
         for run in list(self.find_runs(open_here)):
-            process = process_from_json(run.data.tags.get(_PROCESS_TAG, ""))
+            process = process_from_json(run.data.tags.get(PROCESS_TAG, ""))
             if process is not None and process.is_dead():
                 self.finish(run.info.run_id, "KILLED")
                 closed.append(str(run.info.run_id))
@@ -272,52 +271,6 @@ class Tracking:
             if found is None:
                 raise
             return str(found.experiment_id)
-
-
-def _origin_tags() -> dict[str, str]:
-    """Return who opened a run: what MLflow's own pages show, and what tells whether it lives."""
-    return {
-        "mlflow.user": _user(),
-        "mlflow.source.name": "vaesc",
-        "mlflow.source.type": "LOCAL",
-        "vaesc.version": vaesc.__version__,
-        _HOST_TAG: host_name(),
-        _PROCESS_TAG: this_process().to_json(),
-    }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container's user may have a number and no name.
-        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
-
-
-def _dataset_entity(record: Dataset, attrs: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    import numpy as np
-    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.schema import TensorDatasetSchema
-    from mlflow.entities import Dataset as Entity
-    from mlflow.types import Schema, TensorSpec
-
-    # MLflow takes 36 characters of digest; the whole one is in a tag.
-    source = get_dataset_source_from_json(json.dumps({"uri": record.uri}), "local")
-    known = MetaDataset(source, name=record.source, digest=record.content[:32]).to_dict()
-    images = Schema([TensorSpec(np.dtype("float32"), (-1, *record.shape))])
-    counts = {name: getattr(record, name) for name in ("n_train", "n_validation", "n_test")}
-    known["schema"] = json.dumps(TensorDatasetSchema(images).to_dict())
-    known["profile"] = json.dumps({**counts, **attrs}, sort_keys=True)
-    return Entity(**known)
-
-
-def _param_text(value: Any) -> str:  # noqa: ANN401
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    if len(text) <= _VALUE_LENGTH:
-        return text
-    end = f"... sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-    return text[: _VALUE_LENGTH - len(end)] + end
 
 
 def _batches(rows: Sequence[Any], size: int) -> Iterator[list[Any]]:

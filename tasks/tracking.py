@@ -30,6 +30,7 @@ from vaesc.registry.tracking import Tracking
 from vaesc.registry.tracking import connect as connect_tracking
 from vaesc.store import read_artifact
 
+LOG_EPOCHS_EVERY_SECONDS = 5.0
 _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
 
 
@@ -114,14 +115,18 @@ class StepRun(Listener):
 
     def __init__(self, run_id: str, tracking: Tracking, reporter: ProgressReporter) -> None:
         self.id, self._tracking, self._reporter = run_id, tracking, reporter
+        self._said = -LOG_EPOCHS_EVERY_SECONDS
 
     def progress(self, done: float, total: float, **figures: float) -> None:
         """Show progress."""
         self._reporter(done, total, **figures)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics to MLflow, in one batch, and to the log."""
+        """Log an epoch's metrics to MLflow, all of them, and to the log, one in five seconds."""
         self._tracking.log_metrics(self.id, dict(metrics), step=epoch)
+        if time.monotonic() - self._said < LOG_EPOCHS_EVERY_SECONDS:
+            return
+        self._said = time.monotonic()
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _logger().info("epoch %d  %s", epoch, text)
 

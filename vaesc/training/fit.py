@@ -101,7 +101,7 @@ def _fit(loop: Loop, validation: Tensor) -> tuple[Best, list[Metrics]]:
         check_finite(metrics, epoch, loop.config)
         history.append(metrics)
         loop.listener.epoch(epoch, metrics)
-        logger.info(
+        logger.debug(
             "epoch %d: negative ELBO %.2f (train), %.2f (validation) nats per image",
             epoch, metrics["train/negative_elbo"], metrics["validation/negative_elbo"],
         )  # fmt: skip

@@ -11,6 +11,7 @@ import vaesc
 
 PACKAGE = Path(vaesc.__file__).parent
 ROOT = PACKAGE.parent
+HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
 FLOORS = [
     {"errors", "config", "records", "store", "arrays", "progress", "source", "config_files"},
     {"datasets", "models", "sparse", "metrics"},
@@ -74,10 +75,7 @@ def test_flows_do_no_arithmetic(path):
 
 
 def loaded_by(statement):
-    program = (
-        f"import sys; {statement};"
-        "print([m for m in ('torch', 'mlflow', 'prefect', 'sklearn', 'numba') if m in sys.modules])"
-    )
+    program = f"import sys; {statement};print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -105,10 +103,7 @@ def test_help_loads_nothing_heavy():
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    vaesc.cli.main(['run', '--help'])\n"
     )
-    program = (
-        statement
-        + "import sys\nprint([m for m in ('torch', 'mlflow', 'prefect', 'numpy') if m in sys.modules])"
-    )
+    program = f"{statement}import sys\nprint([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -7,6 +7,7 @@ the next step needs. Records are JSON-serialisable, cheap to hash, log and cache
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -102,10 +103,7 @@ def record_from_json(value: dict[str, Any]) -> Record:
         raise ValueError(
             f"{kind.__name__} needs exactly the fields {sorted(wanted)}, got {sorted(given)}"
         )
-    return kind(
-        **{
-            name: tuple(v) if isinstance(v, list) else v
-            for name, v in value.items()
-            if name in wanted
-        }
+    make: Callable[..., Record] = kind
+    return make(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in wanted}
     )

@@ -1,8 +1,8 @@
 """The command line: ``vaesc COMMAND ...``.
 
 Exit codes: 0 good, 1 failed, 2 wrong usage. Errors are one sentence on stderr; ``--debug`` adds
-the traceback. Start-up is a feature: each command imports what it needs when it runs, and the floors
-above the library are named by entrypoint strings, as deployments name them.
+the traceback. Start-up is a feature: each command imports what it needs when it runs, and the
+floors above the library are named by entrypoint strings, as deployments name them.
 """
 
 from __future__ import annotations

@@ -40,8 +40,13 @@ def test_an_edit_in_sparse_leaves_the_vae_and_the_latents_alone(edited):
     assert edited("sparse/__init__.py") == {"learn", "evaluate"}
 
 
-def test_an_edit_in_datasets_changes_whatever_reads_them(edited):
-    assert "ingest" in edited("datasets/__init__.py")
+@pytest.mark.parametrize("file", ["__init__.py", "mnist.py", "ingestion.py", "digits.py"])
+def test_an_edit_in_a_data_source_runs_only_the_ingestion_again(edited, file):
+    assert edited(f"datasets/{file}") == {"ingest"}
+
+
+def test_an_edit_in_the_reader_changes_whatever_reads_images(edited):
+    assert edited("datasets/reader.py") == {"ingest", "train", "extract", "evaluate"}
 
 
 @pytest.mark.parametrize(

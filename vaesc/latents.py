@@ -27,7 +27,7 @@ from vaesc.store import file_digest
 if TYPE_CHECKING:
     import zarr
 
-    from vaesc.datasets import ImageDataset
+    from vaesc.datasets.reader import ImageDataset
     from vaesc.models import VAE
 
 Array = np.ndarray[Any, Any]
@@ -61,7 +61,7 @@ def extract(
     Raises:
         DataError: The VAE was trained on images of another shape, or a latent is not finite.
     """
-    from vaesc.datasets import open_dataset
+    from vaesc.datasets.reader import open_dataset
     from vaesc.models import load_vae, resolve_device
 
     dataset = open_dataset(dataset_folder)

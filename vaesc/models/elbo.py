@@ -18,7 +18,7 @@ from vaesc.errors import DataError
 from vaesc.models.vae import VAE, kl_divergence
 
 if TYPE_CHECKING:
-    from vaesc.datasets import ImageDataset
+    from vaesc.datasets.reader import ImageDataset
 
 GROUP = 1024
 """Images per pass through the network, outside training."""

@@ -100,7 +100,7 @@ def example_images(given: Images | None, records: Mapping[str, Record]) -> Image
         return np.asarray(given[:_N_EXAMPLES], np.float32)
     if dataset is None:
         return None
-    from vaesc.datasets import open_dataset
+    from vaesc.datasets.reader import open_dataset
 
     images = open_dataset(Path(dataset.uri))
     unit = images.floats("test", slice(0, _N_EXAMPLES))

@@ -56,7 +56,7 @@ def train(
         DataError: There is no training image or no validation image.
         TrainingError: The loss is not finite.
     """
-    from vaesc.datasets import open_dataset
+    from vaesc.datasets.reader import open_dataset
 
     dataset = open_dataset(dataset_folder)
     place = resolve_device(device)

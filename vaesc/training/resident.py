@@ -16,7 +16,7 @@ from vaesc.errors import DataError
 from vaesc.models.elbo import GROUP
 
 if TYPE_CHECKING:
-    from vaesc.datasets import ImageDataset
+    from vaesc.datasets.reader import ImageDataset
 
 
 def load_split(

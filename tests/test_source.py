@@ -46,7 +46,7 @@ def test_an_edit_in_a_data_source_runs_only_the_ingestion_again(edited, file):
 
 
 def test_an_edit_in_the_reader_changes_whatever_reads_images(edited):
-    assert edited("datasets/reader.py") == {"ingest", "train", "extract", "evaluate"}
+    assert edited("datasets/reader.py") >= {"ingest", "train", "extract", "evaluate"}
 
 
 @pytest.mark.parametrize(

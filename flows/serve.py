@@ -18,7 +18,7 @@ from prefect import serve as prefect_serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import load_flow_from_entrypoint
-from prefect.schedules import Cron, Schedule
+from prefect.schedules import Cron, Interval, Schedule
 
 from vaesc.errors import ConfigError
 
@@ -92,13 +92,12 @@ def deploy(file: Path) -> None:
 
 
 def _schedule(entry: dict[str, Any]) -> Schedule:
-    return Cron(
-        entry["cron"],
-        timezone=entry.get("timezone", "UTC"),
-        active=entry.get("active", True),
-        parameters=entry.get("parameters"),
-        slug=entry.get("slug"),
-    )
+    """Return a schedule given by `cron`, or by `interval` in seconds, as Prefect reads it."""
+    common = {name: entry[name] for name in ("active", "parameters", "slug") if name in entry}
+    zone = entry.get("timezone", "UTC")
+    if "interval" in entry:
+        return Interval(entry["interval"], timezone=zone, **common)
+    return Cron(entry["cron"], timezone=zone, **common)
 
 
 def _prefect(*arguments: str) -> None:

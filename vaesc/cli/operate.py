@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -33,7 +34,13 @@ def serve(options: argparse.Namespace) -> int:
 
 def deploy(options: argparse.Namespace) -> int:
     """Create the work pool if needed, and every deployment."""
-    return _call(DEPLOY, options.file)
+    code = _call(DEPLOY, options.file)
+    if import_module("tasks.server").status() == os.environ.get("PREFECT_API_URL"):
+        print(
+            "Deployed to the local Prefect server, which stops when idle: for schedules that "
+            "run every night, set PREFECT_API_URL to a server, or keep `vaesc serve` going."
+        )
+    return code
 
 
 def _call(entrypoint: str, file: Path) -> int:

@@ -1,0 +1,136 @@
+"""What runs when: every deployment fits its flow, and a real server accepts and runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "deployments" / "prefect.yaml"
+DEPLOYMENTS = yaml.safe_load(FILE.read_text())["deployments"]
+
+TINY = """
+deployments:
+  - name: tiny
+    entrypoint: flows/retrain.py:retrain
+    parameters:
+      preset: digits
+      settings: [training.epochs=1, dictionary.max_epochs=1, dataset.limit=200]
+    work_pool: {name: vaesc}
+    schedules: [{interval: 15, timezone: UTC, slug: often}]
+"""
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
+def test_parameters_fit_the_flow(deployment, monkeypatch):
+    from flows.serve import runner_deployment
+    from vaesc.config_files import load_config
+
+    monkeypatch.chdir(ROOT)
+    assert runner_deployment(deployment).name == deployment["name"]
+    parameters = deployment["parameters"]
+    assert load_config(parameters["preset"], assignments=parameters.get("settings", []))
+
+
+def test_a_misspelt_parameter_is_refused_before_it_is_deployed(monkeypatch):
+    from flows.serve import runner_deployment
+    from vaesc.errors import ConfigError
+
+    monkeypatch.chdir(ROOT)
+    wrong = {**DEPLOYMENTS[0], "parameters": {"presett": "digits"}}
+    with pytest.raises(ConfigError, match="presett"):
+        runner_deployment(wrong)
+
+
+@pytest.mark.parametrize("content", ["", "deployments: []", "a: [", "- 1"])
+def test_a_file_without_deployments_is_refused(tmp_path, content):
+    from flows.serve import read_deployments
+    from vaesc.errors import ConfigError
+
+    file = tmp_path / "prefect.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"prefect\.yaml"):
+        read_deployments(file)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A Prefect server, and the environment that points at it."""
+    home = tmp_path_factory.mktemp("served")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+    environment = {**clean, "VAESC_HOME": str(home), "PREFECT_HOME": str(home / "no-profile")}
+    tool = [sys.executable, "-m", "tasks.server"]
+    subprocess.run([*tool, "start"], env=environment, cwd=ROOT, check=True)
+    url = json.loads((home / "prefect" / "server.json").read_text())["url"]
+    yield {**environment, "PREFECT_API_URL": url}, url
+    subprocess.run([*tool, "stop"], env=environment, cwd=ROOT, check=True)
+
+
+def ask(url, path, body):
+    request = urllib.request.Request(
+        f"{url}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.service
+def test_the_server_takes_nulls(served):
+    """A canary for the fastapi bound: with 0.151 and later, Prefect 3.8 answers 422 to nulls."""
+    body = {"flows": None, "flow_runs": None, "task_runs": None, "limit": None}
+    assert ask(served[1], "/flows/filter", body) == []
+
+
+@pytest.mark.service
+def test_a_real_server_accepts_every_deployment(served):
+    environment, url = served
+    done = subprocess.run(
+        [sys.executable, "-m", "vaesc", "deploy"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = ask(url, "/deployments/filter", {})
+    assert {d["name"] for d in found} >= {d["name"] for d in DEPLOYMENTS}
+    nightly = next(d for d in found if d["name"] == "nightly")
+    assert nightly["schedules"][0]["schedule"]["cron"] == DEPLOYMENTS[0]["schedules"][0]["cron"]
+    assert nightly["parameters"] == DEPLOYMENTS[0]["parameters"]
+    assert nightly["work_pool_name"] == "vaesc"
+
+
+@pytest.mark.slow
+@pytest.mark.service
+@pytest.mark.timeout(420)
+def test_a_served_schedule_fires_and_its_run_completes(served, tmp_path):
+    """Also a canary for the SQLAlchemy bound: with 2.1, schedules silently never run."""
+    environment, url = served
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "vaesc", "serve", "--file", str(tmp_path / "tiny.yaml")],
+        env=environment, cwd=ROOT, stderr=subprocess.STDOUT, stdout=(tmp_path / "log").open("wb"),
+    )  # fmt: skip
+    try:
+        finished = await_run(url, "COMPLETED", 300)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+    assert finished, (tmp_path / "log").read_text()[-3000:]
+    assert finished["deployment_id"]
+
+
+def await_run(url, state, seconds):
+    """Return a scheduled run that reached `state`, or None when the time is up."""
+    deadline = time.monotonic() + seconds
+    wanted = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
+    while time.monotonic() < deadline:
+        runs = [r for r in ask(url, "/flow_runs/filter", wanted) if r["deployment_id"]]
+        if runs:
+            return runs[0]
+        time.sleep(2)
+    return None

@@ -32,7 +32,7 @@ check: $(READY) ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## time the steps of the pipeline
+bench: $(READY) ## time the heavy steps against the loops people write first
 	$(BIN)/python -m benchmarks $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install

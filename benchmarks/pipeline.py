@@ -110,6 +110,8 @@ def _cases(preset: str, folder: Path) -> list[tuple[str, str, int, Timed, Timed]
 
     train(config.vae, config.training, data, vae_folder, seed=0)
     vae, images = load_vae(vae_folder), dataset.floats("train", slice(0, n))
+    splits = ("train", "validation", "test")
+    every = np.concatenate([dataset.floats(s, slice(0, dataset.n(s))) for s in splits])
     extract(data, vae_folder, latents_folder, device="cpu", block_size=8192, listener=SILENT)
     z = open_latents(latents_folder).latents("train")
     z = np.asarray((z - z.mean(0)) / z.std(), np.float32)
@@ -124,8 +126,8 @@ def _cases(preset: str, folder: Path) -> list[tuple[str, str, int, Timed, Timed]
     return [
         ("train", "DataLoader loop, one epoch", n, our_epoch,
          lambda: _naive_epoch(config, images)),
-        ("extract", "DataLoader loop, in memory only", n, our_encoding,
-         lambda: _naive_encoding(vae, images)),
+        ("extract", "DataLoader loop, in memory only", len(every), our_encoding,
+         lambda: _naive_encoding(vae, every)),
         ("code", "scikit-learn sparse_encode(omp), k=4", len(few),
          lambda: orthogonal_matching_pursuit(few, atoms, 4), lambda: _naive_codes(few, atoms)),
     ]  # fmt: skip

@@ -132,6 +132,48 @@ def test_the_methods_agree_with_each_other(model):
     np.testing.assert_allclose(model.score(images), errors, rtol=1e-5)
 
 
+def in_range(model, low, high):
+    return SparseVAE(model.vae, model.dictionary, low=low, high=high)
+
+
+RANGES = [(0, 1), (0, 255), (0, 16), (0, 7), (-3.25, 7.5), (-100, 300)]
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_images_that_come_back_can_go_in_again(model, low, high):
+    same, unit = in_range(model, low, high), in_range(model, 0, 1)
+    # Dark images too: what is decoded from them stays within [0, 1] as well as near black.
+    images = np.concatenate([digits()[:20], digits()[20:40] // 16]).astype(np.float32) / 255
+    codes = unit.encode(images)
+    decoded, expected = same.decode(codes), unit.decode(codes)
+
+    np.testing.assert_allclose(same.to_unit(decoded), expected, atol=1e-6)
+    np.testing.assert_allclose(same.latents(decoded), unit.latents(expected), atol=1e-4)
+    np.testing.assert_array_equal(same.reconstruct(decoded), same.decode(same.encode(decoded)))
+    again = unit.score(expected)
+    np.testing.assert_allclose(same.score(decoded), again, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_images_come_back_in_a_range_the_user_knows(model, low, high):
+    same, images = in_range(model, low, high), digits()[:30] / 255
+    own = (low + images * (high - low)).astype(np.float32)
+    reconstructed = same.reconstruct(own)
+    unit = in_range(model, 0, 1).reconstruct(images)
+    if (low, high) not in ((0, 7), (-3.25, 7.5), (-100, 300)):
+        low, high = 0, 1
+    np.testing.assert_allclose(reconstructed, low + unit * (high - low), atol=1e-4 * (high - low))
+    assert reconstructed.dtype == np.float32
+
+
+@pytest.mark.parametrize("high", [16, 255])
+def test_integers_and_floats_in_either_range_give_the_same_codes(model, high):
+    same, images = in_range(model, 0, high), np.round(digits()[:20] / 255 * high)
+    codes = same.encode(images).toarray()
+    for form in (images.astype(np.uint8), images.astype(np.float32), images / high):
+        np.testing.assert_allclose(same.encode(form).toarray(), codes, atol=1e-5)
+
+
 def test_all_dimensions_coded_reach_the_vaes_own_reconstruction(model):
     images = digits()[:30]
     floor = model.decode_latents(model.latents(images))

@@ -43,9 +43,13 @@ Floats = NDArray[np.float32]
 class SparseVAE:
     """A VAE and a dictionary of its latents: turns images into sparse codes and back.
 
-    Every method takes images as uint8, or as floats in the range of the dataset the model was
-    trained on (`low` to `high`), of shape (n, *shape) or flat, (n, prod(shape)). What comes back
-    is float32 in [0, 1].
+    Every method takes images of shape (n, *shape) or flat, (n, prod(shape)), in the range of the
+    dataset the model was trained on (`low` to `high`). Where that is one of integers (0..255 of
+    bytes, 0..16 of digits), floats may also be in [0, 1]: a batch of floats that never exceeds 1
+    is taken so (:mod:`vaesc.datasets.scaling` says why that is safe).
+
+    Images that come back are float32, and every method takes them again: in [0, 1] for data of
+    that range or of integers, in `low` to `high` for any other. Errors are always in [0, 1] units.
 
     Args:
         vae: The network, on the device where it is to compute.
@@ -115,7 +119,11 @@ class SparseVAE:
         return self.dictionary.encode(self.latents(images), n_nonzero_coefs)
 
     def decode(self, codes: csr_array) -> Floats:
-        """Return the images that `codes`, shape (n, K), stand for: float32 in [0, 1].
+        """Return the images that `codes`, shape (n, K), stand for.
+
+        Returns:
+            float32, shape (n, *shape), in a range that :meth:`encode` takes: [0, 1], or `low` to
+            `high` where that is neither [0, 1] nor a range of integers.
 
         Raises:
             DataError: The codes do not have K columns, or are not finite.
@@ -124,7 +132,7 @@ class SparseVAE:
         return self.decode_latents(self.dictionary.decode(codes))
 
     def reconstruct(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> Floats:
-        """Return ``decode(encode(images))``: float32 in [0, 1], shape (n, *shape)."""
+        """Return ``decode(encode(images))``, shape (n, *shape), in the range of :meth:`decode`."""
         return self.decode(self.encode(images, n_nonzero_coefs))
 
     def score(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> Floats:
@@ -135,10 +143,16 @@ class SparseVAE:
         self._check_level(n_nonzero_coefs)
         unit = self.to_unit(images)
         codes = self.dictionary.encode(self._encoded(unit), n_nonzero_coefs)
-        return squared_errors(unit, self.decode(codes))
+        return squared_errors(unit, self.unit_images(self.dictionary.decode(codes)))
 
     def decode_latents(self, latents: NDArray[Any]) -> Floats:
-        """Return the images that `latents`, shape (n, d), stand for: float32 in [0, 1]."""
+        """Return the images that `latents`, shape (n, d), stand for, in :meth:`decode`'s range."""
+        from vaesc.datasets.scaling import from_unit
+
+        return from_unit(self.unit_images(latents), low=self.low, high=self.high)
+
+    def unit_images(self, latents: NDArray[Any]) -> Floats:
+        """Return the images that `latents`, shape (n, d), stand for: float32 in [0, 1] always."""
         import torch
 
         images = np.empty((len(latents), *self.shape), np.float32)

@@ -1,8 +1,18 @@
-"""From the range images come in to [0, 1], by one rule everywhere.
+"""From the range images come in to [0, 1] and back, by one rule everywhere.
 
 A pixel x becomes ``(x - low) / (high - low)``, clipped to [0, 1], where ``low`` and ``high`` are
 the data set's own black and white. Two types need no range: booleans are 0 and 1, and integers of
 a data set of the plain range [0, 1] are 8-bit, 0..255.
+
+Where the range is an integer one (0..255, 0..16: from 0 to a whole number of at least 8), floats
+may also be in [0, 1] already, as torch users keep them: a batch of floats whose largest value is
+at most 1 is taken as it is, any other is in the data set's own range. That is safe, because in
+its own range such a batch would show nothing but the two darkest of at least nine grays: images
+that are all but black. Whoever really has those passes them as integers, which are always in the
+data set's own range. In any other range, floats are always in the data set's own.
+
+The way back (:func:`from_unit`) gives what :func:`to_unit` takes for the same image: [0, 1] for
+the range [0, 1] and for integer ranges, the data set's own range for any other.
 """
 
 from __future__ import annotations
@@ -14,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaesc.errors import DataError
 
-_WIDE = 8.0
-"""From this width of the range on, floats within [0, 1] are taken for a mistake of scale."""
+_GRAYS = 8
+"""An integer range reaches from 0 to at least this: below, an image in its own range could well
+hold nothing above 1."""
 
 
 def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArray[np.float32]:
@@ -31,7 +42,7 @@ def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArra
 
     Raises:
         DataError: Not numbers, not finite, or plainly on another scale than [low, high]: more
-            than its width outside, or floats within [0, 1] when the range is much wider.
+            than its width outside.
     """
     values = np.asarray(images)
     if values.dtype.kind not in "buif":
@@ -40,9 +51,33 @@ def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArra
         return values.astype(np.float32)
     if values.dtype.kind in "ui" and (low, high) == (0, 1):
         return _from_bytes(values)
+    if values.dtype.kind == "f" and is_integer_range(low, high) and values.max() <= 1:
+        low, high = 0.0, 1.0
     if values.dtype != np.uint8:
         _check_scale(values, low, high)
     return scaled(values, low, high)
+
+
+def from_unit(unit: NDArray[np.float32], *, low: float, high: float) -> NDArray[np.float32]:
+    """Return images in a form that :func:`to_unit` takes for the same ones.
+
+    Args:
+        unit: Images in [0, 1], any shape.
+        low: Value of a black pixel of the data set.
+        high: Value of a white pixel.
+
+    Returns:
+        `unit` itself where [low, high] is [0, 1] or an integer range; else the images in
+        [low, high], float32.
+    """
+    if (low, high) == (0, 1) or is_integer_range(low, high):
+        return unit
+    return np.asarray(low + unit.astype(np.float64) * (high - low), np.float32)
+
+
+def is_integer_range(low: float, high: float) -> bool:
+    """Tell whether [low, high] is one of whole gray levels, such as 0..255 or 0..16."""
+    return low == 0 and high >= _GRAYS and float(high).is_integer()
 
 
 def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
@@ -76,9 +111,4 @@ def _check_scale(values: NDArray[Any], low: float, high: float) -> None:
         raise DataError(
             f"images must lie in the range [{low:g}, {high:g}] of the data set, got values from "
             f"{smallest:g} to {largest:g}; scale them to it"
-        )
-    if values.dtype.kind == "f" and width >= _WIDE and smallest >= 0 and 0 < largest <= 1:
-        raise DataError(
-            f"images must lie in the range [{low:g}, {high:g}] of the data set, got floats within "
-            f"[0, 1] (at most {largest:g}); scale them back to it"
         )

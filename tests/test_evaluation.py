@@ -15,13 +15,20 @@ from safetensors.numpy import load_file
 from scipy.sparse import csr_array, random_array
 
 from vaesc.bundle import SparseVAE
-from vaesc.config import DictionaryConfig, EvaluationConfig, TrainingConfig, VAEConfig
-from vaesc.dictionary import learn
+from vaesc.config import (
+    DictionaryConfig,
+    EvaluationConfig,
+    TrainingConfig,
+    VAEConfig,
+    derive_seed,
+)
+from vaesc.dictionary import learn, load_dictionary
 from vaesc.errors import DataError
 from vaesc.evaluation import baselines, evaluate
 from vaesc.evaluation.baselines import LiteralFit, fit_pca
 from vaesc.evaluation.batches import in_batches
 from vaesc.evaluation.controls import keep_largest, random_dictionary
+from vaesc.evaluation.dictionaries import PixelDictionary, code_levels
 from vaesc.evaluation.verdict import (
     Claim,
     bootstrap_means,
@@ -34,19 +41,34 @@ from vaesc.evaluation.verdict import (
 )
 from vaesc.latents import extract, open_latents
 from vaesc.metrics import fvu
-from vaesc.progress import SILENT
+from vaesc.progress import SILENT, Listener
+from vaesc.sparse import learn_dictionary, orthogonal_matching_pursuit
 from vaesc.training import train
 
 DICTIONARY = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=5, batch_size=128)
 LEVELS = (1, 2, 4, 8, 40)
 
 
-def run(inputs, folder, block_size=8192):
+class Heard(Listener):
+    """Keeps what it hears."""
+
+    def __init__(self):
+        self.at, self.totals, self.epochs = [], set(), []
+
+    def progress(self, done, total, **figures):
+        self.at.append(done)
+        self.totals.add(total)
+
+    def epoch(self, epoch, metrics):
+        self.epochs.append((epoch, dict(metrics)))
+
+
+def run(inputs, folder, block_size=8192, *, relearn=True, listener=SILENT):
     folder.mkdir()
-    config = EvaluationConfig(sparsity_levels=LEVELS, elbo_samples=2)
+    config = EvaluationConfig(sparsity_levels=LEVELS, elbo_samples=2, relearn=relearn)
     return evaluate(
         config, DICTIONARY, inputs, folder, seed=1, device="cpu", block_size=block_size,
-        listener=SILENT,
+        listener=listener,
     )  # fmt: skip
 
 
@@ -65,9 +87,23 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(inputs):
+def heard():
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def evaluated(inputs, heard):
     folder = inputs["vae"].with_name("evaluated")
-    return folder, run(inputs, folder)
+    return folder, run(inputs, folder, listener=heard)
+
+
+@pytest.fixture(scope="module")
+def learned_once(inputs):
+    """The evaluation in which two dictionaries serve every level."""
+    folder = inputs["vae"].with_name("learned_once")
+    heard = Heard()
+    run(inputs, folder, relearn=False, listener=heard)
+    return folder, heard
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +260,134 @@ def test_keep_largest_keeps_exactly_the_largest():
 
 
 def test_the_random_dictionary_is_uniform_on_the_sphere(inputs):
-    from vaesc.dictionary import load_dictionary
-
     learned = load_dictionary(inputs["dictionary"])
     atoms = np.concatenate([random_dictionary(learned, seed=i).dictionary for i in range(80)])
     np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(atoms.T @ atoms / len(atoms), np.eye(6) / 6, atol=0.02)
+
+
+# A dictionary for every level
+
+
+def some_dictionary(seed, n_atoms=12, d=6):
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((n_atoms, d)).astype(np.float32)
+    return PixelDictionary(
+        dictionary=atoms / np.linalg.norm(atoms, axis=1, keepdims=True),
+        mean=np.full(d, 0.25, np.float32),
+        coder="ols",
+    )
+
+
+def test_each_level_is_coded_in_its_own_dictionary_whoever_shares_it():
+    first, second = some_dictionary(0), some_dictionary(1)
+    dictionaries = {1: first, 2: second, 4: first, 6: second, 50: second}
+    x = np.random.default_rng(2).standard_normal((40, 6)).astype(np.float32)
+    codes = code_levels(dictionaries, x)
+    assert list(codes) == list(dictionaries)
+    for k, dictionary in dictionaries.items():
+        alone = orthogonal_matching_pursuit(
+            x - dictionary.mean, dictionary.dictionary, min(k, 6), selection="ols"
+        )
+        np.testing.assert_allclose(codes[k].toarray(), alone.toarray(), atol=1e-5)
+
+
+def train_and_validation(inputs, space):
+    """Centred samples, as the dictionaries of `space` are learned on them."""
+    images = digits().reshape(-1, 64) / np.float32(255)
+    if space == "pixel":
+        centred = images - images[:1200].mean(axis=0, dtype=np.float64).astype(np.float32)
+        return centred[:1200], centred[1200:1400]
+    latents, d = open_latents(inputs["latents"]), load_dictionary(inputs["dictionary"])
+    return tuple((latents.latents(s) - d.mean) / d.scale for s in ("train", "validation"))
+
+
+@pytest.mark.parametrize("space", ["latent", "pixel"])
+def test_both_sides_are_learned_at_every_level_by_one_learner_with_the_same_settings(
+    inputs, evaluated, space
+):
+    found = load_file(evaluated[0] / f"{space}_dictionaries.safetensors")
+    # Six dimensions, 32 atoms: levels of six or 32 and more have nothing to choose. At k = 3 the
+    # dictionary of latents is the registered one, which lies in its own artifact.
+    learned_at = {"latent": {1, 2, 4, 6}, "pixel": {1, 2, 3, 4, 8, 32}}[space]
+    assert {n for n in found if n[:4] == "dict"} == {f"dictionary_k{k}" for k in learned_at}
+    train, validation = train_and_validation(inputs, space)
+    for k in sorted(learned_at)[:3]:
+        independent = learn_dictionary(
+            train, X_validation=validation, n_atoms=32, n_nonzero_coefs=k, selection="ols",
+            max_epochs=5, batch_size=128, seed=derive_seed(1, f"evaluate/{space}-dictionary/{k}"),
+        )  # fmt: skip
+        np.testing.assert_allclose(found[f"dictionary_k{k}"], independent.dictionary, atol=1e-4)
+
+
+def test_the_stored_dictionaries_reproduce_the_errors(inputs, evaluated):
+    folder, _ = evaluated
+    per_image = load_file(folder / "errors.safetensors")
+    pixels = load_file(folder / "pixel_dictionaries.safetensors")
+    latents = load_file(folder / "latent_dictionaries.safetensors")
+    model = SparseVAE.from_artifacts(
+        inputs["dataset"], inputs["vae"], inputs["dictionary"], device="cpu"
+    )
+    x = digits()[1400:].reshape(-1, 64) / np.float32(255)
+    z = open_latents(inputs["latents"]).latents("test")
+    for k in (1, 4):
+        atoms = pixels[f"dictionary_k{k}"]
+        codes = orthogonal_matching_pursuit(x - pixels["mean"], atoms, k, selection="ols")
+        rebuilt = np.clip(codes @ atoms + pixels["mean"], 0, 1)
+        error = np.square(rebuilt - x).mean(axis=1)
+        np.testing.assert_allclose(per_image[f"pixel_k{k}"], error, rtol=1e-3)
+
+        atoms, mean, scale = latents[f"dictionary_k{k}"], latents["mean"], latents["scale"]
+        codes = orthogonal_matching_pursuit((z - mean) / scale, atoms, k, selection="ols")
+        rebuilt = model.unit_images(mean + scale * (codes @ atoms)).reshape(-1, 64)
+        error = np.square(rebuilt - x).mean(axis=1)
+        np.testing.assert_allclose(per_image[f"article_k{k}"], error, rtol=1e-3)
+
+
+def test_at_the_models_own_level_relearning_changes_nothing(evaluated, learned_once):
+    anew, once = (load_file(f / "errors.safetensors") for f in (evaluated[0], learned_once[0]))
+    for method in ("article", "pixel", "literal"):
+        # A greedy path that goes on refits the same coefficients with other rounding.
+        np.testing.assert_allclose(anew[f"{method}_k3"], once[f"{method}_k3"], rtol=1e-5)
+    for method in ("largest", "pca_latents", "pca", "random"):  # nothing learned for a level
+        np.testing.assert_array_equal(anew[f"{method}_k1"], once[f"{method}_k1"])
+
+
+def test_far_from_it_a_dictionary_of_its_own_serves_a_level_better(results, learned_once):
+    once = json.loads((learned_once[0] / "results.json").read_text())["methods"]
+    anew = results["methods"]
+    assert anew["pixel"]["mse"][0] < 0.95 * once["pixel"]["mse"][0]
+    assert anew["article"]["fvu"][0] < 0.95 * once["article"]["fvu"][0]
+
+
+def test_the_notes_say_what_was_learned(results, learned_once):
+    once = json.loads((learned_once[0] / "results.json").read_text())
+    assert (results["relearn"], once["relearn"]) == (True, False)
+    assert "learned anew for each k" in results["notes"][0]
+    assert "at k = 3 that of latents is the model's own" in results["notes"][0]
+    assert "both learned at k = 3, serve every k" in once["notes"][0]
+    assert not (learned_once[0] / "latent_dictionaries.safetensors").exists()
+    assert list(load_file(learned_once[0] / "pixel_dictionaries.safetensors")) == [
+        "dictionary_k3",
+        "mean",
+    ]
+
+
+def test_progress_rises_to_its_total_and_every_epoch_is_heard_and_kept(
+    evaluated, heard, learned_once
+):
+    for listener in (heard, learned_once[1]):
+        assert len(listener.totals) == 1
+        assert all(a < b for a, b in pairwise(listener.at))
+        assert listener.at[-1] == max(listener.totals)
+    kept = json.loads((evaluated[0] / "history.json").read_text())
+    told = [{} for _ in range(5)]
+    for epoch, metrics in heard.epochs:
+        told[epoch - 1].update(metrics)
+    assert told == kept
+    named = {f"validation/{s}_k{k}_dictionary_mse" for s, k in (("latent", 6), ("pixel", 32))}
+    assert named < set(kept[4])
+    assert all("k3" in name for _, row in learned_once[1].epochs for name in row)
 
 
 # The whole step
@@ -288,17 +446,22 @@ def test_the_files_tell_one_story(evaluated, results):
     assert summary["metrics"] == results["metrics"]
 
 
-def test_the_users_model_gives_the_evaluations_numbers(inputs, evaluated, results):
+def test_the_users_model_gives_the_evaluations_numbers(inputs, evaluated, learned_once):
     model = SparseVAE.from_artifacts(
         inputs["dataset"], inputs["vae"], inputs["dictionary"], device="cpu"
     )
-    images = digits()[1400:]
-    per_image = load_file(evaluated[0] / "errors.safetensors")
-    for k in (1, 3, 8):
-        np.testing.assert_allclose(model.score(images, k), per_image[f"article_k{k}"], rtol=1e-3)
-    approximated = model.dictionary.decode(model.encode(images, 2))
-    z = open_latents(inputs["latents"]).latents("test")
-    assert fvu(z, approximated) == pytest.approx(results["methods"]["article"]["fvu"][1], rel=1e-4)
+    images, z = digits()[1400:], open_latents(inputs["latents"]).latents("test")
+    for folder, levels in ((evaluated[0], [3]), (learned_once[0], [1, 3, 8])):
+        per_image = load_file(folder / "errors.safetensors")
+        results = json.loads((folder / "results.json").read_text())
+        unexplained = dict(
+            zip(results["levels"], results["methods"]["article"]["fvu"], strict=True)
+        )
+        for k in levels:
+            scores = model.score(images, k)
+            np.testing.assert_allclose(scores, per_image[f"article_k{k}"], rtol=1e-3)
+            approximated = model.dictionary.decode(model.encode(images, k))
+            assert fvu(z, approximated) == pytest.approx(unexplained[k], rel=1e-4, abs=1e-9)
 
 
 def test_nothing_depends_on_block_size_and_everything_is_deterministic(

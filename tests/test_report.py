@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -48,8 +49,9 @@ def made_up_results():
     }  # fmt: skip
     return {
         "source": "a <source>", "shape": [8, 8], "n_train": 1200, "n_test": 397, "latent_dim": 6,
-        "n_atoms": 32, "n_nonzero_coefs": 2, "coder": "ols", "levels": LEVELS, "order": METHODS,
-        "methods": curves, "vae": {"mse": 0.015, "low": 0.014, "high": 0.016, "psnr_db": 18.2},
+        "n_atoms": 32, "n_nonzero_coefs": 2, "relearn": True, "coder": "ols", "levels": LEVELS,
+        "order": METHODS, "methods": curves,
+        "vae": {"mse": 0.015, "low": 0.014, "high": 0.016, "psnr_db": 18.2},
         "claim": claim, "crossover": [{"k": 2.0, "between": [2, 4], "ahead": "article"}],
         "verdict": "The claim held at 1 of 3 sparsity levels: at k = 4 <b>.", "metrics": metrics,
         "notes": ["A note."],
@@ -140,6 +142,19 @@ def test_the_table_holds_every_method_at_every_level(html):
         assert f"Title of {name}" in html
     row = re.search(r"Title of pixel</th>(.*?)</tr>", html)[1]
     assert re.findall(r"<td>(?:<b>)?([\d.]+)", row) == ["0.0250", "0.0300", "0.0200"]
+
+
+@pytest.mark.parametrize(
+    ("relearn", "words"),
+    [(True, "learned anew for every k"), (False, "learned once, at k = 2, and used at every k")],
+)
+def test_the_report_says_how_dictionaries_were_learned(folder, tmp_path, relearn, words):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    results = {**made_up_results(), "relearn": relearn}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    html = render_report(tmp_path, history=[], run={})
+    assert words in html
+    assert "<li>A note.</li>" in html
 
 
 def test_a_run_of_which_nothing_is_known_has_a_report_too(folder):

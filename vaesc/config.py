@@ -167,6 +167,8 @@ class EvaluationConfig:
 
     sparsity_levels: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Sparsity levels k at which every method is compared, increasing."""
+    relearn: bool = True
+    """Learn both dictionaries anew for each k; false: those of `n_nonzero_coefs` serve every k."""
     elbo_samples: int = 8
     """Latent samples per image in the estimate of the negative ELBO."""
     n_examples: int = 10

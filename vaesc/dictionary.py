@@ -17,7 +17,7 @@ make the dictionary spend atoms on noise that no pixel ever shows.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from vaesc.latents import LatentStore
-    from vaesc.sparse import LearnedDictionary
 
 SPLITS = ("train", "validation", "test")
 WEIGHTS = "dictionary.safetensors"
@@ -43,6 +42,8 @@ HISTORY = "history.json"
 _FORMAT = 1
 
 Floats = NDArray[np.float32]
+History = list[dict[str, float]]
+"""Metrics of each epoch, keyed ``split/metric``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,20 +186,12 @@ def learn(
     from vaesc.latents import open_latents
 
     latents = open_latents(latents_folder)
-    train = latents.latents("train")
-    mean, scale = fit_scaling(train, config.scaling)
-    validation = (latents.latents("validation") - mean) / scale
-    learned = _fit(config, (train - mean) / scale, validation, seed=seed, listener=listener)
-    dictionary = LatentDictionary(
-        dictionary=np.ascontiguousarray(learned.dictionary, np.float32),
-        mean=mean,
-        scale=scale,
-        coder=config.coder,
-        n_nonzero_coefs=config.n_nonzero_coefs,
-        vae_sha256=latents.attributes["vae_sha256"],
-    )
+    dictionary, history = fit_dictionary(
+        config, latents, n_nonzero_coefs=config.n_nonzero_coefs,
+        seed=derive_seed(seed, "learn/dictionary"), listener=listener,
+    )  # fmt: skip
     save_dictionary(dictionary, folder)
-    _write_json(folder / HISTORY, [epoch_metrics(row) for row in learned.history])
+    _write_json(folder / HISTORY, history)
     codes = _write_codes(dictionary, latents, folder)
     return {
         "n_atoms": dictionary.n_atoms,
@@ -207,27 +200,102 @@ def learn(
     }
 
 
-def epoch_metrics(row: Mapping[str, float], prefix: str = "") -> dict[str, float]:
-    """Name one row of a learner's history ``split/metric``; errors are in scaled units."""
+def fit_dictionary(
+    config: DictionaryConfig,
+    latents: LatentStore,
+    *,
+    n_nonzero_coefs: int,
+    seed: int,
+    listener: Listener,
+    prefix: str = "",
+) -> tuple[LatentDictionary, History]:
+    """Learn a dictionary of the training latents at one sparsity level.
+
+    Args:
+        config: Size, coder and scaling; its own sparsity level is not looked at.
+        latents: Latents of every split.
+        n_nonzero_coefs: Sparsity level to learn at.
+        seed: Seed of the learner.
+        listener: Hears of every epoch.
+        prefix: Of the metrics' names, see :func:`learn_atoms`.
+
+    Returns:
+        The dictionary, and one dict of metrics an epoch.
+
+    Raises:
+        DataError: The latents do not vary.
+    """
+    train = latents.latents("train")
+    mean, scale = fit_scaling(train, config.scaling)
+    atoms, history = learn_atoms(
+        config, (train - mean) / scale, (latents.latents("validation") - mean) / scale,
+        n_nonzero_coefs=n_nonzero_coefs, seed=seed, listener=listener, prefix=prefix,
+    )  # fmt: skip
+    dictionary = LatentDictionary(
+        dictionary=atoms,
+        mean=mean,
+        scale=scale,
+        coder=config.coder,
+        n_nonzero_coefs=n_nonzero_coefs,
+        vae_sha256=latents.attributes["vae_sha256"],
+    )
+    return dictionary, history
+
+
+def learn_atoms(
+    config: DictionaryConfig,
+    train: NDArray[Any],
+    validation: NDArray[Any],
+    *,
+    n_nonzero_coefs: int,
+    seed: int,
+    listener: Listener,
+    prefix: str = "",
+) -> tuple[Floats, History]:
+    """Learn atoms of any centred samples: latents, or the pixels they are compared with.
+
+    Args:
+        config: Size, coder and the learner's settings.
+        train: Samples to learn from, shape (n, D); may be a memory map.
+        validation: Samples that choose the best epoch, shape (m, D).
+        n_nonzero_coefs: Sparsity level to learn at.
+        seed: Seed of the learner.
+        listener: Hears of every epoch.
+        prefix: Put before the names of metrics, after the split, such as ``pixel_``.
+
+    Returns:
+        Atoms of unit norm, shape (K, D), and one dict of metrics an epoch; errors in the samples'
+        squared units.
+    """
+    from vaesc.sparse import learn_dictionary
+
+    def hear(epoch: int, row: Mapping[str, float]) -> None:
+        listener.epoch(epoch, _epoch_metrics(row, prefix))
+        listener.progress(epoch, config.max_epochs)
+
+    learned = learn_dictionary(
+        np.asarray(train, np.float32),
+        n_atoms=config.n_atoms,
+        n_nonzero_coefs=n_nonzero_coefs,
+        selection=config.coder,
+        seed=seed,
+        batch_size=config.batch_size,
+        max_epochs=config.max_epochs,
+        X_validation=np.asarray(validation, np.float32),
+        on_epoch=hear,
+    )
+    atoms = np.ascontiguousarray(learned.dictionary, np.float32)
+    return atoms, [_epoch_metrics(row, prefix) for row in learned.history]
+
+
+def _epoch_metrics(row: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Name one row of a learner's history ``split/metric``."""
     names = {
         "train_mse": f"train/{prefix}dictionary_mse",
         "validation_mse": f"validation/{prefix}dictionary_mse",
         "n_revived": f"train/{prefix}atoms_revived",
     }
     return {name: float(row[key]) for key, name in names.items() if key in row}
-
-
-def epoch_hearer(
-    listener: Listener, max_epochs: int, prefix: str = ""
-) -> Callable[[int, Mapping[str, float]], None]:
-    """Return what a learner is to call after each epoch so that `listener` hears of it."""
-
-    def hear(epoch: int, row: Mapping[str, float]) -> None:
-        metrics = epoch_metrics(row, prefix)
-        listener.epoch(epoch, metrics)
-        listener.progress(epoch, max_epochs)
-
-    return hear
 
 
 def fit_scaling(latents: NDArray[Any], scaling: str) -> tuple[Floats, Floats]:
@@ -310,29 +378,6 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
             f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
             f"got shapes {shapes}"
         )
-
-
-def _fit(
-    config: DictionaryConfig,
-    train: NDArray[Any],
-    validation: NDArray[Any],
-    *,
-    seed: int,
-    listener: Listener,
-) -> LearnedDictionary:
-    from vaesc.sparse import learn_dictionary
-
-    return learn_dictionary(
-        np.asarray(train, np.float32),
-        n_atoms=config.n_atoms,
-        n_nonzero_coefs=config.n_nonzero_coefs,
-        selection=config.coder,
-        seed=derive_seed(seed, "learn/dictionary"),
-        batch_size=config.batch_size,
-        max_epochs=config.max_epochs,
-        X_validation=np.asarray(validation, np.float32),
-        on_epoch=epoch_hearer(listener, config.max_epochs),
-    )
 
 
 def _write_codes(

@@ -4,7 +4,8 @@ The question is whether decoding sparse codes of latents reconstructs images bet
 sparse-coding their pixels. The answer needs more than two curves:
 
 - the *same budget*: every method spends at most k numbers on an image, and every dictionary has K
-  atoms, learned by one learner with the same settings (:mod:`vaesc.evaluation.baselines`);
+  atoms, learned for that k by one learner with the same settings
+  (:mod:`vaesc.evaluation.dictionaries`);
 - *null controls*, which show what the same machinery reaches without having learned a dictionary
   (:mod:`vaesc.evaluation.controls`);
 - the *floor*: no code of a latent beats decoding the latent itself by more than luck;
@@ -16,7 +17,6 @@ Everything is fitted on the training split and measured on the test split, once.
 
 from __future__ import annotations
 
-from vaesc.evaluation.baselines import learn_pixel_dictionary
 from vaesc.evaluation.experiment import evaluate
 
-__all__ = ["evaluate", "learn_pixel_dictionary"]
+__all__ = ["evaluate"]

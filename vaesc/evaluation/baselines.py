@@ -1,8 +1,8 @@
-r"""What the article's method must beat: the same budget spent on pixels instead of latents.
+r"""What else the article's method must beat, beside sparse codes of pixels.
 
-- The *pixel dictionary* (:func:`learn_pixel_dictionary`): images minus their training mean, coded
-  by the same pursuit in a dictionary of as many atoms, learned by the same learner with the same
-  settings on every training image; reconstructions are clipped to [0, 1], where images lie.
+The comparison that decides is with dictionaries of pixels
+(:mod:`vaesc.evaluation.dictionaries`). Here are two more:
+
 - *PCA* with k components (:func:`fit_pca`): the best linear code of k numbers, by Eckart and
   Young; unlike a sparse code it uses the same k atoms for every image.
 - The article's step 4 *read literally* (:class:`LiteralFit`): codes of latents decoded by a
@@ -12,131 +12,22 @@ r"""What the article's method must beat: the same budget spent on pixels instead
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.config import DictionaryConfig, derive_seed
-from vaesc.dictionary import epoch_hearer, epoch_metrics, path
-from vaesc.evaluation.batches import Batches, Floats, Split, mean_of
-from vaesc.progress import Listener
+from vaesc.evaluation.batches import Batches, Floats, mean_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-PIXELS = "pixel_dictionary.safetensors"
 _RIDGE = 1e-6
 """Ridge of the literal fit, relative to the mean energy of an atom's coefficients."""
 _EXACT = 4096
 """Up to this many dimensions PCA diagonalises the whole covariance matrix."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelDictionary:
-    """A dictionary in pixel space and the mean image it was learned without."""
-
-    dictionary: Floats
-    """Atoms of unit norm, shape (K, n_pixels)."""
-    mean: Floats
-    """Mean training image, shape (n_pixels,)."""
-    coder: str
-
-    def path(self, images: Floats, levels: Sequence[int]) -> dict[int, csr_array]:
-        """Code flat images, shape (m, n_pixels), at several sparsity levels."""
-        return path(images - self.mean, self.dictionary, levels, selection=self.coder)
-
-    def decode(self, codes: csr_array) -> Floats:
-        """Return the images that `codes` stand for, clipped to [0, 1]."""
-        return clipped(codes @ self.dictionary + self.mean)
-
-
-def clipped(images: NDArray[Any]) -> Floats:
-    """Return `images` with every value moved into [0, 1]."""
-    return np.asarray(np.clip(images, 0.0, 1.0), np.float32)
-
-
-def learn_pixel_dictionary(
-    config: DictionaryConfig,
-    dataset_folder: Path,
-    folder: Path,
-    *,
-    seed: int,
-    block_size: int,
-    listener: Listener,
-) -> dict[str, Any]:
-    """Learn the pixel dictionary on every training image.
-
-    Writes ``pixel_dictionary.safetensors`` (see :func:`load_pixel_dictionary`). The centred images
-    lie in a temporary file while the learner reads them, not in memory.
-
-    Args:
-        config: The settings the latent dictionary was learned with; scaling is not used, as one
-            factor common to all pixels changes no code.
-        dataset_folder: Artifact of :func:`vaesc.datasets.ingest`.
-        folder: Folder to write into.
-        seed: The run's seed.
-        block_size: Images held in memory at once.
-        listener: Hears of every epoch.
-
-    Returns:
-        Summary: ``n_atoms``, ``n_nonzero_coefs``, and ``history``, one dict an epoch.
-    """
-    from safetensors.numpy import save_file
-
-    from vaesc.datasets.reader import open_dataset
-    from vaesc.sparse import learn_dictionary
-
-    dataset = open_dataset(dataset_folder)
-    train, validation = (Split(dataset, name, block_size) for name in ("train", "validation"))
-    mean = mean_of(train.images)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        learned = learn_dictionary(
-            _centred(train, mean, Path(scratch)),
-            n_atoms=config.n_atoms,
-            n_nonzero_coefs=config.n_nonzero_coefs,
-            selection=config.coder,
-            seed=derive_seed(seed, "evaluate/pixel-dictionary"),
-            batch_size=config.batch_size,
-            max_epochs=config.max_epochs,
-            X_validation=_centred(validation, mean, Path(scratch)),
-            on_epoch=epoch_hearer(listener, config.max_epochs, prefix="pixel_"),
-        )
-    atoms = np.ascontiguousarray(learned.dictionary, np.float32)
-    save_file(
-        {"dictionary": atoms, "mean": mean}, folder / PIXELS, metadata={"coder": config.coder}
-    )
-    return {
-        "n_atoms": config.n_atoms,
-        "n_nonzero_coefs": config.n_nonzero_coefs,
-        "history": [epoch_metrics(row, prefix="pixel_") for row in learned.history],
-    }
-
-
-def load_pixel_dictionary(folder: Path) -> PixelDictionary:
-    """Read what :func:`learn_pixel_dictionary` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(folder / PIXELS, framework="numpy") as file:
-        return PixelDictionary(
-            dictionary=file.get_tensor("dictionary"),
-            mean=file.get_tensor("mean"),
-            coder=file.metadata()["coder"],
-        )
-
-
-def _centred(split: Split, mean: Floats, scratch: Path) -> NDArray[np.float32]:
-    """Return the images of a split minus `mean`, as a memory-mapped file in `scratch`."""
-    samples = np.lib.format.open_memmap(
-        scratch / f"{split.name}.npy", "w+", np.float32, (len(split), mean.size)
-    )
-    for rows, images in split.batches():
-        np.subtract(images, mean, out=samples[rows])
-    return samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from vaesc.evaluation.methods import Batch, Method, batches_of
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from vaesc.dictionary import LatentDictionary
     from vaesc.latents import LatentStore
 
 
@@ -52,7 +53,7 @@ def measure(
     methods: Sequence[Method],
     test: Split,
     latents: LatentStore,
-    levels: Sequence[int],
+    dictionaries: Mapping[int, LatentDictionary],
     *,
     on_rows: Callable[[int], None],
 ) -> Measured:
@@ -63,12 +64,12 @@ def measure(
         methods: Fitted on the training split.
         test: Test images.
         latents: Their latents.
-        levels: Sparsity levels, the dictionary's own among them.
+        dictionaries: Sparsity level -> dictionary of latents; the model's own is among them.
         on_rows: Hears how many more images are done.
     """
-    tally = _Tally(methods, levels, len(test), model)
+    tally = _Tally(methods, list(dictionaries), len(test), model)
     z = latents.latents(test.name)
-    for batch in batches_of(test, latents, model.dictionary, levels):
+    for batch in batches_of(test, latents, dictionaries):
         tally.add(batch)
         on_rows(len(batch.images))
     variation = float(np.square(z - z.mean(axis=0, dtype=np.float64)).sum())
@@ -111,7 +112,7 @@ class _Tally:
             self.errors[method.name][at] = squared_errors(batch.images, approximation)
 
     def _error_of_latents(self, batch: Batch, latents: Floats) -> Floats:
-        decoded = self.model.decode_latents(latents)
+        decoded = self.model.unit_images(latents)
         return squared_errors(batch.images, decoded.reshape(batch.images.shape))
 
     def _add_uses(self, codes: csr_array) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import EvaluationConfig
-from vaesc.evaluation.baselines import PixelDictionary
 from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.comparison import AtomUse
+from vaesc.evaluation.dictionaries import Dictionaries, code_levels
 
 if TYPE_CHECKING:
     from vaesc.latents import LatentStore
@@ -55,26 +55,27 @@ def reconstructions(
     model: SparseVAE,
     test: Split,
     latents: LatentStore,
-    pixels: PixelDictionary,
+    learned: Dictionaries,
     results: Mapping[str, Any],
 ) -> list[Row]:
-    """Reconstruct a few test images by the VAE, the article's method and the pixel dictionary."""
+    """Reconstruct a few test images by the VAE and from sparse codes of latents and of pixels."""
     chosen = example_rows(test, config.n_examples)
     images = test.pick(chosen)
     shape = (len(images), *model.shape)
     z = np.concatenate([latents.latents(test.name, slice(i, i + 1)) for i in chosen])
     levels = shown_levels(results["levels"])
-    codes, pixel_codes = model.dictionary.path(z, levels), pixels.path(images, levels)
+    latent, pixel = ({k: d[k] for k in levels} for d in (learned.latents, learned.pixels))
+    codes, pixel_codes = code_levels(latent, z), code_levels(pixel, images)
     floor = results["vae"]["mse"]
     rows = [
         Row("original", "input", None, images.reshape(shape)),
-        Row("VAE", "vae", floor, model.decode_latents(z)),
+        Row("VAE", "vae", floor, model.unit_images(z)),
     ]
     for k in levels:
         mse = {m: results["methods"][m]["mse"][results["levels"].index(k)] for m in _PAIR}
-        decoded = model.decode(codes[k])
+        decoded = model.unit_images(latent[k].decode(codes[k]))
         rows.append(Row(f"latents, k = {k}", "article", mse["article"], decoded))
-        coded = pixels.decode(pixel_codes[k]).reshape(shape)
+        coded = pixel[k].decode(pixel_codes[k]).reshape(shape)
         rows.append(Row(f"pixels, k = {k}", "pixel", mse["pixel"], coded))
     return rows
 
@@ -111,6 +112,6 @@ def atom_sheet(model: SparseVAE, use: AtomUse) -> AtomPictures:
     order = used[np.argsort(-use.energy[used], kind="stable")][:N_ATOMS]
     d = model.dictionary
     steps = use.amount[order, None].astype(np.float32) * d.dictionary[order] * d.scale
-    decoded = model.decode_latents(np.concatenate([d.mean[None], d.mean + steps]))
+    decoded = model.unit_images(np.concatenate([d.mean[None], d.mean + steps]))
     share = use.share[order].astype(np.float32)
     return AtomPictures(decoded[0], decoded[1:], share, d.n_atoms)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import DictionaryConfig, EvaluationConfig, derive_seed
+from vaesc.dictionary import HISTORY, SPLITS
 from vaesc.evaluation import results
-from vaesc.evaluation.baselines import PIXELS, learn_pixel_dictionary, load_pixel_dictionary
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.comparison import Measured, measure
+from vaesc.evaluation.dictionaries import Dictionaries, Plan, learn_dictionaries, n_fits
 from vaesc.evaluation.methods import fit_methods
 from vaesc.progress import Listener
 
@@ -36,19 +38,18 @@ def evaluate(
     """Compare all methods on the test split, at equal k and K.
 
     Writes ``results.json``, ``table.csv``, ``errors.safetensors`` (each image's squared error by
-    method and k), ``pixel_dictionary.safetensors`` and the figures (see
-    :mod:`vaesc.report.figures`).
+    method and k), the dictionaries it learned (see :mod:`vaesc.evaluation.dictionaries`), their
+    ``history.json`` (one dict an epoch) and the figures (see :mod:`vaesc.report.figures`).
 
     Args:
-        config: Sparsity levels and sizes of samples.
-        dictionary_config: Settings the pixel dictionary shares with the latent one.
-        inputs: Folders of the artifacts ``dataset``, ``vae``, ``latents`` and ``dictionary``;
-            optionally ``pixel_dictionary``, a folder that holds one already.
+        config: Sparsity levels, how dictionaries are learned for them, and sizes of samples.
+        dictionary_config: Settings of the model's dictionary, which all others share.
+        inputs: Folders of the artifacts ``dataset``, ``vae``, ``latents`` and ``dictionary``.
         folder: Empty folder to write into.
         seed: The run's seed.
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
-        listener: Hears of progress and of the pixel dictionary's epochs.
+        listener: Hears of progress and of the epochs of every dictionary.
 
     Returns:
         Summary: ``n_test``, ``metrics``, ``verdict`` (a sentence) and ``crossover``.
@@ -57,22 +58,22 @@ def evaluate(
         DataError: The dictionary was learned on another VAE's latents, or an artifact is damaged.
     """
     subject = _open(inputs, device)
-    levels = sorted({*config.sparsity_levels, subject.model.n_nonzero_coefs})
-    splits = [Split(subject.dataset, name, block_size) for name in ("train", "test")]
-    pixels = inputs.get("pixel_dictionary", folder)
-    learns = not (pixels / PIXELS).exists()
-    heard = _Progress(listener, splits, dictionary_config.max_epochs if learns else 0)
-    if learns:
-        learn_pixel_dictionary(
-            dictionary_config, inputs["dataset"], folder, seed=seed, block_size=block_size,
-            listener=heard,
-        )  # fmt: skip
-    measured, written = _compare(subject, splits, pixels, levels, seed=seed, on_rows=heard.add)
+    own = subject.model.n_nonzero_coefs
+    levels = tuple(sorted({*config.sparsity_levels, own}))
+    plan = Plan(own=own, levels=levels, relearn=config.relearn)
+    splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
+    heard = _Progress(listener, splits, plan, subject.model, dictionary_config.max_epochs)
+    learned, history = learn_dictionaries(
+        dictionary_config, plan, subject.model.dictionary, subject.latents, splits, folder,
+        seed=seed, listener=heard,
+    )  # fmt: skip
+    (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
+    measured, written = _compare(subject, splits, plan, learned, seed=seed, heard=heard)
     written["metrics"] |= _model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
     )
     results.write(written, measured, folder)
-    _draw(config, subject, splits[1], measured, written, pixels, inputs, folder)
+    _draw(config, subject, splits["test"], measured, written, learned, inputs, folder)
     return {
         "n_test": written["n_test"],
         "metrics": written["metrics"],
@@ -102,22 +103,22 @@ def _open(inputs: Mapping[str, Path], device: str) -> _Subject:
 
 def _compare(
     subject: _Subject,
-    splits: list[Split],
-    pixels: Path,
-    levels: list[int],
+    splits: Mapping[str, Split],
+    plan: Plan,
+    learned: Dictionaries,
     *,
     seed: int,
-    on_rows: Callable[[int], None],
+    heard: _Progress,
 ) -> tuple[Measured, dict[str, Any]]:
     """Fit on the training split, measure on the test split."""
-    train, test = splits
+    model, latents = subject.model, subject.latents
     methods = fit_methods(
-        train, subject.latents, subject.model.dictionary, load_pixel_dictionary(pixels), levels,
-        seed=seed, on_rows=on_rows,
-    )  # fmt: skip
-    measured = measure(subject.model, methods, test, subject.latents, levels, on_rows=on_rows)
+        splits["train"], latents, model.dictionary, learned, seed=seed, on_rows=heard.add
+    )
+    measured = measure(model, methods, splits["test"], latents, learned.latents, on_rows=heard.add)
     stream = derive_seed(seed, "evaluate/bootstrap")
-    written = results.assemble(measured, methods, _facts(subject), seed=stream)
+    facts = {**_facts(subject), "relearn": plan.relearn}
+    written = results.assemble(measured, methods, facts, seed=stream)
     return measured, {**written, "metrics": results.metrics_of(written)}
 
 
@@ -164,10 +165,14 @@ def _model_metrics(
 class _Progress(Listener):
     """Counts passes over images, so that learning, fitting and measuring share one scale."""
 
-    def __init__(self, listener: Listener, splits: list[Split], epochs: int) -> None:
+    def __init__(
+        self, listener: Listener, splits: Mapping[str, Split], plan: Plan, model: SparseVAE,
+        max_epochs: int,
+    ) -> None:  # fmt: skip
         self.listener, self.done = listener, 0
-        self.n_train = len(splits[0])
-        self.total = self.n_train * (epochs + 1) + len(splits[1])
+        self.n_train = len(splits["train"])
+        passes = max_epochs * n_fits(plan, model.dictionary, math.prod(model.shape)) + 1
+        self.total = self.n_train * passes + len(splits["test"])
 
     def add(self, n: int) -> None:
         """Hear that `n` more images were passed over."""
@@ -175,11 +180,11 @@ class _Progress(Listener):
         self.listener.progress(self.done, self.total)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Pass on an epoch of the pixel dictionary."""
+        """Pass on an epoch of a dictionary."""
         self.listener.epoch(epoch, metrics)
 
     def progress(self, done: float, total: float, **figures: float) -> None:
-        """Hear that the learner has passed over all training images once more."""
+        """Hear that the learner has passed over all training samples once more."""
         self.add(self.n_train)
 
 
@@ -189,7 +194,7 @@ def _draw(
     test: Split,
     measured: Measured,
     written: Mapping[str, Any],
-    pixels: Path,
+    learned: Dictionaries,
     inputs: Mapping[str, Path],
     folder: Path,
 ) -> None:
@@ -202,8 +207,7 @@ def _draw(
     )
 
     draw_curve(written, folder)
-    dictionary = load_pixel_dictionary(pixels)
-    rows = reconstructions(config, subject.model, test, subject.latents, dictionary, written)
+    rows = reconstructions(config, subject.model, test, subject.latents, learned, written)
     draw_reconstructions(rows, folder)
     draw_atoms(atom_sheet(subject.model, measured.atoms), folder)
     history = inputs["vae"] / "history.json"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from vaesc.config import derive_seed
 from vaesc.dictionary import LatentDictionary
-from vaesc.evaluation.baselines import LiteralFit, PixelDictionary, clipped, fit_pca
+from vaesc.evaluation.baselines import LiteralFit, fit_pca
 from vaesc.evaluation.batches import Floats, Split, in_batches
 from vaesc.evaluation.controls import keep_largest, random_dictionary
+from vaesc.evaluation.dictionaries import Dictionaries, PixelDictionary, clipped, code_levels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -31,7 +32,7 @@ class Batch:
     latents: Floats
     """Posterior means, shape (m, d)."""
     codes: Mapping[int, csr_array]
-    """Sparsity level -> sparse codes of the latents, shape (m, K)."""
+    """Sparsity level -> sparse codes of the latents in that level's dictionary, shape (m, K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +52,19 @@ class Method:
 
 
 def batches_of(
-    split: Split, latents: LatentStore, dictionary: LatentDictionary, levels: Sequence[int]
+    split: Split, latents: LatentStore, dictionaries: Mapping[int, LatentDictionary]
 ) -> Iterator[Batch]:
     """Yield the batches of a split, each with its latents and their codes at every level."""
     for rows, images in split.batches():
         z = latents.latents(split.name, rows)
-        yield Batch(rows, images, z, dictionary.path(z, levels))
+        yield Batch(rows, images, z, code_levels(dictionaries, z))
 
 
 def fit_methods(
     train: Split,
     latents: LatentStore,
-    dictionary: LatentDictionary,
-    pixels: PixelDictionary,
-    levels: Sequence[int],
+    registered: LatentDictionary,
+    learned: Dictionaries,
     *,
     seed: int,
     on_rows: Callable[[int], None],
@@ -74,46 +74,46 @@ def fit_methods(
     Args:
         train: Training images.
         latents: Latents of every split.
-        dictionary: The article's dictionary.
-        pixels: The pixel dictionary.
-        levels: Sparsity levels.
+        registered: The model's dictionary, which the controls take their size and scaling from.
+        learned: Dictionaries of latents and of pixels for every compared level.
         seed: The run's seed.
         on_rows: Hears how many more training images have been used.
     """
-    literal = LiteralFit(levels, dictionary.n_atoms, pixels.mean)
-    for batch in batches_of(train, latents, dictionary, levels):
+    levels, mean = list(learned.pixels), next(iter(learned.pixels.values())).mean
+    literal = LiteralFit(levels, registered.n_atoms, mean)
+    for batch in batches_of(train, latents, learned.latents):
         literal.add(batch.codes, batch.images)
         on_rows(len(batch.images))
-    random = random_dictionary(dictionary, seed=derive_seed(seed, "evaluate/random-dictionary"))
+    random = random_dictionary(registered, seed=derive_seed(seed, "evaluate/random-dictionary"))
     return [
-        _article(dictionary),
-        _pixel(pixels, levels),
-        _literal(literal.solve(), pixels.mean, dictionary),
+        _article(learned.latents, registered),
+        _pixel(learned.pixels),
+        _literal(literal.solve(), mean, registered),
         _random(random, levels),
-        _largest(dictionary, levels),
+        _largest(registered, levels),
         *_pcas(train, latents.latents("train"), levels, seed),
     ]
 
 
-def _article(dictionary: LatentDictionary) -> Method:
+def _article(dictionaries: Mapping[int, LatentDictionary], registered: LatentDictionary) -> Method:
     def approximate(batch: Batch) -> Approximations:
-        return ((k, dictionary.decode(codes)) for k, codes in batch.codes.items())
+        return ((k, dictionaries[k].decode(codes)) for k, codes in batch.codes.items())
 
     return Method(
         name="article",
         title="Sparse codes of latents",
-        about="The article's method: the latent is coded with k atoms of the learned dictionary, "
+        about="The article's method: the latent is coded with k atoms of a learned dictionary, "
         "and the VAE's decoder turns the coded latent into an image.",
         space="latent",
         approximate=approximate,
-        reach=min(dictionary.n_atoms, dictionary.latent_dim),
+        reach=min(registered.dictionary.shape),
     )
 
 
-def _pixel(pixels: PixelDictionary, levels: Sequence[int]) -> Method:
+def _pixel(dictionaries: Mapping[int, PixelDictionary]) -> Method:
     def approximate(batch: Batch) -> Approximations:
-        codes = pixels.path(batch.images, levels)
-        return ((k, pixels.decode(codes[k])) for k in levels)
+        codes = code_levels(dictionaries, batch.images)
+        return ((k, dictionary.decode(codes[k])) for k, dictionary in dictionaries.items())
 
     return Method(
         name="pixel",
@@ -123,11 +123,11 @@ def _pixel(pixels: PixelDictionary, levels: Sequence[int]) -> Method:
         "reconstructions are clipped to [0, 1].",
         space="pixel",
         approximate=approximate,
-        reach=min(pixels.dictionary.shape),
+        reach=min(next(iter(dictionaries.values())).dictionary.shape),
     )
 
 
-def _literal(fitted: Mapping[int, Floats], mean: Floats, dictionary: LatentDictionary) -> Method:
+def _literal(fitted: Mapping[int, Floats], mean: Floats, registered: LatentDictionary) -> Method:
     def approximate(batch: Batch) -> Approximations:
         return ((k, clipped(a @ fitted[k] + mean)) for k, a in batch.codes.items())
 
@@ -139,7 +139,7 @@ def _literal(fitted: Mapping[int, Floats], mean: Floats, dictionary: LatentDicti
         "VAE's decoder.",
         space="pixel",
         approximate=approximate,
-        reach=min(dictionary.n_atoms, dictionary.latent_dim),
+        reach=min(registered.dictionary.shape),
     )
 
 
@@ -151,11 +151,11 @@ def _random(random: LatentDictionary, levels: Sequence[int]) -> Method:
     return Method(
         name="random",
         title="Random dictionary on latents",
-        about="Control: the same as the article's method with atoms drawn at random. What the "
-        "learned dictionary gains over this is what learning it was worth.",
+        about="Control: the same as the article's method with atoms drawn at random, once for all "
+        "k. What the learned dictionary gains over this is what learning it was worth.",
         space="latent",
         approximate=approximate,
-        reach=min(random.n_atoms, random.latent_dim),
+        reach=min(random.dictionary.shape),
     )
 
 

@@ -39,7 +39,7 @@ def assemble(
     Args:
         measured: Errors of every method on every test image.
         methods: The methods, in the order in which they are shown.
-        facts: What was compared (source, n_test, n_atoms ...), copied in.
+        facts: What was compared (source, n_test, n_atoms, relearn ...), copied in.
         seed: Seed of the bootstrap over test images.
 
     Returns:
@@ -69,7 +69,7 @@ def assemble(
         "claim": [as_json(c) for c in claims],
         "crossover": [as_json(c) for c in crossings],
         "verdict": sentence(claims, crossings),
-        "notes": _notes(methods, measured),
+        "notes": [_learning(facts), *_notes(methods, measured)],
         "table": _table(methods, measured),
     }
 
@@ -147,6 +147,20 @@ def _table(methods: Sequence[Method], measured: Measured) -> list[dict[str, Any]
     floor = f"{measured.floor.mean(dtype=np.float64):.5f}"
     every = {f"k = {k}": floor for k in measured.levels}
     return [*rows, {"method": "VAE itself (the floor)", **every}]
+
+
+def _learning(facts: Mapping[str, Any]) -> str:
+    """Say which dictionaries served which level."""
+    k = facts["n_nonzero_coefs"]
+    if not facts["relearn"]:
+        return (
+            f"One dictionary of latents and one of pixels, both learned at k = {k}, serve every "
+            "k; elsewhere either side might do better with a dictionary of its own."
+        )
+    return (
+        "The dictionaries of latents and of pixels were both learned anew for each k, with the "
+        f"same settings; at k = {k} that of latents is the model's own."
+    )
 
 
 def _notes(methods: Sequence[Method], measured: Measured) -> list[str]:

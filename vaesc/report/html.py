@@ -171,9 +171,16 @@ def _methods(results: Mapping[str, Any]) -> str:
         "What was compared",
         "<p>Every method is fitted on the training split and measured on the test split, at the "
         f"same sparsity level k. Dictionaries have {results['n_atoms']} atoms and share learner, "
-        f"settings and coder ({escape(results['coder']).upper()}); each is learned once, at "
-        f"k = {results['n_nonzero_coefs']}, and used at every k.</p><dl>{items}{floor}</dl>",
+        f"settings and coder ({escape(results['coder']).upper()}); {_learned(results)}.</p>"
+        f"<dl>{items}{floor}</dl>",
     )
+
+
+def _learned(results: Mapping[str, Any]) -> str:
+    k = results["n_nonzero_coefs"]
+    if results["relearn"]:
+        return f"each is learned anew for every k, the model's own at k = {k}"
+    return f"each is learned once, at k = {k}, and used at every k"
 
 
 def _atoms(results: Mapping[str, Any], folder: Path) -> str:

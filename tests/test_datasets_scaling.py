@@ -108,3 +108,10 @@ def test_what_goes_back_can_come_in_again_and_is_the_same(unit, limits):
 def test_black_images_and_no_images_are_fine_at_any_scale():
     assert (to_unit(np.zeros((2, 3)), low=0, high=255) == 0).all()
     assert to_unit(np.empty((0, 3))).shape == (0, 3)
+
+
+def test_floats_that_overshoot_one_are_not_taken_for_nearly_black_bytes():
+    overshot = np.array([[0.2, 1.03]], np.float32)
+    with pytest.raises(DataError, match=r"1\.03 as the largest value, which is neither"):
+        to_unit(overshot, low=0, high=255)
+    np.testing.assert_allclose(to_unit(overshot, low=0, high=16), overshot / 16, rtol=1e-6)

@@ -29,6 +29,10 @@ _GRAYS = 8
 hold nothing above 1."""
 
 
+_WIDE = 64
+"""In a range this wide, floats that end just above 1 are [0, 1] overshot, not nearly black."""
+
+
 def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArray[np.float32]:
     """Turn stored or user images into floats in [0, 1].
 
@@ -42,7 +46,7 @@ def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArra
 
     Raises:
         DataError: Not numbers, not finite, or plainly on another scale than [low, high]: more
-            than its width outside.
+            than its width outside, or floats that overshoot [0, 1] for a range of bytes.
     """
     values = np.asarray(images)
     if values.dtype.kind not in "buif":
@@ -53,6 +57,11 @@ def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArra
         return _from_bytes(values)
     if values.dtype.kind == "f" and is_integer_range(low, high) and values.max() <= 1:
         low, high = 0.0, 1.0
+    if values.dtype.kind == "f" and high - low >= _WIDE and 1 < values.max() < 2:
+        raise DataError(
+            f"float images must lie in [0, 1] or in [{low:g}, {high:g}], got {values.max():g} as "
+            "the largest value, which is neither; clip them to [0, 1], or scale them"
+        )
     if values.dtype != np.uint8:
         _check_scale(values, low, high)
     return scaled(values, low, high)

@@ -6,6 +6,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A first call may compile or import for seconds; pytest-timeout catches what really hangs.
+settings.register_profile("vaesc", deadline=None)
+settings.load_profile("vaesc")
 
 _HOME = tempfile.mkdtemp(prefix="vaesc-tests-")
 os.environ["VAESC_HOME"] = _HOME

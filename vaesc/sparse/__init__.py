@@ -14,6 +14,9 @@ from typing import Any
 
 _HOME = {
     "LearnedDictionary": "dictionary",
+    "duality_gap": "l1",
+    "lasso": "l1",
+    "lasso_path": "l1",
     "learn_dictionary": "dictionary",
     "orthogonal_matching_pursuit": "pursuit",
     "pursuit_path": "pursuit",

@@ -55,7 +55,7 @@ def learn_dictionary(
     X_validation: ArrayLike | None = None,
     patience: int = 0,
     init: ArrayLike | None = None,
-    memory: float = 4.0,
+    memory: float = 2.0,
     memory_growth: float = 0.05,
     dead_below: float = 0.02,
     max_coherence: float | None = None,

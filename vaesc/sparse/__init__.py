@@ -13,6 +13,9 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "DictionaryLearning": "estimators",
+    "MiniBatchDictionaryLearning": "estimators",
+    "SparseCoder": "estimators",
     "LearnedDictionary": "dictionary",
     "duality_gap": "l1",
     "lasso": "l1",

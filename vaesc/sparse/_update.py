@@ -39,8 +39,8 @@ def add_gram(atoms, values, counts, gram, usage):
 
 
 @compiled
-def descend_block(first, gram, pull, dictionary, moved):
-    """Update the atoms ``first, first + 1, ...`` one after the other, each on the sphere.
+def descend_block(first, gram, pull, dictionary, moved, in_ball, positive):
+    """Update the atoms ``first, first + 1, ...`` one after the other.
 
     Args:
         first: Number of the block's first atom.
@@ -48,6 +48,8 @@ def descend_block(first, gram, pull, dictionary, moved):
         pull: B - A D for the block's atoms, shape (m, d), D before the block; overwritten.
         dictionary: D, shape (K, d), updated in place.
         moved: Scratch, shape (m, d): by how much each atom of the block moved.
+        in_ball: Atoms may be shorter than 1 (the lasso's convention), instead of on the sphere.
+        positive: Atoms have no negative entry.
     """
     size, d = pull.shape
     kind = dictionary.dtype.type
@@ -66,6 +68,9 @@ def descend_block(first, gram, pull, dictionary, moved):
             if factor != kind(0.0):
                 for j in range(d):
                     pull[b, j] -= factor * moved[i, j]
+        if positive:
+            for j in range(d):
+                pull[b, j] = max(pull[b, j], kind(0.0))
         # Partial sums, because one running sum would not vectorise.
         lanes[:] = 0.0
         for start in range(0, d - 15, 16):
@@ -76,8 +81,12 @@ def descend_block(first, gram, pull, dictionary, moved):
             total += lanes[lane]
         for j in range(d - d % 16, d):
             total += np.float64(pull[b, j]) ** 2
-        inverse = kind(1.0 / np.sqrt(total)) if total > 0.0 else kind(0.0)
+        length = np.sqrt(total)
+        if in_ball:
+            length = max(length, np.float64(weight))
+        inverse = kind(1.0 / length) if length > 0.0 else kind(0.0)
+        keep = length == 0.0
         for j in range(d):
-            new = pull[b, j] * inverse if total > 0.0 else dictionary[atom, j]
+            new = dictionary[atom, j] if keep else pull[b, j] * inverse
             moved[b, j] = new - dictionary[atom, j]
             dictionary[atom, j] = new

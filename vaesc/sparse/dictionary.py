@@ -54,6 +54,7 @@ def learn_dictionary(
     max_epochs: int = 10,
     X_validation: ArrayLike | None = None,
     patience: int = 0,
+    tol: float = 0.0,
     init: ArrayLike | None = None,
     memory: float = 2.0,
     memory_growth: float = 0.05,
@@ -76,6 +77,8 @@ def learn_dictionary(
         max_epochs: Passes over the samples.
         X_validation: Samples, shape (m, d), to measure every pass and to choose the best.
         patience: Stop after this many passes without a lower validation error; 0 never stops.
+        tol: Stop after a pass whose training error is not lower than the last one's by more than
+            this fraction of it; 0 never stops.
         init: Atoms to start from, shape (K, d), of any norm but zero; None starts from samples.
         memory: Batches the dictionary remembers at first, at least 1.
         memory_growth: Part of all batches so far that it remembers later, in [0, 1]: 0 keeps the
@@ -103,7 +106,7 @@ def learn_dictionary(
         raise ValueError("X must hold at least one sample, got none")
     if n_atoms < 1:
         raise ValueError(f"n_atoms must be at least 1, got {n_atoms}")
-    _check_settings(selection, batch_size, max_epochs, patience, memory)
+    _check_settings(selection, batch_size, max_epochs, patience, tol, memory)
     for name, value in (("memory_growth", memory_growth), ("dead_below", dead_below)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be from 0 to 1, got {value}")
@@ -122,7 +125,7 @@ def learn_dictionary(
             dead_below=dead_below,
             max_coherence=_coherence_limit(max_coherence, n_atoms, samples.shape[1]),
         )
-        return _learn(state, batches, held_out, max_epochs, patience, on_epoch, runner)
+        return _learn(state, batches, held_out, max_epochs, (patience, tol), on_epoch, runner)
 
 
 def _learn(
@@ -130,10 +133,11 @@ def _learn(
     batches: Batches,
     held_out: Any,  # noqa: ANN401 - an array that can be sliced
     max_epochs: int,
-    patience: int,
+    stop: tuple[int, float],
     on_epoch: OnEpoch | None,
     runner: BlockRunner,
 ) -> LearnedDictionary:
+    patience, tol = stop
     history: list[dict[str, float]] = []
     best, best_epoch, lowest = state.dictionary.copy(), 0, np.inf
     for epoch in range(1, max_epochs + 1):
@@ -152,6 +156,8 @@ def _learn(
         if error < lowest:
             best, best_epoch, lowest = state.dictionary.copy(), epoch, error
         elif patience and epoch - best_epoch >= patience:
+            break
+        if tol and epoch > 1 and row["train_mse"] >= (1 - tol) * history[-2]["train_mse"]:
             break
     return LearnedDictionary(
         dictionary=best,
@@ -189,9 +195,12 @@ def _check_settings(
     batch_size: int,
     max_epochs: int,
     patience: int,
+    tol: float,
     memory: float,
 ) -> None:
     check_selection(selection)
+    if not 0 <= tol < 1:
+        raise ValueError(f"tol must be at least 0 and below 1, got {tol}")
     least = (("batch_size", batch_size), ("max_epochs", max_epochs), ("memory", memory))
     for name, value in least:
         if not value >= 1:

@@ -48,7 +48,7 @@ def alternate(
 def _start(
     X: NDArray[Any],
     n_atoms: int,
-    dict_init: Any,
+    dict_init: Any,  # noqa: ANN401
     code_init: Any,  # noqa: ANN401
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Given start, or the leading singular vectors, as many atoms as asked, zeros if too few."""

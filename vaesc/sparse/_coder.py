@@ -149,13 +149,13 @@ class Slots:
         for m, level in enumerate(self.levels):
             own = slice(start, start + level)
             packed.append(
-                _to_csr(self.atoms[:, own], self.values[:, own], self.counts[:, m], self.n_atoms)
+                to_csr(self.atoms[:, own], self.values[:, own], self.counts[:, m], self.n_atoms)
             )
             start += level
         return packed
 
 
-def _to_csr(
+def to_csr(
     atoms: NDArray[np.int32],
     values: NDArray[Any],
     counts: NDArray[np.int32],

@@ -59,7 +59,7 @@ def _orthogonalise(gram, atom, basis, factor, new):
     Rows are taken four at a time. Where fewer are left the spare last row stands in with weight
     zero: reading row `new` itself would overlap with writing it, and not vectorise.
     """
-    size, spare = gram.shape[0], basis.shape[0] - 1
+    size, spare = gram.shape[1], basis.shape[0] - 1
     for i in range(0, max(new, 1), 4):
         w0, w1, w2, w3 = factor[new, i], factor[new, i + 1], factor[new, i + 2], factor[new, i + 3]
         a = i if i < new else spare

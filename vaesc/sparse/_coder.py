@@ -21,6 +21,11 @@ _DOUBTFUL = {4: 1e-3, 8: 0.0}
 """Bytes per float -> squared distance below which a sample is coded again in float64."""
 
 
+def thresholds(itemsize: int) -> tuple[float, float]:
+    """Fractions of an atom's squared norm: in the chosen atoms' span, and doubtfully outside."""
+    return _DEPENDENT[itemsize], _DOUBTFUL[itemsize]
+
+
 class GreedyCoder:
     """One dictionary made ready for greedy coding at some sparsity levels."""
 

@@ -22,7 +22,7 @@ References:
 
 import numpy as np
 
-from vaesc.sparse._greedy import DONE, HIGHEST, LOWEST, RETRY
+from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
 from vaesc.sparse._jit import compiled, inlined
 
 

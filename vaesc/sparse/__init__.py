@@ -24,6 +24,7 @@ _HOME = {
     "lasso": "l1",
     "lasso_path": "l1",
     "learn_dictionary": "dictionary",
+    "learn_dictionary_full": "full_batch",
     "metric_pursuit": "generalised",
     "nonnegative_pursuit": "generalised",
     "orthogonal_matching_pursuit": "pursuit",

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._digits import ByteProducts
 from vaesc.sparse._validation import (
     Selection,
     check_finite_rows,
@@ -37,6 +38,7 @@ class GreedyCoder:
         tol: float | None = None,
         *,
         want_residual: bool = False,
+        byte_digits: int = 0,
     ) -> None:
         check_selection(selection)
         if tol is not None and not tol >= 0:
@@ -50,6 +52,7 @@ class GreedyCoder:
         self.tol = -1.0 if tol is None else float(tol)
         self.want_residual = want_residual or self.tol >= 0
         self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self._bytes = ByteProducts(self.dictionary, byte_digits) if byte_digits else None
 
     def code(self, X: Any, runner: BlockRunner, block_bytes: int) -> "Slots":  # noqa: ANN401
         """Code the rows of `X`, block by block."""
@@ -58,7 +61,10 @@ class GreedyCoder:
         slots = Slots(X.shape[0], self.levels, len(self.dictionary), dtype)
 
         def work(start: int, stop: int) -> None:
-            self._code_block(np.asarray(X[start:stop], dtype), start, slots.rows(start, stop))
+            block = np.asarray(X[start:stop])
+            if self._bytes is None or block.dtype != np.uint8:
+                block = np.asarray(block, dtype)
+            self._code_block(block, start, slots.rows(start, stop))
 
         row_bytes = max(len(self.dictionary), 64) * dtype.itemsize
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
@@ -94,15 +100,19 @@ class GreedyCoder:
     def _run(self, block: NDArray[Any], tol: float, slots: "Slots") -> NDArray[np.int8]:
         from vaesc.sparse._greedy import greedy_block
 
-        itemsize = block.dtype.itemsize
+        itemsize = slots.values.dtype.itemsize
         dictionary, gram = self._table(itemsize)
         kind = dictionary.dtype.type
         status = np.empty(len(block), np.int8)
         score = np.empty(len(dictionary), dictionary.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             if self.want_residual:
-                slots.residual[:] = np.einsum("ij,ij->i", block, block)
-            correlations = block @ dictionary.T
+                wide = np.asarray(block, dictionary.dtype)
+                slots.residual[:] = np.einsum("ij,ij->i", wide, wide)
+            if self._bytes is not None and block.dtype == np.uint8:
+                correlations = self._bytes.correlate(block)
+            else:
+                correlations = block @ dictionary.T
         greedy_block(
             correlations,
             gram,

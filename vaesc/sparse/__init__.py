@@ -13,11 +13,13 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "AmortisedCoder": "amortised",
     "DictionaryLearning": "estimators",
     "MiniBatchDictionaryLearning": "estimators",
     "SparseCoder": "estimators",
     "LearnedDictionary": "dictionary",
     "batched_pursuit": "batched",
+    "distil": "amortised",
     "duality_gap": "l1",
     "fista": "batched",
     "group_pursuit": "generalised",

@@ -33,7 +33,7 @@ class OnlineState:
     selection: Selection
     memory: float = 2.0
     """Batches that the statistics remember at first: a step fades them by ``1 - 1/memory``."""
-    memory_growth: float = 0.05
+    memory_growth: float = 0.03
     """Part of all batches so far that they remember later: few at first, while old codes are
     far from what the present dictionary gives, then more and more, to average the noise out."""
     dead_below: float = 0.02

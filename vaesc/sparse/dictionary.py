@@ -59,7 +59,7 @@ def learn_dictionary(
     tol: float = 0.0,
     init: ArrayLike | None = None,
     memory: float = 2.0,
-    memory_growth: float = 0.05,
+    memory_growth: float = 0.03,
     dead_below: float = 0.02,
     max_coherence: float | None = None,
     on_epoch: OnEpoch | None = None,

@@ -80,6 +80,8 @@ class GreedyCoder:
     def _code_block(self, block: NDArray[Any], start: int, slots: "Slots") -> None:
         """Code one block in its own precision, and its doubtful rows again in float64."""
         again = np.flatnonzero(self._run(block, self.tol, slots))
+        # A zero sample has a zero code, and is no reason to load the float64 kernel.
+        again = again[np.any(block[again], axis=1)]
         if again.size == 0:
             return
         rows = block[again].astype(np.float64)

@@ -23,7 +23,7 @@ References:
 import numpy as np
 
 from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
-from vaesc.sparse._jit import compiled, inlined
+from vaesc.sparse._jit import compiled
 
 
 @compiled
@@ -45,22 +45,24 @@ def _combine(gram, active, weights, size, ridge, out):
         out[active[i]] += ridge * weights[i]
 
 
-@inlined
+@compiled
 def _join_times(corr, slope, alpha, closed, positive, never, flat, times):
     """How far alpha can fall until each atom joins; `never` for closed and parallel atoms."""
     one, zero = slope.dtype.type(1.0), slope.dtype.type(0.0)
     for j in range(corr.shape[0]):
         up, down = one - slope[j], one + slope[j]
-        rising = (alpha - corr[j]) / up
-        rising = rising if up > flat else never
-        falling = (alpha + corr[j]) / down
-        falling = falling if down > flat and not positive else never
-        first = rising if rising < falling else falling
+        rise = alpha - corr[j] if up > flat else never
+        fall = alpha + corr[j] if down > flat and not positive else never
+        up = up if up > flat else one
+        down = down if down > flat else one
+        # The smaller of two fractions, compared crosswise: one division instead of two.
+        sooner = rise * down < fall * up
+        first = (rise if sooner else fall) / (up if sooner else down)
         first = first if first > zero else zero
         times[j] = first if closed[j] == zero else never
 
 
-@inlined
+@compiled
 def _multiply(inverse, vector, size, out):
     """Set `out` to the active inverse times a vector, column by column, which vectorises.
 
@@ -75,7 +77,7 @@ def _multiply(inverse, vector, size, out):
             out[i] += inverse[m, i] * value
 
 
-@inlined
+@compiled
 def _grow(inverse, size, left, work):
     """Border the inverse by an atom with `left` of its squared norm outside the active span."""
     wide = (size + 15) // 16 * 16
@@ -89,7 +91,7 @@ def _grow(inverse, size, left, work):
     inverse[size, size] = scale
 
 
-@inlined
+@compiled
 def _shrink(inverse, size, gone):
     """Take row and column `gone` out of the inverse; the last one moves into its place."""
     scale = 1 / inverse[gone, gone]
@@ -163,9 +165,38 @@ def _check(correlations, row, slope, active, size, coefs, signs, goal, energy, p
 
 
 @compiled
+def _begin(correlations, row, positive, corr, closed, times, as_int):
+    """State of a row before its first event: the first atom, and the largest correlation."""
+    zero = corr.dtype.type(0.0)
+    for j in range(corr.shape[0]):
+        corr[j] = correlations[row, j]
+        closed[j] = zero
+        times[j] = abs(corr[j])
+    atom = _first_largest(as_int)
+    peak = times[atom]
+    if positive:
+        for j in range(corr.shape[0]):
+            times[j] = corr[j] if corr[j] > zero else zero
+        atom = _first_largest(as_int)
+    return atom, peak
+
+
+@compiled
+def _write(active, final, size, row, target, atoms, values, counts):
+    """Write a code, in increasing atom order."""
+    for i in range(size):
+        place = 0
+        for m in range(size):
+            place += active[m] < active[i]
+        atoms[row, target, place] = active[i]
+        values[row, target, place] = final[i]
+    counts[row, target] = size
+
+
+@compiled
 def homotopy_block(
-    correlations, gram, ridge, alphas, positive, energy, limits, times, as_int, atoms, values,
-    counts, status,
+    correlations, gram, ridge, alphas, positive, energy, limits, times, as_int, inverse,
+    active, small, large, atoms, values, counts, status,
 ):  # fmt: skip
     """Code each row of a block at every alpha.
 
@@ -181,6 +212,10 @@ def homotopy_block(
             below which the row is handed back; the largest relative error of the objective.
         times: Scratch, shape (K,), of the precision of `gram`.
         as_int: The same memory as signed integers.
+        inverse: Scratch of zeros, shape (cap + 16, cap + 16), of the precision of `gram`.
+        active: Scratch of zeros, shape (cap + 16,), int32.
+        small: Scratch of zeros, shape (6, cap + 16). (Arrays made in Python compile sooner.)
+        large: Scratch of zeros, shape (4, K).
         atoms: Out, shape (b, m, cap): active atoms; cap is the largest size of the active set.
         values: Out, same shape: coefficients.
         counts: Out, shape (b, m): filled slots.
@@ -191,28 +226,14 @@ def homotopy_block(
     zero, one, never = kind(0.0), kind(1.0), kind(np.inf)
     flat = kind(8.0) * np.finfo(gram.dtype).eps
     dependent, doubtful, precision = limits[0], limits[1], limits[2]
-    room = cap + 16
-    inverse = np.zeros((room, room), gram.dtype)
-    active = np.zeros(room, np.int32)
-    signs, coefs = np.zeros(room, gram.dtype), np.zeros(room, gram.dtype)
-    move, work = np.zeros(room, gram.dtype), np.zeros(room, gram.dtype)
-    final, pull = np.zeros(room, gram.dtype), np.zeros(room, gram.dtype)
-    corr, slope = np.zeros(n_atoms, gram.dtype), np.zeros(n_atoms, gram.dtype)
-    closed, fitted = np.zeros(n_atoms, gram.dtype), np.zeros(n_atoms, gram.dtype)
+    signs, coefs, move = small[0], small[1], small[2]
+    work, final, pull = small[3], small[4], small[5]
+    corr, slope, closed, fitted = large[0], large[1], large[2], large[3]
 
     n_used = 0
     for row in range(correlations.shape[0]):
-        for j in range(n_atoms):
-            corr[j] = correlations[row, j]
-            closed[j] = zero
-            times[j] = abs(corr[j])
-        atom = _first_largest(as_int)
-        peak = times[atom]
+        atom, peak = _begin(correlations, row, positive, corr, closed, times, as_int)
         status[row] = DONE if peak > LOWEST and peak < HIGHEST else RETRY
-        if positive:
-            for j in range(n_atoms):
-                times[j] = corr[j] if corr[j] > zero else zero
-            atom = _first_largest(as_int)
         alpha = times[atom]
         target, n_active, dropped = 0, 0, -1
         for m in range(alphas.shape[0]):
@@ -290,13 +311,7 @@ def homotopy_block(
                 if not done:
                     status[row] = RETRY
                     break
-                for i in range(n_active):
-                    place = 0
-                    for m in range(n_active):
-                        place += active[m] < active[i]
-                    atoms[row, target, place] = active[i]
-                    values[row, target, place] = final[i]
-                counts[row, target] = n_active
+                _write(active, final, n_active, row, target, atoms, values, counts)
                 target += 1
             if not step < never:
                 status[row] = DONE if target == alphas.shape[0] else RETRY

@@ -69,7 +69,9 @@ class LassoCoder:
         n_atoms, d = self.dictionary.shape
         cap = min(_FIRST_CAP, n_atoms)
         (atoms, values, counts), status = self._run(block, self.alphas, cap)
+        # A zero sample has a zero code, and is no reason to load the float64 kernel.
         again = np.flatnonzero(status)
+        again = again[np.any(block[again], axis=1)]
         if again.size == 0:
             return self._pack(atoms, values, counts)
         rows = block[again].astype(np.float64)
@@ -120,6 +122,10 @@ class LassoCoder:
             np.asarray(_LIMITS[itemsize], dictionary.dtype),
             times,
             times.view(np.int32 if itemsize == 4 else np.int64),
+            np.zeros((cap + 16, cap + 16), dictionary.dtype),
+            np.zeros(cap + 16, np.int32),
+            np.zeros((6, cap + 16), dictionary.dtype),
+            np.zeros((4, len(dictionary)), dictionary.dtype),
             atoms,
             values,
             counts,

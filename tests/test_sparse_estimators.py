@@ -61,6 +61,7 @@ NOT_THE_SAME = {
 """Test of scikit-learn's -> why it does not apply to us."""
 
 
+@pytest.mark.slow
 def test_scikit_learns_own_tests_pass_with_our_classes(tmp_path):
     """scikit-learn's test file for these classes, run with ours in place of its own."""
     theirs = Path(decomposition.__file__).parent / "tests" / "test_dict_learning.py"

@@ -184,3 +184,14 @@ def test_wrong_use_is_told(change, words):
 
     with pytest.raises(ValueError, match=words):
         lasso(**arguments)
+
+
+def test_the_homotopy_needs_no_help_far_down_the_path():
+    """Atoms that left come back at the other bound; once that was missed, and descent hid it."""
+    for seed in range(30):
+        X, dictionary = problem(20, 6, 9, seed=seed)
+        coder = LassoCoder(dictionary, [1e-4], 0.0, False)
+
+        _, status = coder._run(X, np.array([1e-4]), 9)
+
+        assert not status.any()

@@ -18,8 +18,8 @@ from vaesc.sparse._validation import (
 
 _DEPENDENT = {4: 1e-6, 8: 1e-13}
 """Bytes per float -> squared distance to the chosen atoms' span, below which an atom is in it."""
-_DOUBTFUL = {4: 1e-3, 8: 0.0}
-"""Bytes per float -> squared distance below which a sample is coded again in float64."""
+_DOUBTFUL = {4: 1e-3, 8: 1e-8}
+"""Bytes per float -> squared distance below which a sample is coded again, more carefully."""
 
 
 def thresholds(itemsize: int) -> tuple[float, float]:
@@ -91,15 +91,37 @@ class GreedyCoder:
         rows = np.ldexp(rows, -shift[:, None])
         part = Slots(again.size, self.levels, len(self.dictionary), np.dtype(np.float64))
         if self.tol < 0:
-            self._run(rows, -1.0, part)
+            hazy = self._run(rows, -1.0, part, last=True)
         else:
-            for i, tol in enumerate(np.ldexp(np.full(again.size, self.tol), -2 * shift)):
-                self._run(rows[i : i + 1], float(tol), part.rows(i, i + 1))
+            tols = np.ldexp(np.full(again.size, self.tol), -2 * shift)
+            hazy = np.concatenate(
+                [
+                    self._run(rows[i : i + 1], float(tol), part.rows(i, i + 1), last=True)
+                    for i, tol in enumerate(tols)
+                ]
+            )
+        for i in np.flatnonzero(hazy).tolist():
+            self._refit(rows[i], part.rows(i, i + 1))
         slots.atoms[again], slots.counts[again] = part.atoms, part.counts
         slots.values[again] = np.ldexp(part.values, shift[:, None])
         slots.residual[again] = np.ldexp(part.residual, 2 * shift)
 
-    def _run(self, block: NDArray[Any], tol: float, slots: "Slots") -> NDArray[np.int8]:
+    def _refit(self, sample: NDArray[np.float64], slot: "Slots") -> None:
+        """Least squares from the atoms themselves, where the Gram matrix is too rough."""
+        start = 0
+        for m, level in enumerate(self.levels):
+            size = slot.counts[0, m]
+            if size:
+                chosen = self._table(8)[0][slot.atoms[0, start : start + size]]
+                coefs = np.linalg.lstsq(chosen.T, sample, rcond=None)[0]
+                slot.values[0, start : start + size] = coefs * self.scale
+                slot.residual[0] = np.square(sample - coefs @ chosen).sum()
+            start += level
+
+    def _run(
+        self, block: NDArray[Any], tol: float, slots: "Slots", *, last: bool = False
+    ) -> NDArray[np.int8]:
+        """Run the kernel on a block; return the rows to look at again (`last`: to refit)."""
         from vaesc.sparse._greedy import greedy_block
 
         itemsize = slots.values.dtype.itemsize
@@ -119,7 +141,7 @@ class GreedyCoder:
             correlations,
             gram,
             kind(_DEPENDENT[itemsize]),
-            kind(_DOUBTFUL[itemsize]),
+            kind(-_DOUBTFUL[itemsize] if last else _DOUBTFUL[itemsize]),
             self.ols,
             self.levels,
             slots.residual,

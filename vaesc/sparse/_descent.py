@@ -80,6 +80,13 @@ def descend_rows(correlations, gram, ridge, alpha, positive, energy, rtol, max_s
         relative = np.inf
         for sweep in range(max_sweeps):
             everyone = sweep % 10 == 0
+            if everyone:
+                gap, objective = _gap(
+                    correlations, row, corr, codes[row], ridge, alpha[row], positive, energy[row]
+                )
+                relative = gap / objective if objective > 0.0 else 0.0
+                if relative <= rtol:
+                    break
             for i in range(n_atoms):
                 old = codes[row, i]
                 weight = gram[i, i] + ridge
@@ -92,12 +99,5 @@ def descend_rows(correlations, gram, ridge, alpha, positive, energy, rtol, max_s
                         corr[j] -= change * gram[i, j]
                     corr[i] -= change * ridge
                     codes[row, i] = new
-            if everyone:
-                gap, objective = _gap(
-                    correlations, row, corr, codes[row], ridge, alpha[row], positive, energy[row]
-                )
-                relative = gap / objective if objective > 0.0 else 0.0
-                if relative <= rtol:
-                    break
         worst = max(worst, relative)
     return worst

@@ -168,7 +168,8 @@ def greedy_block(
         gram: D D^T, shape (K, K).
         dependent: An atom of which at most this fraction of its squared norm is left outside
             the span of the chosen atoms is never chosen.
-        doubtful: At or below this fraction the row is handed back, to be coded in float64.
+        doubtful: At or below this fraction the row is handed back, to be coded in float64; a
+            negative fraction only marks the row, whose coefficients need a second look.
         ols: Choose by OLS instead of OMP.
         levels: Sparsity levels, increasing, shape (m,); all at most K.
         energy: In: squared norms of the samples, shape (b,), float64. Out: of their residuals.
@@ -217,9 +218,10 @@ def greedy_block(
                 score[atom] = zero
                 atom = _first_largest(as_int)
                 continue
-            if pivot <= doubtful * diagonal[atom]:
+            if pivot <= abs(doubtful) * diagonal[atom]:
                 status[row] = RETRY
-                break
+                if doubtful > zero:
+                    break
             inverse = one / np.sqrt(pivot)
             coef = corr[atom] * inverse
             _orthogonalise(gram, atom, basis, factor, n_chosen)

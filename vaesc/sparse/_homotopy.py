@@ -243,7 +243,7 @@ def homotopy_block(
             for m in range(n_used):
                 inverse[i, m] = zero
         n_used = 0
-        least = one
+        least, side = one, one
         joining = True
         rounds = 0
         while status[row] == DONE and target < alphas.shape[0]:
@@ -279,7 +279,10 @@ def homotopy_block(
             _combine(gram, active, move, n_active, ridge, slope)
             _join_times(corr, slope, alpha, closed, positive, never, flat, times)
             if dropped >= 0:
-                times[dropped] = never
+                # It is still at the bound that it left; it may only come back at the other.
+                away = one + side * slope[dropped]
+                back = alpha + side * corr[dropped]
+                times[dropped] = back / away if away > flat and not positive else never
             atom = _first_smallest(as_int)
             step = times[atom]
             joining, gone = True, -1
@@ -323,7 +326,7 @@ def homotopy_block(
             alpha -= step
             dropped = -1
             if not joining:
-                dropped = active[gone]
+                dropped, side = active[gone], signs[gone]
                 _shrink(inverse, n_active, gone)
                 n_active -= 1
                 active[gone] = active[n_active]

@@ -137,7 +137,7 @@ def duality_gap(
     squares = ridge * np.asarray(code.power(2).sum(axis=1)).ravel()
     gradient = residual @ atoms.T - ridge * code.toarray()
     steepest = (gradient if positive else np.abs(gradient)).max(axis=1)
-    scale = np.minimum(1.0, alpha / np.maximum(steepest, np.finfo(np.float64).tiny))
+    scale = alpha / np.maximum(steepest, alpha)
     left = np.square(residual).sum(axis=1) + squares
     objective = 0.5 * left + alpha * np.asarray(abs(code).sum(axis=1)).ravel()
     dual = scale * np.einsum("ij,ij->i", samples, residual) - 0.5 * scale**2 * left

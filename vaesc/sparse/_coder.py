@@ -1,5 +1,6 @@
 """Greedy coding of blocks of samples: matrix product, kernel, and a second look in float64."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class GreedyCoder:
         self.ols = selection == "ols"
         self.tol = -1.0 if tol is None else float(tol)
         self.want_residual = want_residual or self.tol >= 0
+        self._local = threading.local()
         self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         self._bytes = ByteProducts(self.dictionary, byte_digits) if byte_digits else None
 
@@ -69,6 +71,15 @@ class GreedyCoder:
         row_bytes = max(len(self.dictionary), 64) * dtype.itemsize
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
         return slots
+
+    def _room(self, rows: int, kind: Any) -> NDArray[Any]:  # noqa: ANN401 - a float type
+        """This thread's memory for correlations: fresh pages cost as much as a small product."""
+        key = kind.__name__
+        room: NDArray[Any] | None = getattr(self._local, key, None)
+        if room is None or len(room) < rows:
+            room = np.empty((rows, len(self.dictionary)), kind)
+            setattr(self._local, key, room)
+        return room[:rows]
 
     def _table(self, itemsize: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Dictionary and Gram matrix in a precision, made once."""
@@ -136,7 +147,7 @@ class GreedyCoder:
             if self._bytes is not None and block.dtype == np.uint8:
                 correlations = self._bytes.correlate(block)
             else:
-                correlations = block @ dictionary.T
+                correlations = np.matmul(block, dictionary.T, out=self._room(len(block), kind))
         greedy_block(
             correlations,
             gram,

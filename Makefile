@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench serve ui stop lock clean
+.PHONY: help setup run test check bench bench-sparse serve ui stop lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) ARGS='--set training.epochs=5'"
 
 setup: $(READY) ## create .venv with the exact versions of constraints.txt
@@ -34,6 +34,9 @@ check: $(READY) ## lint and type-check
 
 bench: $(READY) ## time the heavy steps against the loops people write first
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-sparse: $(READY) ## sparse coding against scikit-learn and SPAMS (first: ARGS=--set-up makes the peers' venv)
+	$(BIN)/python benchmarks/sparse.py $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve

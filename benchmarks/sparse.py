@@ -1,7 +1,11 @@
 """Our sparse coding against scikit-learn and SPAMS: one process, interleaved, answers compared.
 
-    python benchmarks/sparse.py --set-up                # once: a virtualenv for the peers
-    python benchmarks/sparse.py --data FOLDER [--json]  # MNIST idx files; without: 8x8 digits
+    make bench-sparse ARGS=--set-up             # once: a virtualenv for the peers
+    make bench-sparse [ARGS="--only lasso"]     # table; --json: one JSON object
+
+Images are Fashion-MNIST if `vaesc` finds it (``--folder`` adds a place to look in), else the 8x8
+digits of scikit-learn; ``--source`` asks for another. Parts whose names hold one of the words of
+``--only`` are run; learning and the figure of amortised coders only if asked for.
 
 Every contender codes the same array in turn, round after round, on one thread unless said; rates
 are samples per CPU second, ratios are taken round by round: median (least; greatest). The first,
@@ -11,7 +15,6 @@ stands against our "ols". Latents are stood in for by the 32 leading principal c
 """
 
 import argparse
-import gzip
 import json
 import os
 import subprocess
@@ -20,7 +23,7 @@ import time
 from pathlib import Path
 
 PEERS = Path(".venv-peers")
-PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "spams-bin")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "zarr>=3.1,<3.2", "filelock", "spams-bin")
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "2" if "--two-threads" in sys.argv else "1")
@@ -32,20 +35,25 @@ def set_up(folder):
     subprocess.run([folder / "bin" / "pip", "install", "-q", *PACKAGES], check=True)
 
 
-def images(folder):
-    """Training and test images as float32 rows in [0, 1]."""
+def images(source, folder):
+    """Training and test images as float32 rows in [0, 1], and the name of their source."""
     import numpy as np
 
-    if folder is None:
+    from vaesc.config import DatasetConfig
+    from vaesc.datasets import is_present
+    from vaesc.datasets.sources import source_of
+
+    config = DatasetConfig(source=source or "fashion-mnist", folder=folder)
+    if not source and not is_present(config):
+        config = DatasetConfig(source="digits")
+    if config.source == "digits":  # few: each training image counts several times
         from sklearn.datasets import load_digits
 
         rows = np.tile(load_digits().data.astype(np.float32) / 16, (6, 1))
-        return rows[:-1797], rows[-1797:]
-    found = []
-    for name in ("train", "t10k"):
-        raw = gzip.decompress((Path(folder) / f"{name}-images-idx3-ubyte.gz").read_bytes())
-        found.append(np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 784) / np.float32(255))
-    return found
+        return rows[:-1797], rows[-1797:], "digits"
+    parts = source_of(config).load(config, seed=0).parts
+    flat = (np.asarray(parts[name].images).reshape(-1, 784) for name in ("train", "test"))
+    return *(part / np.float32(255) for part in flat), config.source
 
 
 def principal(X, d=32):
@@ -246,13 +254,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--set-up", action="store_true", help="make the peers' virtualenv")
     parser.add_argument("--peers", type=Path, default=PEERS, help="the peers' virtualenv")
-    parser.add_argument("--data", help="folder with MNIST's gzipped idx files")
+    parser.add_argument("--source", choices=("fashion-mnist", "mnist", "kmnist", "digits"))
+    parser.add_argument("--folder", help="folder in torchvision's layout to look for images in")
+    parser.add_argument("--latents", type=Path, help="artifact of vaesc's latents, for 'live'")
+    parser.add_argument("--figure", type=Path, help="PNG to draw the amortised coders into")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n", type=int, default=60_000, help="samples to code")
     parser.add_argument("--only", default="", help="comma-separated parts to run")
-    parser.add_argument("--seconds", type=float, default=60, help="learning: CPU s per peer")
-    parser.add_argument("--seeds", type=int, default=1, help="learning: seeds")
+    parser.add_argument("--seconds", type=float, default=60, help="learning: CPU s of a peer")
+    parser.add_argument("--seeds", type=int, default=3, help="learning: seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="learning: runs at a time")
     parser.add_argument("--two-threads", action="store_true", help="allow BLAS two threads")
     options = parser.parse_args()
     if options.set_up:
@@ -272,7 +284,7 @@ def main():
 
 def run(options):
     """Every part asked for: name -> figures."""
-    pixels, test = images(options.data)
+    pixels, test, source = images(options.source, options.folder)
     pixels = pixels[: options.n]
     latents = principal(pixels)
     parts = {}
@@ -297,17 +309,43 @@ def run(options):
     parts["two threads, latents k=8"] = lambda: two_threads(latents, start_atoms(latents, 128), 8)
     parts["two threads, pixels k=10"] = lambda: two_threads(pixels, start_atoms(pixels, 256), 10)
     parts["many latents"] = lambda: million(start_atoms(latents, 128), d)
-    if "learning" in options.only:
-        from learning import learning  # beside this file
-
-        parts["learning pixels K=256 k=10"] = lambda: learning(
-            pixels, test, options.seconds, options.seeds
-        )
+    for word, made in optional(options, pixels, test).items():
+        if word in options.only:
+            parts |= made
     wanted = [w for w in options.only.split(",") if w]
-    return {
+    found = {
         name: part()
         for name, part in parts.items()
         if not wanted or any(w in name for w in wanted)
+    }
+    return {"images": source, **found}
+
+
+def optional(options, pixels, test):
+    """Parts that take minutes and must be asked for by name."""
+    from learning import learning, live_latents  # beside this file
+
+    def live():
+        if options.latents is None:
+            joint = principal(np.concatenate([pixels, test]))
+            return {"latents": "principal components"} | live_latents(
+                (joint[: len(pixels)], joint[len(pixels) :]), seeds=options.seeds
+            )
+        from vaesc.latents import open_latents
+
+        store = open_latents(options.latents)
+        both = store.latents("train"), store.latents("test")
+        return {"latents": "of a VAE"} | live_latents(both, seeds=options.seeds)
+
+    import numpy as np
+
+    return {
+        "learning": {
+            "learning pixels K=256 k=10": lambda: learning(
+                pixels, test, options.seconds, options.seeds, options.jobs
+            )
+        },
+        "live": {"live latents": live},
     }
 
 

@@ -2,9 +2,9 @@
 
 Used by benchmarks/sparse.py (``--only learning``). Everybody learns from the same training images,
 on one thread, with one setting for all seeds: ours is the defaults of `learn_dictionary`; the
-peers' is what did best in earlier measurements (lasso with alpha = 1; SPAMS' mode 3 at the same k).
-Now and then the test images are coded by our OMP and our OLS; that time does not count. Peers are
-stopped on the clock (``--seconds``), we after a number of passes or on the clock.
+peers' is what did best in earlier measurements (lasso with alpha = 1; SPAMS' mode 3 at the same
+k). Now and then the test images are coded by our OMP and our OLS; that time does not count. Each
+learner has its share of the CPU seconds asked for.
 
 SPAMS goes on from its model in calls of a few batches, each on freshly drawn samples: every call
 starts from the same random numbers, and would see the same samples otherwise.

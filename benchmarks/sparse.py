@@ -271,7 +271,8 @@ def main():
         set_up(options.peers)
         return
     try:
-        import spams  # noqa: F401
+        if not needs_no_peers(options):
+            import spams  # noqa: F401
     except ImportError:
         python = options.peers / "bin" / "python"
         if not python.exists():
@@ -280,6 +281,12 @@ def main():
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     result = run(options)
     print(json.dumps(result) if options.json else table(result))
+
+
+def needs_no_peers(options):
+    """Whether only parts were asked for that compare us with ourselves (and may need torch)."""
+    wanted = {w for w in options.only.split(",") if w}
+    return bool(wanted) and wanted <= {"amortised", "live"}
 
 
 def run(options):
@@ -323,7 +330,8 @@ def run(options):
 
 def optional(options, pixels, test):
     """Parts that take minutes and must be asked for by name."""
-    from learning import learning, live_latents  # beside this file
+    from amortised import amortised  # beside this file
+    from learning import learning, live_latents
 
     def live():
         if options.latents is None:
@@ -346,6 +354,13 @@ def optional(options, pixels, test):
             )
         },
         "live": {"live latents": live},
+        "amortised": {
+            "amortised latents K=128 k=4": lambda: amortised(
+                *np.split(principal(np.concatenate([pixels, test])), [len(pixels)]),
+                options.figure,
+                rounds=options.rounds,
+            )
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,15 @@ def test_a_loaded_model_gives_the_same_codes_and_images(model, saved):
     assert (back.encode(images) != model.encode(images)).nnz == 0
     np.testing.assert_array_equal(back.reconstruct(images), model.reconstruct(images))
     assert (back.low, back.high) == (model.low, model.high) == (0, 255)
+
+
+def test_a_model_with_a_lasso_coder_comes_back_as_it_was(model, tmp_path):
+    lasso = SparseVAE(model.vae, replace(model.dictionary, coder="lasso"))
+    lasso.save(tmp_path / "model")
+    back, images = SparseVAE.load(tmp_path / "model", device="cpu"), digits()[:50] / 255
+    assert back.dictionary.coder == "lasso"
+    assert (back.encode(images, 4) != lasso.encode(images, 4)).nnz == 0
+    assert (back.encode(images, 4) != model.encode(images, 4)).nnz > 0
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,16 +7,12 @@ from vaesc.sparse import duality_gap, lasso, orthogonal_matching_pursuit
 
 torch = pytest.importorskip("torch")
 
+PRESENT = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+# Only what is there is collected: a skipped test would look like one that should have run.
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=[
-        pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"),
-    ]),
-    pytest.param("mps", marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no MPS"),
-    ]),
-]  # fmt: skip
+    *(pytest.param(name, marks=pytest.mark.gpu) for name, there in PRESENT.items() if there),
+]
 
 
 def problem(n, d, n_atoms, *, seed=0, dtype=np.float32):

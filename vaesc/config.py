@@ -140,8 +140,8 @@ class DictionaryConfig:
     """Number of atoms, K; above the latent dimension the dictionary is overcomplete."""
     n_nonzero_coefs: int = 8
     """Sparsity level k: largest number of nonzero coefficients in the code of one latent."""
-    coder: Literal["ols", "omp"] = "ols"
-    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the closest."""
+    coder: Literal["ols", "omp", "lasso"] = "ols"
+    """Next atom: what lowers the residual most (`ols`), the closest (`omp`), or the lasso's."""
     scaling: Literal["global", "per-dimension", "none"] = "global"
     """Latents are centred, then divided by one common std, by each dimension's own, or not."""
     max_epochs: int = 10

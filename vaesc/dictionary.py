@@ -57,7 +57,7 @@ class LatentDictionary:
     scale: Floats
     """What centred latents are divided by, shape (d,); all equal under ``global`` scaling."""
     coder: str
-    """Greedy pursuit: ``ols`` or ``omp``."""
+    """How atoms are chosen: ``ols``, ``omp`` or ``lasso``, see :func:`path`."""
     n_nonzero_coefs: int
     """The sparsity level it was learned at, and the default one of :meth:`encode`."""
     vae_sha256: Mapping[str, str]
@@ -88,17 +88,13 @@ class LatentDictionary:
             ValueError: The latents do not have d columns or are not finite, or the level is out
                 of range.
         """
-        from vaesc.sparse import orthogonal_matching_pursuit
-
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
-        if level <= self.n_atoms:  # beyond, the pursuit says what is wrong
+        if level <= self.n_atoms:  # beyond, the coder says what is wrong
             level = min(level, self.latent_dim)
-        return orthogonal_matching_pursuit(
-            self._scaled(latents), self.dictionary, level, selection=self._selection
-        )
+        return _coded(self._scaled(latents), self.dictionary, [level], self.coder)[level]
 
     def path(self, latents: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
-        """Return the codes at several sparsity levels, from one greedy run to the largest.
+        """Return the codes at several sparsity levels, from one run to the largest.
 
         A level above the number of atoms or of dimensions acts as the smaller of the two.
 
@@ -109,7 +105,7 @@ class LatentDictionary:
         Returns:
             Level -> codes, shape (n, K), a key for every level asked for.
         """
-        return path(self._scaled(latents), self.dictionary, levels, selection=self._selection)
+        return path(self._scaled(latents), self.dictionary, levels, coder=self.coder)
 
     def decode(self, codes: csr_array) -> Floats:
         """Return the latents that `codes` stand for: ``mean + scale * (codes @ dictionary)``.
@@ -127,10 +123,6 @@ class LatentDictionary:
         scaled = np.asarray(codes @ self.dictionary, np.float32)
         return np.asarray(self.mean + self.scale * scaled, np.float32)
 
-    @property
-    def _selection(self) -> Any:  # noqa: ANN401 - a Literal of vaesc.sparse
-        return self.coder
-
     def _scaled(self, latents: NDArray[Any]) -> Floats:
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError(
@@ -144,17 +136,35 @@ def path(
     dictionary: NDArray[Any],
     levels: Iterable[int],
     *,
-    selection: Any,  # noqa: ANN401 - a Literal of vaesc.sparse
+    coder: str,
 ) -> dict[int, csr_array]:
     """Code `samples` at every level; more than there are atoms or dimensions asks for no more.
 
     That many atoms reconstruct a sample exactly: a further one would code nothing but rounding.
+    ``ols`` and ``omp`` choose atoms greedily; ``lasso`` takes those active on the lasso's path
+    before there would be more than k. Coefficients are least-squares ones under all three, so
+    that codes of equal k are compared by their support alone.
     """
-    from vaesc.sparse import pursuit_path
-
     reach = {k: min(k, *dictionary.shape) for k in levels}
-    codes = pursuit_path(samples, dictionary, sorted(set(reach.values())), selection=selection)
+    codes = _coded(samples, dictionary, sorted(set(reach.values())), coder)
     return {k: codes[reached] for k, reached in reach.items()}
+
+
+def _coded(
+    samples: NDArray[Any],
+    dictionary: NDArray[Any],
+    levels: Sequence[int],
+    coder: Any,  # noqa: ANN401
+) -> dict[int, csr_array]:
+    """Code at levels that the dictionary allows, as `coder` says."""
+    from vaesc.sparse import lasso_pursuit, pursuit_path
+
+    codes: dict[int, csr_array]
+    if coder == "lasso":
+        codes = lasso_pursuit(samples, dictionary, levels)
+    else:
+        codes = pursuit_path(samples, dictionary, levels, selection=coder)
+    return codes
 
 
 def learn(

@@ -25,6 +25,7 @@ _HOME = {
     "group_pursuit": "generalised",
     "lasso": "l1",
     "lasso_path": "l1",
+    "lasso_pursuit": "l1",
     "learn_dictionary": "dictionary",
     "learn_dictionary_full": "full_batch",
     "metric_pursuit": "generalised",

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
-from vaesc.sparse._coder import GreedyCoder, Slots
+from vaesc.sparse._coder import Slots
 from vaesc.sparse._descend import descend
 from vaesc.sparse._start import unit_rows
-from vaesc.sparse._validation import Selection
+from vaesc.sparse._truncated_coder import coder_for
+from vaesc.sparse._validation import Rule
 
 
 @dataclass(kw_only=True)
@@ -30,7 +31,7 @@ class OnlineState:
     dictionary: NDArray[np.float32]
     """Atoms, shape (K, d), unit rows."""
     n_nonzero_coefs: int
-    selection: Selection
+    selection: Rule
     memory: float = 2.0
     """Batches that the statistics remember at first: a step fades them by ``1 - 1/memory``."""
     memory_growth: float = 0.03
@@ -54,9 +55,7 @@ class OnlineState:
 
     def step(self, batch: NDArray[np.float32], runner: BlockRunner) -> float:
         """Learn from one batch, shape (b, d); return its squared error per element before."""
-        coder = GreedyCoder(
-            self.dictionary, [self.n_nonzero_coefs], self.selection, want_residual=True
-        )
+        coder = coder_for(self.dictionary, self.n_nonzero_coefs, self.selection)
         slots = coder.code(batch, runner, _code_block_bytes(len(batch), self.dictionary))
         self.n_steps += 1
         remembered = max(float(self.memory), self.memory_growth * self.n_steps)

@@ -4,9 +4,9 @@ r"""Learning a dictionary that codes well at a fixed sparsity level.
     \min_{D, A} \sum_i \|x_i - D^\top a_i\|^2
     \quad \text{with} \quad \|d_j\| = 1, \; \|a_i\|_0 \le k .
 
-The codes during learning are those the dictionary will be judged by: greedy ones, with at most k
-coefficients. Small batches and a short memory come much further per second than passes over all
-samples (K-SVD, MOD).
+The codes during learning are those the dictionary will be judged by: least-squares ones with at
+most k coefficients, on a support chosen greedily or by the lasso's path. Small batches and a short
+memory come much further per second than passes over all samples (K-SVD, MOD).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaesc.sparse._batches import Batches, batch_size_for
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
-from vaesc.sparse._coder import GreedyCoder
 from vaesc.sparse._online import OnlineState
 from vaesc.sparse._progress import Progress, fingerprint
 from vaesc.sparse._start import start_dictionary
-from vaesc.sparse._validation import Selection, as_samples, check_level, check_selection
+from vaesc.sparse._truncated_coder import coder_for
+from vaesc.sparse._validation import Rule, as_samples, check_level, check_rule
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 """Called after each pass with its number, from 1, and its row of the history."""
@@ -51,7 +51,7 @@ def learn_dictionary(
     n_atoms: int,
     n_nonzero_coefs: int,
     seed: int,
-    selection: Selection = "ols",
+    selection: Rule = "ols",
     batch_size: int = 512,
     max_epochs: int = 10,
     X_validation: ArrayLike | None = None,
@@ -75,7 +75,8 @@ def learn_dictionary(
         n_nonzero_coefs: Sparsity level k of the codes, from 1 to K; above d it acts as d.
         seed: Fixes every random choice. The same seed gives the same bytes on the same machine,
             in any process and on any number of threads.
-        selection: How codes are chosen while learning, ``"ols"`` or ``"omp"``.
+        selection: How codes are chosen while learning: ``"ols"``, ``"omp"``, or ``"lasso"`` for
+            those of :func:`~vaesc.sparse.l1.lasso_pursuit`.
         batch_size: Samples per update; smaller ones are used when there are few samples.
         max_epochs: Passes over the samples.
         X_validation: Samples, shape (m, d), to measure every pass and to choose the best.
@@ -204,9 +205,7 @@ def _finished(progress: Progress, patience: int, tol: float) -> bool:
 
 def _coding_error(state: OnlineState, X: Any, runner: BlockRunner) -> float:  # noqa: ANN401
     """Mean squared error per element of the samples' codes."""
-    coder = GreedyCoder(
-        state.dictionary, [state.n_nonzero_coefs], state.selection, want_residual=True
-    )
+    coder = coder_for(state.dictionary, state.n_nonzero_coefs, state.selection)
     slots = coder.code(X, runner, DEFAULT_BLOCK_BYTES)
     return float(slots.residual.mean()) / int(X.shape[1])
 
@@ -233,7 +232,7 @@ def _check_settings(
     tol: float,
     memory: float,
 ) -> None:
-    check_selection(selection)
+    check_rule(selection)
     if not 0 <= tol < 1:
         raise ValueError(f"tol must be at least 0 and below 1, got {tol}")
     least = (("batch_size", batch_size), ("max_epochs", max_epochs), ("memory", memory))

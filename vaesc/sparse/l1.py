@@ -16,7 +16,8 @@ from scipy.sparse import csr_array
 
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
 from vaesc.sparse._lasso_coder import LassoCoder
-from vaesc.sparse._validation import as_dictionary, as_samples
+from vaesc.sparse._truncated_coder import TruncatedCoder
+from vaesc.sparse._validation import as_dictionary, as_samples, check_level
 
 
 def lasso(
@@ -102,6 +103,47 @@ def lasso_path(
         packed = coder.code(as_samples(X, atoms.shape[1]), runner, block_bytes)
     codes = dict(zip(falling, packed, strict=True))
     return {alpha: codes[alpha] for alpha in wanted}
+
+
+def lasso_pursuit(
+    X: ArrayLike,
+    dictionary: ArrayLike,
+    sparsity_levels: Sequence[int],
+    *,
+    n_threads: int | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+) -> dict[int, csr_array]:
+    """Code each sample at several sparsity levels by the lasso's path.
+
+    The weight of the absolute sum falls from where the code is zero, for each sample on its own,
+    until one more than k atoms would be active, or to zero. Those active are the support, and
+    their coefficients are refitted by least squares: the lasso chooses, but does not shrink. All
+    levels come from one run to the largest. Computed in float64.
+
+    Args:
+        X: Samples, shape (n, d).
+        dictionary: Atoms, shape (K, d), best of equal norm: the lasso favours long ones.
+        sparsity_levels: Levels k from 1 to K, in any order, without repeats.
+        n_threads: Threads; None uses all cores. The codes do not depend on it.
+        block_bytes: Memory for one thread's block of correlations.
+
+    Returns:
+        Level -> codes, shape (n, K), in the precision of X and the order of `sparsity_levels`.
+
+    Raises:
+        ValueError: Shapes do not fit, a number is not finite, or there is no level or one twice.
+    """
+    atoms = as_dictionary(dictionary)
+    wanted = [check_level("sparsity_levels", level, len(atoms)) for level in sparsity_levels]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(
+            f"sparsity_levels must hold at least one level and none twice, got {wanted}"
+        )
+    coder = TruncatedCoder(atoms, sorted(wanted))
+    with BlockRunner(n_threads) as runner:
+        slots = coder.code(as_samples(X, atoms.shape[1]), runner, block_bytes)
+    codes = dict(zip(sorted(wanted), slots.to_csr(), strict=True))
+    return {level: codes[level] for level in wanted}
 
 
 def duality_gap(

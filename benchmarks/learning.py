@@ -10,6 +10,7 @@ SPAMS goes on from its model in calls of a few batches, each on freshly drawn sa
 starts from the same random numbers, and would see the same samples otherwise.
 """
 
+import json
 import sys
 import time
 import warnings
@@ -50,10 +51,9 @@ def learning(X, test, seconds, seeds, jobs=1):
 
 
 def _run(name, X, test, seconds, seed):
-    """One learner's trace; told on stderr, since it takes minutes."""
+    """One learner's trace; told on stderr as well, since an interrupted run keeps no other."""
     trace = LEARNERS[name](X, test, SHARE[name] * seconds, seed)
-    spent, omp, ols = trace[-1]
-    print(f"{name}, seed {seed}: {spent:.1f} s, omp {omp:.6f}, ols {ols:.6f}", file=sys.stderr)
+    print(json.dumps({f"{name}, seed {seed}": trace}), file=sys.stderr, flush=True)
     return trace
 
 

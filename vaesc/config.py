@@ -98,6 +98,8 @@ class VAEConfig:
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     channels: tuple[int, ...] = ()
     """Channels of the convolutional stages, each halving the sides; none derives them."""
+    activation: Literal["relu", "silu"] = "relu"
+    """What follows each hidden layer: `relu`, or the smooth `silu`."""
     residual: bool = False
     """Whether layers of equal width, and a block in each stage, add their input."""
     latent_dim: int = 32

@@ -19,8 +19,13 @@ from torch import Tensor, nn
 from vaesc.config import VAEConfig
 from vaesc.errors import ConfigError
 
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 _SMALLEST_SIDE = 4
 """Stages are added while the smaller side is at least twice this."""
+
+
+Size = tuple[int, int, int]
+"""Channels, height, width."""
 
 
 class Residual(nn.Module):
@@ -51,26 +56,22 @@ def build_networks(
     Raises:
         ConfigError: `conv` was asked for images without height and width.
     """
-    n_pixels, d = math.prod(shape), config.latent_dim
-    if config.architecture == "mlp":
-        encoder = _perceptron(n_pixels, *config.hidden, 2 * d, residual=config.residual)
-        decoder = _perceptron(d, *config.hidden[::-1], n_pixels, residual=config.residual)
+    is_mlp = config.architecture == "mlp"
+    sizes = [] if is_mlp else _sizes(config, shape)
+    n_features, d = math.prod(shape if is_mlp else sizes[-1]), config.latent_dim
+    encoder = _perceptron(config, n_features, *config.hidden, 2 * d)
+    decoder = _perceptron(config, d, *config.hidden[::-1], n_features)
+    if is_mlp:
         return nn.Sequential(*encoder), nn.Sequential(*decoder)
-    sizes = _sizes(config, shape)
-    n_features = math.prod(sizes[-1])
-    encoder = _perceptron(n_features, *config.hidden, 2 * d, residual=config.residual)
-    decoder = _perceptron(d, *config.hidden[::-1], n_features, residual=config.residual)
-    down = [layer for a, b in itertools.pairwise(sizes) for layer in _down(a, b, config.residual)]
-    up = [
-        layer for a, b in itertools.pairwise(sizes[::-1]) for layer in _up(a, b, config.residual)
-    ]
+    down = [layer for a, b in itertools.pairwise(sizes) for layer in _down(config, a, b)]
+    up = [layer for a, b in itertools.pairwise(sizes[::-1]) for layer in _up(config, a, b)]
     return (
         nn.Sequential(nn.Unflatten(1, sizes[0]), *down, nn.Flatten(), *encoder),
-        nn.Sequential(*decoder, nn.ReLU(), nn.Unflatten(1, sizes[-1]), *up[:-1], nn.Flatten()),
+        nn.Sequential(*decoder, _bend(config), nn.Unflatten(1, sizes[-1]), *up[:-1], nn.Flatten()),
     )
 
 
-def _sizes(config: VAEConfig, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def _sizes(config: VAEConfig, shape: tuple[int, ...]) -> list[Size]:
     """Return (channels, height, width) before and after every stage."""
     if len(shape) not in (2, 3):
         raise ConfigError(
@@ -91,31 +92,35 @@ def _derived_channels(side: int) -> tuple[int, ...]:
     return tuple(min(32 * 2**stage, 256) for stage in range(n_stages))
 
 
-def _down(a: tuple[int, int, int], b: tuple[int, int, int], residual: bool) -> list[nn.Module]:
+def _down(config: VAEConfig, a: Size, b: Size) -> list[nn.Module]:
     halve = nn.Conv2d(a[0], b[0], 3, stride=2, padding=1, device="meta")
-    return [halve, nn.ReLU(), *_block(b[0], residual)]
+    return [halve, _bend(config), *_block(config, b[0])]
 
 
-def _up(a: tuple[int, int, int], b: tuple[int, int, int], residual: bool) -> list[nn.Module]:
+def _up(config: VAEConfig, a: Size, b: Size) -> list[nn.Module]:
     # A stage takes n pixels to 2 n - 1, or one more.
     extra = (b[1] - 2 * a[1] + 1, b[2] - 2 * a[2] + 1)
     double = nn.ConvTranspose2d(
         a[0], b[0], 3, stride=2, padding=1, output_padding=extra, device="meta"
     )
-    return [*_block(a[0], residual), double, nn.ReLU()]
+    return [*_block(config, a[0]), double, _bend(config)]
 
 
-def _block(channels: int, residual: bool) -> list[nn.Module]:
-    if not residual:
+def _block(config: VAEConfig, channels: int) -> list[nn.Module]:
+    if not config.residual:
         return []
     first, second = (nn.Conv2d(channels, channels, 3, padding=1, device="meta") for _ in range(2))
-    return [Residual(first, nn.ReLU(), second), nn.ReLU()]
+    return [Residual(first, _bend(config), second), _bend(config)]
 
 
-def _perceptron(*widths: int, residual: bool) -> list[nn.Module]:
-    """Linear layers with ReLU between them; weights without memory yet, and so never drawn."""
+def _perceptron(config: VAEConfig, *widths: int) -> list[nn.Module]:
+    """Linear layers, bent between; weights without memory yet, and so never drawn."""
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(widths[:-1]):
-        layer = [nn.Linear(n_in, n_out, device="meta"), nn.ReLU()]
-        layers += [Residual(*layer)] if residual and n_in == n_out else layer
+        layer = [nn.Linear(n_in, n_out, device="meta"), _bend(config)]
+        layers += [Residual(*layer)] if config.residual and n_in == n_out else layer
     return [*layers, nn.Linear(widths[-2], widths[-1], device="meta")]
+
+
+def _bend(config: VAEConfig) -> nn.Module:
+    return _ACTIVATIONS[config.activation]()

@@ -113,6 +113,7 @@ class Engine:
         self, images: Tensor, noise: Tensor, rate: float, numbers: list[float]
     ) -> Tensor:
         knobs = torch.tensor(numbers[3:]).to(images.device)
+        sums: Tensor
         loss, sums = self.objective(images, noise, knobs)
         gradients = list(torch.autograd.grad(loss, self._parameters))
         with torch.no_grad():
@@ -161,6 +162,7 @@ def pure_step(objective: Objective, names: list[str]) -> Callable[..., Tensor]:
             arguments = (images, noise, scalars[3:])
             return torch.func.functional_call(objective, named, arguments)
 
+        sums: Tensor
         gradients, sums = torch.func.grad(loss, has_aux=True)(weights)
         if clip:
             scale = shortening(gradients, clip)
@@ -168,7 +170,7 @@ def pure_step(objective: Objective, names: list[str]) -> Callable[..., Tensor]:
         adam(weights, gradients, first, second, scalars)
         for mean, weight in zip(average, weights, strict=False):
             mean.lerp_(weight, scalars[2])
-        return sums  # type: ignore[no-any-return]
+        return sums
 
     return step
 

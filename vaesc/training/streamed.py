@@ -52,7 +52,8 @@ class StreamedBatches:
                 del images
 
     def _n_batches(self, pages: list[slice]) -> int:
-        return math.ceil(sum(page.stop - page.start for page in pages) / self.order.batch_size)
+        n = int(sum(page.stop - page.start for page in pages))
+        return math.ceil(n / self.order.batch_size)
 
     def _read(self, epoch: int, number: int, pages: list[slice]) -> tuple[Window, Tensor]:
         first = self.dataset.images("train", slice(0, 1))

@@ -25,7 +25,7 @@ run: $(READY) ## run the main job: make run [PRESET=fashion-mnist] [ARGS=...]
 	$(BIN)/vaesc run --preset $(PRESET) $(ARGS)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## lint and type-check
 	$(BIN)/ruff check .

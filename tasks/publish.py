@@ -95,13 +95,21 @@ def _model(run: PipelineRun, model: ModelVersion) -> dict[str, Any]:
     }
 
 
+def _in_order(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the method first and the levels in numeric order: the JSON file sorts its keys."""
+    levels = sorted(set(table[0]) - {"method"}, key=lambda name: int(name.split("=")[1]))
+    return [{name: row[name] for name in ("method", *levels)} for row in table]
+
+
 def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
     results = json.loads((evaluation / "results.json").read_text())
     curve = base64.b64encode((evaluation / "curve.png").read_bytes()).decode()
     try:
         create_markdown_artifact(results["verdict"], key="vaesc-verdict", description="The claim")
         create_table_artifact(
-            results["table"], key="vaesc-results", description="Test MSE by method and sparsity"
+            _in_order(results["table"]),
+            key="vaesc-results",
+            description="Test MSE by method and sparsity",
         )
         link = run.tracking.run_url(run.run_id) or report.as_uri()
         create_link_artifact(link, link_text=f"MLflow run {run.run_id}", key="vaesc-mlflow-run")

@@ -45,7 +45,7 @@ class Process:
             return True
         if self.namespace != here.namespace:
             return False
-        return not _exists(self.pid) or self.started != _start_time(self.pid)
+        return not pid_exists(self.pid) or self.started != _start_time(self.pid)
 
 
 def process_from_json(text: str) -> Process | None:
@@ -84,7 +84,7 @@ def _namespace() -> str:
         return ""
 
 
-def _exists(pid: int) -> bool:
+def pid_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

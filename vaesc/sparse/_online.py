@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
 from vaesc.sparse._coder import GreedyCoder, Slots
+from vaesc.sparse._descend import descend
 from vaesc.sparse._start import unit_rows
 from vaesc.sparse._validation import Selection
-
-_BLOCK = 32
-"""Atoms moved between two matrix products; the result does not depend on it but for rounding."""
 
 
 @dataclass(kw_only=True)
@@ -33,14 +31,14 @@ class OnlineState:
     """Atoms, shape (K, d), unit rows."""
     n_nonzero_coefs: int
     selection: Selection
-    memory: float
+    memory: float = 2.0
     """Batches that the statistics remember at first: a step fades them by ``1 - 1/memory``."""
-    memory_growth: float
+    memory_growth: float = 0.03
     """Part of all batches so far that they remember later: few at first, while old codes are
     far from what the present dictionary gives, then more and more, to average the noise out."""
-    dead_below: float
+    dead_below: float = 0.02
     """An atom used less than this fraction of the mean use is replaced."""
-    max_coherence: float
+    max_coherence: float = 1.0
     """Of two atoms with a larger absolute cosine one is replaced; 1 allows any."""
     gram: NDArray[np.float32] = field(init=False)
     products: NDArray[np.float32] = field(init=False)
@@ -66,7 +64,7 @@ class OnlineState:
         for statistic in (self.gram, self.products, self.usage):
             statistic *= kept
         self._add(slots, batch, runner)
-        self.descend()
+        descend(self.dictionary, self.gram, self.products)
         if self.n_steps % max(int(remembered), 1) == 0:
             self._revive(slots, batch)
         return float(slots.residual.mean()) / int(batch.shape[1])
@@ -81,16 +79,6 @@ class OnlineState:
 
         runner.run(columns, batch.shape[1], max(64, -(-batch.shape[1] // 4)))
         add_gram(*codes, self.gram, self.usage)
-
-    def descend(self) -> None:
-        """Move every atom once to the minimum of the remembered error, one after the other."""
-        from vaesc.sparse._update import descend_block
-
-        moved = np.empty((_BLOCK, self.dictionary.shape[1]), np.float32)
-        for first in range(0, len(self.dictionary), _BLOCK):
-            block = slice(first, first + _BLOCK)
-            pull = self.products[block] - self.gram[block] @ self.dictionary
-            descend_block(first, self.gram, pull, self.dictionary, moved)
 
     def _revive(self, slots: Slots, batch: NDArray[np.float32]) -> None:
         """Put the worst-coded samples of the batch in the place of atoms that do no work."""

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench serve ui stop lock clean
+.PHONY: help setup run test check bench bench-training serve ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: $(READY) ## lint and type-check
 
 bench: $(READY) ## time the heavy steps against the loops people write first
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-training: $(READY) ## time VAE training against other trainers (first: ARGS=--setup)
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve

@@ -14,9 +14,9 @@ from vaesc.models import VAE
 _WORTH_COMPILING = {"float32": 2.5e13, "bf16": 1.5e13}
 """Floating-point operations of a whole training on a CPU above which compiling wins.
 
-Measured on one core of AMD Zen 4 with the article's network: compiling takes 20 to 45 s, twice that
-on a busy machine (6 s from the compiler's cache), and saves 13 % of the time in float32, 30 % in
-bf16; the eager form makes 46 and 65 GFLOP/s.
+Measured on one core of AMD Zen 4 with the article's network: compiling takes 20 to 45 s, twice
+that on a busy machine (6 s from the compiler's cache), and saves 13 % of the time in float32, 30 %
+in bf16; the eager form makes 46 and 65 GFLOP/s.
 """
 _GPU_FACTOR = 50.0
 """How many times faster a GPU is, and so how much more work it takes to win as many seconds."""

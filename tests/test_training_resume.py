@@ -15,8 +15,11 @@ import torch
 from imagesets import write_digits
 from safetensors import safe_open
 
-from vaesc.config import TrainingConfig, VAEConfig
+from vaesc.config import PipelineConfig, RuntimeConfig, TrainingConfig, VAEConfig
 from vaesc.progress import Listener
+from vaesc.records import Dataset
+from vaesc.steps import TRAIN, run_step
+from vaesc.store import Store
 from vaesc.training import train
 from vaesc.training.checkpoints import Checkpoints
 
@@ -191,3 +194,28 @@ def test_seconds_and_batches_both_make_one_due(tmp_path):
     assert [every.is_due() for _ in range(3)] == [False, False, True]
     often = Checkpoints(tmp_path, "", seconds=1e-9)
     assert often.is_due()
+
+
+def test_a_step_that_was_killed_resumes(dataset, tmp_path, caplog, monkeypatch):
+    """The pipeline's step keeps its checkpoints outside the artifact, under its address."""
+    monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
+    caplog.set_level("INFO", logger="vaesc")
+    record = Dataset(
+        uri=str(dataset), digest="0" * 64, content="1" * 64, run_id="", source="arrays",
+        n_train=1200, n_validation=200, n_test=397, shape=(8, 8),
+    )  # fmt: skip
+    config = PipelineConfig(
+        vae=VAE, training=TRAINING,
+        runtime=RuntimeConfig(device="cpu", checkpoint_seconds=1e-9),
+    )  # fmt: skip
+    options = {"store": Store(tmp_path / "killed")}
+    with pytest.raises(Interrupted):
+        run_step(TRAIN, config, {"dataset": record}, listener=Interrupter(4), **options)
+    left = list((tmp_path / "home" / "checkpoints").glob("*/training.safetensors"))
+    assert len(left) == 1
+    resumed = run_step(TRAIN, config, {"dataset": record}, **options)
+    assert "resumed in epoch 4" in caplog.text
+    assert left[0].parent.name == resumed.digest
+    assert not left[0].parent.exists()
+    whole = run_step(TRAIN, config, {"dataset": record}, store=Store(tmp_path / "whole"))
+    assert whole.content == resumed.content

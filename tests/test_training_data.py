@@ -56,7 +56,7 @@ def test_every_order_meets_every_image_once(n, batch_size, page, window, epoch):
 
 
 @pytest.mark.usefixtures("small_windows")
-@pytest.mark.parametrize("first", [0, 1, 29, 30, 31, 100, 119, 120])
+@pytest.mark.parametrize("first", [0, 1, 29, 30, 31, 100, 119, 120, 121])
 def test_streamed_batches_are_the_resident_ones(tmp_path, first):
     dataset = numbered(tmp_path)
     images = load_split(dataset, "train", CPU, block_size=77)

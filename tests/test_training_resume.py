@@ -16,6 +16,7 @@ from imagesets import write_digits
 from safetensors import safe_open
 
 from vaesc.config import PipelineConfig, RuntimeConfig, TrainingConfig, VAEConfig
+from vaesc.housekeeping import collect_garbage
 from vaesc.progress import Listener
 from vaesc.records import Dataset
 from vaesc.steps import TRAIN, run_step
@@ -219,3 +220,16 @@ def test_a_step_that_was_killed_resumes(dataset, tmp_path, caplog, monkeypatch):
     assert not left[0].parent.exists()
     whole = run_step(TRAIN, config, {"dataset": record}, store=Store(tmp_path / "whole"))
     assert whole.content == resumed.content
+
+
+def test_old_checkpoints_are_garbage(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAESC_HOME", str(tmp_path))
+    for name, age_days in (("old", 9), ("new", 1)):
+        place = tmp_path / "checkpoints" / name
+        Checkpoints(place, "x").save({"a": torch.zeros(1)}, {})
+        then = time.time() - age_days * 86_400
+        for path in (place / "training.safetensors", place):
+            os.utime(path, (then, then))
+    found = collect_garbage(Store(), set(), keep_days=7, delete=True)
+    assert [item.path.name for item in found] == ["old"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["new"]

@@ -181,6 +181,7 @@ def _summary(run: Run, extra: dict[str, float], fallbacks: list[str]) -> dict[st
         logger.warning("%s", collapse)
     metrics |= {**extra, "train/collapsed": float(bool(collapse))}
     metrics["train/rollbacks"] = float(run.rollbacks)
+    metrics["train/bf16"] = float(engine.objective.bf16)
     return {
         "latent_dim": vae.latent_dim,
         "epochs": len(run.history),

@@ -37,9 +37,11 @@ class StreamedBatches:
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
         """Yield the batches of an epoch as stored, from one of them on."""
         windows = list(enumerate(self.order.windows(epoch)))
-        while first_batch and first_batch >= (n := self._n_batches(windows[0][1])):
+        while windows and first_batch >= (n := self._n_batches(windows[0][1])):
             first_batch -= n
             del windows[0]
+        if not windows:
+            return
         with ThreadPoolExecutor(1, "vaesc-read") as reader:
             ahead = reader.submit(self._read, epoch, *windows[0])
             for following in [*windows[1:], None]:

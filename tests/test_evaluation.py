@@ -405,7 +405,7 @@ def test_every_method_has_every_level_and_every_key(evaluated):
         assert metrics[f"test/l0_k{k}"] <= min(k, 6)
     for name in ("vae_mse", "negative_elbo", "distortion", "kl", "active_units", "dead_fraction"):
         assert np.isfinite(metrics[f"test/{name}"])
-    assert 0 < metrics["dictionary/mutual_coherence"] <= 1
+    assert 0 < metrics["train/mutual_coherence"] <= 1
     assert evaluated[1]["n_test"] == 397
 
 

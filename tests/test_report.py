@@ -46,7 +46,7 @@ def made_up_results():
     ]
     metrics = {
         "test/negative_elbo": 25.0, "test/distortion": 20.0, "test/kl": 5.0,
-        "test/active_units": 6.0, "test/dead_fraction": 0.25, "dictionary/mutual_coherence": 0.9,
+        "test/active_units": 6.0, "test/dead_fraction": 0.25, "train/mutual_coherence": 0.9,
     }  # fmt: skip
     return {
         "source": "a <source>", "shape": [8, 8], "n_train": 1200, "n_test": 397, "latent_dim": 6,

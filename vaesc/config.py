@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -86,6 +87,12 @@ class DatasetConfig:
                 "path",
                 f"is only read by the sources arrays and folder, not by {self.source}",
             )
+        _require(
+            self.labels is None or self.source == "arrays",
+            self,
+            "labels",
+            f"is only read by the source arrays, not by {self.source}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,10 +251,11 @@ class RegistryConfig:
         for name in ("model_name", "experiment"):
             value = getattr(self, name)
             _require(
-                bool(value.strip()) and not set(value) & set("/:@\n"),
+                bool(re.fullmatch(r"(?=.*\w)[\w .-]+", value)),
                 self,
                 name,
-                "must not be empty or hold any of / : @",
+                "must hold only letters, digits, spaces, dots, underscores and hyphens, "
+                "and not be empty",
             )
 
 
@@ -265,6 +273,12 @@ class RuntimeConfig:
     """Seconds between training's checkpoints, from which a killed run resumes; 0 writes none."""
 
     def __post_init__(self) -> None:
+        _require(
+            bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII)),
+            self,
+            "device",
+            "must be auto, cpu, mps, cuda or cuda:N",
+        )
         _require(self.block_size >= 1, self, "block_size", "must be at least 1")
         _require(self.checkpoint_seconds >= 0, self, "checkpoint_seconds", "must not be negative")
 

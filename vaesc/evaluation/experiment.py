@@ -156,9 +156,7 @@ def _model_metrics(
         **{f"test/{name}": value for name, value in elbo.items()},
         "test/active_units": metrics.active_units(subject.latents.latents("test")),
         "test/dead_fraction": float((measured.atoms.share == 0).mean()),
-        "dictionary/mutual_coherence": metrics.mutual_coherence(
-            subject.model.dictionary.dictionary
-        ),
+        "train/mutual_coherence": metrics.mutual_coherence(subject.model.dictionary.dictionary),
     }
 
 

@@ -85,6 +85,7 @@ def _namespace() -> str:
 
 
 def pid_exists(pid: int) -> bool:
+    """Tell whether there is a process of this number, whoever's it is."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -194,7 +194,7 @@ def _atoms(results: Mapping[str, Any], folder: Path) -> str:
     )
     facts = (
         f"<p>Of {results['n_atoms']} atoms, {100 * metrics['test/dead_fraction']:.1f} % are used "
-        f"by no test image. Mutual coherence {metrics['dictionary/mutual_coherence']:.3f}.</p>"
+        f"by no test image. Mutual coherence {metrics['train/mutual_coherence']:.3f}.</p>"
     )
     return _section("What atoms look like", facts + _figure(folder, "atoms", alt, caption))
 

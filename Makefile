@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench bench-sparse serve ui stop lock clean
+.PHONY: help setup run test check bench bench-sparse bench-training serve ui stop lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) ARGS='--set training.epochs=5'"
 
 setup: $(READY) ## create .venv with the exact versions of constraints.txt
@@ -37,6 +37,9 @@ bench: $(READY) ## time the heavy steps against the loops people write first
 
 bench-sparse: $(READY) ## sparse coding against scikit-learn and SPAMS (first: ARGS=--set-up makes the peers' venv)
 	$(BIN)/python benchmarks/sparse.py $(ARGS)
+
+bench-training: $(READY) ## time VAE training against other trainers (first: ARGS=--setup)
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve

@@ -83,6 +83,7 @@ def collect_garbage(
     found += [_garbage(p, "lock that nobody holds") for p in _old_locks(store)]
     doomed = {item.path.name for item in found}
     found += [_garbage(p, "cache record of nothing") for p in _stale_results(store, doomed)]
+    found += [_garbage(p, "of a training nobody resumed") for p in _checkpoints(keep_days)]
     if delete:
         for item in found:
             _remove(store, item.path)
@@ -157,6 +158,13 @@ def _is_being_made(path: Path) -> bool:
     return bool(pid) and pid[0].isdigit() and pid_exists(int(pid[0]))
 
 
+def _checkpoints(keep_days: float) -> list[Path]:
+    """Return the checkpoints that were last written more than so many days ago."""
+    oldest = time.time() - keep_days * _DAY
+    folders = [p for p in sorted((home() / "checkpoints").glob("*")) if p.is_dir()]
+    return [p for p in folders if max(f.stat().st_mtime for f in (p, *p.iterdir())) < oldest]
+
+
 def _stale_results(store: Store, doomed: set[str]) -> list[Path]:
     """Return Prefect's cache records whose artifact is gone or about to go."""
     addresses = {f.name for f in store.folders()} - doomed
@@ -185,6 +193,6 @@ def _remove(store: Store, path: Path) -> None:
         path.unlink()
         return
     grave = store.root / "tmp" / f"deleted-{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    grave.parent.mkdir(exist_ok=True)
+    grave.parent.mkdir(parents=True, exist_ok=True)
     path.rename(grave)
     shutil.rmtree(grave)

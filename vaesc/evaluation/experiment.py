@@ -201,6 +201,7 @@ def _draw(
         draw_atoms,
         draw_curve,
         draw_history,
+        draw_posterior,
         draw_reconstructions,
     )
 
@@ -211,3 +212,6 @@ def _draw(
     history = inputs["vae"] / "history.json"
     if history.exists():
         draw_history(json.loads(history.read_bytes()), folder)
+    posterior = inputs["vae"] / "posterior.json"
+    if posterior.exists():
+        draw_posterior(json.loads(posterior.read_bytes())["validation/kl_per_dimension"], folder)

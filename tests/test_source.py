@@ -1,5 +1,6 @@
 """The source digest follows imports: an edit reaches the steps that use the module, no others."""
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -59,3 +60,17 @@ def test_the_ground_floor_and_the_roof_change_nothing(edited, file):
 def test_an_unknown_module_is_refused():
     with pytest.raises(ValueError, match=r"vaesc\.nowhere is not a module"):
         source.source_digest("vaesc.nowhere")
+
+
+def test_no_import_of_any_module_is_missed():
+    """The pattern against Python's own parser, on every module there is."""
+    for path in Path(source.__file__).parent.rglob("*.py"):
+        content = path.read_bytes()
+        parsed = set()
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Import):
+                parsed |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                parsed |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+        modules = {n for n in parsed if n.startswith("vaesc.") and source._file_of(n)}
+        assert modules <= set(source._imports(content)), path

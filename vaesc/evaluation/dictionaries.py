@@ -113,10 +113,12 @@ def code_levels(dictionaries: Mapping[int, Coder], samples: NDArray[Any]) -> dic
     return {k: codes[k] for k in dictionaries}
 
 
-def n_fits(plan: Plan, registered: LatentDictionary, n_pixels: int) -> int:
-    """Return how many dictionaries :func:`learn_dictionaries` learns."""
+def n_fits(plan: Plan, registered: LatentDictionary, n_pixels: int | None) -> int:
+    """Return how many dictionaries :func:`learn_dictionaries` learns; None: none of pixels."""
     reach = min(registered.dictionary.shape)
     latent = set(plan.learned_at(reach).values()) - {min(plan.own, reach)}
+    if n_pixels is None:
+        return len(latent)
     pixel = set(plan.learned_at(min(registered.n_atoms, n_pixels)).values())
     return len(latent) + len(pixel)
 

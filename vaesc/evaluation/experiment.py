@@ -72,10 +72,14 @@ def evaluate(
     levels = tuple(sorted({*config.sparsity_levels, own}))
     plan = Plan(own=own, levels=levels, relearn=config.relearn)
     splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
-    heard = _Progress(listener, splits, plan, subject.model, dictionary_config.max_epochs)
+    pixels = _pixels_of(inputs, plan)
+    heard = _Progress(
+        listener, splits, plan, subject.model, dictionary_config.max_epochs,
+        None if pixels else math.prod(subject.model.shape),
+    )  # fmt: skip
     learned, history = learn_dictionaries(
         dictionary_config, plan, subject.model.dictionary, subject.latents, splits, folder,
-        seed=seed, listener=heard, pixels=_pixels_of(inputs, plan),
+        seed=seed, listener=heard, pixels=pixels,
     )  # fmt: skip
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
     measured, written = _compare(subject, splits, plan, learned, seed=seed, heard=heard)
@@ -211,11 +215,11 @@ class _Progress(Listener):
 
     def __init__(
         self, listener: Listener, splits: Mapping[str, Split], plan: Plan, model: SparseVAE,
-        max_epochs: int,
+        max_epochs: int, n_pixels: int | None,
     ) -> None:  # fmt: skip
         self.listener, self.done = listener, 0
         self.n_train = len(splits["train"])
-        passes = max_epochs * n_fits(plan, model.dictionary, math.prod(model.shape)) + 1
+        passes = max_epochs * n_fits(plan, model.dictionary, n_pixels) + 1
         self.total = self.n_train * passes + len(splits["test"])
 
     def add(self, n: int) -> None:
@@ -251,7 +255,9 @@ def _draw(
     )
 
     draw_curve(written, folder)
-    rows = reconstructions(config, subject.model, test, subject.latents, learned, written)
+    rows = reconstructions(
+        config, subject.model, test, subject.latents, learned, written, subject.refined
+    )
     draw_reconstructions(rows, folder)
     draw_atoms(atom_sheet(subject.model, measured.atoms), folder)
     history = inputs["vae"] / "history.json"

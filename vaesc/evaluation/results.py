@@ -76,8 +76,8 @@ def assemble(
         "claim": [as_json(c) for c in claims],
         "article_claim": [as_json(c) for c in article],
         "crossover": [as_json(c) for c in crossings],
-        "verdict": sentence(claims, crossings),
-        "notes": [_learning(facts), *_notes(methods, measured)],
+        "verdict": sentence(claims, crossings, article if claimant == "refined" else None),
+        "notes": [_learning(facts), *_sizes(facts, claimant), *_notes(methods, measured)],
         "table": _table(methods, measured),
     }
 
@@ -177,6 +177,18 @@ def _learning(facts: Mapping[str, Any]) -> str:
         "The dictionaries of latents and of pixels were both learned anew for each k, with the "
         f"same settings; at k = {k} that of latents is the model's own."
     )
+
+
+def _sizes(facts: Mapping[str, Any], claimant: str) -> list[str]:
+    """Say what the refined method holds beside an image's own numbers: more than its rival."""
+    if claimant != "refined":
+        return []
+    sizes = facts["parameters"]
+    return [
+        f"The refined method holds {max(sizes['refined']):,} numbers in network and dictionary "
+        f"for each k, a pixel dictionary {sizes['pixel'][0]:,}, the article's VAE and dictionary "
+        f"{sizes['article'][0]:,}: budgets are equal for each image, not for what is learned once."
+    ]
 
 
 def _notes(methods: Sequence[Method], measured: Measured) -> list[str]:

@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench serve ui stop lock clean
+.PHONY: help setup run test check bench bench-sparse bench-training serve ui stop lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) ARGS='--set training.epochs=5'"
 
 setup: $(READY) ## create .venv with the exact versions of constraints.txt
@@ -25,7 +25,7 @@ run: $(READY) ## run the main job: make run [PRESET=fashion-mnist] [ARGS=...]
 	$(BIN)/vaesc run --preset $(PRESET) $(ARGS)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## lint and type-check
 	$(BIN)/ruff check .
@@ -34,6 +34,12 @@ check: $(READY) ## lint and type-check
 
 bench: $(READY) ## time the heavy steps against the loops people write first
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-sparse: $(READY) ## sparse coding against scikit-learn and SPAMS (first: ARGS=--set-up makes the peers' venv)
+	$(BIN)/python benchmarks/sparse.py $(ARGS)
+
+bench-training: $(READY) ## time VAE training against other trainers (first: ARGS=--setup)
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve

@@ -94,6 +94,7 @@ def verify(record: Record) -> None:
     artifact = Store(folder.parents[2]).open(folder.parents[1].name, record.digest)
     if artifact.content != record.content:
         raise StoreError(f"{artifact.kind} {record.digest[:12]} was made anew and differs")
+    artifact.touch()
 
 
 def results_folder() -> Path:

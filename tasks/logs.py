@@ -22,6 +22,25 @@ from vaesc.errors import VaescError
 LOG_EVERY_SECONDS = 10.0
 
 
+class _OnlyOnce(logging.Filter):
+    """Keep off the console what the command line says itself, as its last line: a user's error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sentences: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if os.environ.get("VAESC_DEBUG") or not os.environ.get("VAESC_CLI"):
+            return True
+        error = getattr(record, "users_error", None)
+        if error is not None:
+            # Prefect repeats the beginning of the sentence in the names of states.
+            self._sentences.add(str(error)[:40])
+            return False
+        text = record.getMessage()
+        return not any(sentence in text for sentence in self._sentences)
+
+
 class _Sentences(logging.Filter):
     """Keep tracebacks of users' errors, and Prefect's remark that it cannot pickle them, out."""
 
@@ -29,6 +48,7 @@ class _Sentences(logging.Filter):
         if os.environ.get("VAESC_DEBUG"):
             return True
         if record.exc_info and isinstance(record.exc_info[1], VaescError):
+            record.users_error = record.exc_info[1]
             record.exc_info = record.exc_text = None
         return not record.getMessage().startswith("Failed to write result: Failed to serialize")
 
@@ -41,6 +61,9 @@ def install() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(f, _Sentences) for f in logger.filters):
             logger.addFilter(_Sentences())
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(f, _OnlyOnce) for f in handler.filters):
+            handler.addFilter(_OnlyOnce())
 
 
 class ProgressReporter:

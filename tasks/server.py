@@ -29,6 +29,7 @@ from filelock import FileLock
 
 from vaesc.config import home
 from vaesc.errors import VaescError
+from vaesc.registry.processes import pid_exists
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ _QUIET = {
 
 
 class ServerError(VaescError):
-    """The local Prefect server did not start."""
+    """The configured Prefect API does not answer, or the local server did not start."""
 
 
 def connect() -> str:
@@ -58,16 +59,26 @@ def connect() -> str:
         The API's URL.
 
     Raises:
-        ServerError: The local server did not answer in time.
+        ServerError: The configured server does not answer, or the local one did not start.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    url = os.environ.get("PREFECT_API_URL") or _profile_api_url()
+    url = configured()
     if url is None:
         url = start()
         os.environ["PREFECT_API_URL"] = url
         os.environ.setdefault("PREFECT_HOME", str(_folder()))
+    elif not answers(url):
+        raise ServerError(
+            f"nothing answers at the configured Prefect API {url}; start that server, or correct "
+            "or unset PREFECT_API_URL (or the Prefect profile)"
+        )
     return url
+
+
+def configured() -> str | None:
+    """Return the API that the environment or the active Prefect profile names, if any."""
+    return os.environ.get("PREFECT_API_URL") or _profile_api_url()
 
 
 def start() -> str:
@@ -77,8 +88,14 @@ def start() -> str:
         ServerError: It did not answer in time.
     """
     folder = _folder()
-    (folder / "clients").mkdir(parents=True, exist_ok=True)
-    (folder / "clients" / str(os.getpid())).touch()
+    try:
+        (folder / "clients").mkdir(parents=True, exist_ok=True)
+        (folder / "clients" / str(os.getpid())).touch()
+    except OSError as error:
+        raise ServerError(
+            f"the folder {folder} cannot be written ({error.strerror}); make it writable, or set "
+            "VAESC_HOME to a folder that is"
+        ) from error
     with FileLock(folder / "server.lock"):
         if url := status():
             return url
@@ -86,8 +103,8 @@ def start() -> str:
         logger.warning(
             "starting a local Prefect server (about 10 s; it stops by itself when idle)"
         )
-        _launch_keeper(folder, port)
-        _await_health(folder, f"http://127.0.0.1:{port}/api")
+        keeper = _launch_keeper(folder, port)
+        _await_health(keeper, folder, f"http://127.0.0.1:{port}/api")
         state = {"url": f"http://127.0.0.1:{port}/api", "started": time.time()}
         _state_file().write_text(json.dumps(state))
         return str(state["url"])
@@ -99,7 +116,7 @@ def status() -> str | None:
         url = str(json.loads(_state_file().read_text())["url"])
     except (OSError, ValueError, KeyError):
         return None
-    return url if _healthy(url) else None
+    return url if answers(url) else None
 
 
 def stop() -> bool:
@@ -140,32 +157,47 @@ def keep(folder: Path, port: int) -> None:
         _terminate(server)
 
 
-def _launch_keeper(folder: Path, port: int) -> None:
+def _launch_keeper(folder: Path, port: int) -> subprocess.Popen[bytes]:
     _state_file().unlink(missing_ok=True)
     with (folder / "server.log").open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "tasks.server", "keep", str(folder), str(port)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
 
 
-def _await_health(folder: Path, url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if _healthy(url):
-            return
-        time.sleep(0.2)
+def _await_health(keeper: subprocess.Popen[bytes], folder: Path, url: str) -> None:
+    begun = said = time.monotonic()
     log = folder / "server.log"
+    while time.monotonic() - begun < START_SECONDS:
+        if answers(url):
+            return
+        if keeper.poll() is not None:
+            raise ServerError(
+                f"the local Prefect server ended at once ({_last_line(log)}); see {log}, try "
+                "`vaesc doctor`, or set PREFECT_API_URL to a server of yours"
+            )
+        if time.monotonic() - said > 15:
+            said = time.monotonic()
+            logger.warning("still waiting for the local Prefect server (%.0f s)", said - begun)
+        time.sleep(0.2)
     raise ServerError(
         f"the local Prefect server did not answer within {START_SECONDS:.0f} s; see {log}, "
         "or set PREFECT_API_URL to a server of yours"
     )
 
 
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")[:200]
+
+
 def _server_environment(folder: Path, port: int) -> dict[str, str]:
     own = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API_DATABASE")}
+    # A database of yours is for a server of yours: the local one keeps its own.
+    foreign = ("PREFECT_API_DATABASE", "PREFECT_SERVER_DATABASE")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     return {**_QUIET, **kept, **own}
 
 
@@ -188,21 +220,11 @@ def _clients(folder: Path) -> list[int]:
     """Return the living processes that use the server, forgetting the dead ones."""
     living = []
     for mark in (folder / "clients").glob("*"):
-        if mark.name.isdigit() and _alive(int(mark.name)):
+        if mark.name.isdigit() and pid_exists(int(mark.name)):
             living.append(int(mark.name))
         else:
             mark.unlink(missing_ok=True)
     return living
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _state_port(state_file: Path) -> int | None:
@@ -225,11 +247,14 @@ def _profile_api_url() -> str | None:
     return str(url) if url else None
 
 
-def _healthy(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Tell whether a Prefect API answers at `url`; one that asks who we are does too."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except (urllib.error.URLError, OSError, ValueError):
         return False
 
 

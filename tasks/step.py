@@ -21,8 +21,9 @@ from tasks import logs
 from tasks.caching import RecordSerializer, StepPolicy, results_folder
 from tasks.tracking import current
 from vaesc.datasets import DownloadError
-from vaesc.errors import ConfigError, DataError, StoreError, TrainingError
+from vaesc.errors import VaescError
 from vaesc.records import Record
+from vaesc.registry.connection import UnreachableError
 from vaesc.steps import Step
 from vaesc.store import Artifact
 
@@ -102,6 +103,6 @@ def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     Prefect takes plain functions only here: any other callable would silently mean "never".
     """
     error = state.result(raise_on_failure=False)
-    if isinstance(error, DownloadError):
+    if isinstance(error, (DownloadError, UnreachableError)):
         return True
-    return not isinstance(error, (ConfigError, DataError, StoreError, TrainingError))
+    return not isinstance(error, VaescError)

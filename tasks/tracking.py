@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect.context import FlowRunContext
-from prefect.exceptions import MissingContextError
+from prefect.exceptions import ExternalSignal, MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
@@ -58,17 +58,19 @@ class PipelineRun:
         try:
             with reporter.shown():
                 yield StepRun(run_id, self.tracking, reporter)
-        except BaseException:
+        except BaseException as error:
+            self.tracking.finish(run_id, _status(error))
             self._open.pop(step)
-            self.tracking.finish(run_id, "FAILED")
             raise
 
     def record(self, step: str, record: Record, *, cached: bool, seconds: float) -> None:
         """Log the outcome of a step to its nested run and to the parent, and remember it."""
-        run_id = self._open.pop(step, None) or self._start_nested(step)
+        run_id = self._open.get(step) or self._start_nested(step)
         metrics = self._log_outcome(run_id, record, cached=cached)
+        self.tracking.set_tags(run_id, {"vaesc.seconds": f"{seconds:.3f}"})
         self.tracking.finish(run_id, "FINISHED")
-        self.tracking.log_metrics(self.run_id, {**metrics, f"seconds/{step}": seconds}, step=0)
+        self._open.pop(step)
+        self.tracking.log_metrics(self.run_id, metrics, step=0)
         self.metrics.update(metrics)
         self.records[step] = record
         self.steps.append(
@@ -79,6 +81,10 @@ class PipelineRun:
                 "digest": record.digest,
             }
         )
+
+    def unfinished(self) -> list[str]:
+        """Return the nested runs that nobody has ended."""
+        return list(self._open.values())
 
     def _start_nested(self, step: str) -> str:
         run_id = self.tracking.start_run(
@@ -105,8 +111,9 @@ class PipelineRun:
             for epoch, row in enumerate(_history(folder), start=1):
                 self.tracking.log_metrics(run_id, row, step=epoch)
         if isinstance(record, Dataset):
+            known = {k: artifact.summary[k] for k in ("licence", "sha256")}
             for run in (run_id, self.run_id):
-                self.tracking.log_dataset(run, record)
+                self.tracking.log_dataset(run, record, known)
         return metrics
 
 
@@ -150,7 +157,8 @@ def pipeline_run(config: PipelineConfig) -> Iterator[PipelineRun]:
     except BaseException as error:
         what = str(error) if isinstance(error, VaescError) else repr(error)
         tracking.set_tags(run.run_id, {"vaesc.error": what[:4000]})
-        tracking.finish(run.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        for each in (*run.unfinished(), run.run_id):
+            tracking.finish(each, _status(error))
         raise
     else:
         tracking.finish(run.run_id, "FINISHED")
@@ -179,6 +187,11 @@ def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
         "register": ("registry",),
     }[step]  # fmt: skip
     return {k: v for k, v in flat_settings(config) if k == "seed" or k.split(".")[0] in sections}
+
+
+def _status(error: BaseException) -> str:
+    """Return how MLflow is to call the end of a run: somebody's wish, or a failure."""
+    return "KILLED" if isinstance(error, (KeyboardInterrupt, ExternalSignal)) else "FAILED"
 
 
 def _history(folder: Path) -> list[dict[str, float]]:

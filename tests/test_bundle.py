@@ -2,12 +2,13 @@
 
 import filecmp
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from imagesets import digits, write_digits
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csc_array, csr_array
 
 from vaesc.bundle import FILES, SparseVAE
 from vaesc.config import DictionaryConfig, VAEConfig
@@ -62,6 +63,15 @@ def test_a_loaded_model_gives_the_same_codes_and_images(model, saved):
     assert (back.encode(images) != model.encode(images)).nnz == 0
     np.testing.assert_array_equal(back.reconstruct(images), model.reconstruct(images))
     assert (back.low, back.high) == (model.low, model.high) == (0, 255)
+
+
+def test_a_model_with_a_lasso_coder_comes_back_as_it_was(model, tmp_path):
+    lasso = SparseVAE(model.vae, replace(model.dictionary, coder="lasso"))
+    lasso.save(tmp_path / "model")
+    back, images = SparseVAE.load(tmp_path / "model", device="cpu"), digits()[:50] / 255
+    assert back.dictionary.coder == "lasso"
+    assert (back.encode(images, 4) != lasso.encode(images, 4)).nnz == 0
+    assert (back.encode(images, 4) != model.encode(images, 4)).nnz > 0
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -210,3 +220,44 @@ def test_unusable_levels_and_codes_are_refused_in_a_sentence(model):
         model.decode(csr_array((2, K + 1), dtype=np.float32))
     with pytest.raises(DataError, match="finite"):
         model.decode(csr_array(np.full((1, K), np.nan)))
+
+
+def with_indices(kind, indices):
+    """Three codes whose indices were exchanged afterwards, as in a damaged file."""
+    codes = kind((np.ones(3, np.float32), (np.arange(3), np.arange(3))), shape=(3, K))
+    codes.indices[:] = indices
+    return codes
+
+
+# Small and large steps outside: the large ones ended the process.
+@pytest.mark.parametrize("index", [K, -1, 10**8, -(10**8)])
+@pytest.mark.parametrize("kind", [csr_array, csc_array])
+def test_codes_whose_indices_are_damaged_are_refused(model, kind, index):
+    with pytest.raises(DataError, match=r"codes are not a whole CSR matrix \(.*\); encode"):
+        model.decode(with_indices(kind, [0, index, 1]))
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        coo_array((np.ones(1), ([0], [0])), shape=(10**15, K)),
+        np.full((2, K), "a"),
+        np.full((2, K), 1j),
+        csr_array(np.full((2, K), 1j)),
+        np.full((2, K), None),
+        np.full((2, 2, K), 1.0),
+        3,
+    ],
+)
+def test_what_is_no_matrix_of_real_numbers_is_refused(model, codes):
+    with pytest.raises(DataError, match=r"^codes (are not a whole CSR matrix|must have shape)"):
+        model.decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, bool])
+def test_codes_of_any_real_type_decode_alike(model, dtype):
+    codes = np.zeros((2, K), np.float32)
+    codes[0, 3] = codes[1, 5] = 1
+    expected = model.decode(codes)
+    np.testing.assert_allclose(model.decode(codes.astype(dtype)), expected, atol=1e-6)
+    np.testing.assert_allclose(model.decode(codes.astype(dtype).tolist()), expected, atol=1e-6)

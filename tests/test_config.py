@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vaesc.config import (
     DatasetConfig,
     PipelineConfig,
+    RegistryConfig,
     RuntimeConfig,
     VAEConfig,
     config_digest,
@@ -55,13 +56,23 @@ def test_presets_for_your_own_data_ask_for_the_path(name):
         ("training.epochs=0", "training.epochs must be at least 1, got 0"),
         ("dictionary.n_nonzero_coefs=257", "must be between 1 and n_atoms=256, got 257"),
         ("evaluation.sparsity_levels=[4,2]", "must be increasing"),
-        ("vae.hidden=[3,'a']", "vae.hidden must be a whole number, got 'a'"),
+        ("vae.hidden=[3,'a']", "each entry of vae.hidden must be a whole number, got 'a'"),
         ("dataset.source=minst", "got 'minst'; did you mean mnist?"),
         ("dataset=3", "dataset is a section of settings, got 3"),
         ("dataset.path=x", "dataset.path is only read by the sources arrays and folder"),
         ("foo", "--set takes section.name=value, got 'foo'"),
         ("=3", "--set takes section.name=value"),
-        ("registry.model_name=a/b", "registry.model_name must not be empty or hold any of"),
+        ("registry.model_name=a/b", "registry.model_name must hold only letters, digits, spaces,"),
+        ("registry.model_name=o'b", 'hyphens, and not be empty, got "o\'b"'),
+        ('registry.experiment=""', "registry.experiment must hold only letters"),
+        ("registry.experiment=...", "registry.experiment must hold only letters"),
+        ('registry.experiment="a\\n"', "registry.experiment must hold only letters"),
+        ("dataset.labels=y.npy", "dataset.labels is only read by the source arrays, not by mnist"),
+        ("runtime.device=gpu", "must be auto, cpu, mps, cuda or cuda:N, got 'gpu'"),
+        ("runtime.device=cuda:", "must be auto, cpu, mps, cuda or cuda:N, got 'cuda:'"),
+        ("runtime.device=cuda:x", "must be auto, cpu, mps, cuda or cuda:N, got 'cuda:x'"),
+        ('runtime.device=""', "must be auto, cpu, mps, cuda or cuda:N, got ''"),
+        ("preset=digits", "preset is chosen with --preset, not with --set; leave it out"),
         ("seed=-1", "seed must be between 0"),
     ],
 )
@@ -71,6 +82,31 @@ def test_a_wrong_setting_gets_one_sentence(assignment, sentence):
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
+def test_every_device_of_torch_may_be_named(device):
+    assert RuntimeConfig(device=device).device == device
+
+
+@pytest.mark.parametrize("name", ["vaesc", "my model_2.0-b", "modèle", "7"])
+def test_names_in_mlflow_may_be_words(name):
+    assert RegistryConfig(model_name=name, experiment=name).model_name == name
+
+
+def test_an_unknown_preset_is_told_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        load_config("minst")
+    listed = ", ".join(presets())
+    expected = f"there is no preset 'minst'; presets are {listed}; did you mean mnist?"
+    assert str(caught.value) == expected
+
+
+def test_a_config_file_cannot_relabel_the_preset(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "mnist"\n')
+    with pytest.raises(ConfigError, match=r"preset is chosen with --preset, not in .*mine\.toml"):
+        load_config("digits", file)
 
 
 @given(st.text(max_size=40))
@@ -118,7 +154,10 @@ def test_the_digest_sees_what_and_not_how():
 
 def test_every_setting_is_documented():
     described = {key: document for key, _, _, document in describe_settings()}
-    assert set(described) == {key for key, _ in flat_settings(PipelineConfig())}
+    # The preset is where the settings start: a value, but none that can be set.
+    every = {key for key, _ in flat_settings(PipelineConfig())}
+    assert every - set(described) == {"preset"}
+    assert set(described) <= every
     assert all(described.values())
 
 

@@ -69,7 +69,7 @@ def test_the_summary_is_json_and_holds_the_records_fields(tmp_path):
     assert summary["shape"] == [8, 8]
     assert summary["n_classes"] == 10
     assert {s: summary[f"n_{s}"] for s in SPLITS} == dataset.counts
-    assert summary["metrics"] == {f"dataset/n_{s}": float(dataset.n(s)) for s in SPLITS}
+    assert summary["metrics"] == {f"{s}/n_images": float(dataset.n(s)) for s in SPLITS}
 
 
 def test_splits_are_disjoint_cover_everything_and_keep_the_order(tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vaesc.config import DatasetConfig
-from vaesc.datasets import fingerprint, ingest, is_present, open_dataset, read_npy
+from vaesc.datasets import check, fingerprint, ingest, is_present, open_dataset, read_npy
 from vaesc.datasets.base import SPLITS
 from vaesc.datasets.idx import read_idx
 from vaesc.errors import DataError
@@ -262,8 +262,42 @@ def test_labels_beside_labels_are_refused(tmp_path):
     assert "labels of its own" in refused(config, tmp_path)
 
 
-def test_labels_for_a_source_that_reads_none_are_refused(tmp_path):
-    assert "only read by the source arrays" in refused(DatasetConfig(labels="y.npy"), tmp_path)
+def test_labels_for_a_source_that_reads_none_are_refused():
+    with pytest.raises(ValueError, match="only read by the source arrays, not by digits"):
+        DatasetConfig(labels="y.npy")
+
+
+@pytest.mark.parametrize("missing", ["path", "labels"])
+def test_what_is_not_there_is_found_before_anything_is_read(tmp_path, missing):
+    (tmp_path / "x.npy").write_bytes(b"not looked at")
+    names = {"path": tmp_path / "x.npy", "labels": tmp_path / "x.npy"}
+    names[missing] = tmp_path / "nothing.npy"
+    config = DatasetConfig(source="arrays", **{key: str(path) for key, path in names.items()})
+    with pytest.raises(DataError) as caught:
+        check(config)
+    assert str(caught.value) == f"{tmp_path / 'nothing.npy'} does not exist; check the path"
+    if missing == "path":
+        assert refused(config, tmp_path) == str(caught.value)
+    check(DatasetConfig(source="arrays", path=str(tmp_path / "x.npy")))
+
+
+def test_only_a_relative_path_is_told_where_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="check the path \\(it is relative to ") as caught:
+        check(DatasetConfig(source="arrays", path="x.npy"))
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(DataError, match=r"nothing does not exist; check the path$"):
+        check(DatasetConfig(source="folder", path=str(tmp_path / "nothing")))
+
+
+def test_a_limit_that_leaves_too_little_to_train_on_is_refused(tmp_path):
+    config = saved(tmp_path, bytes_images(30, 4), limit=1)
+    said = refused(config, tmp_path)
+    assert "too few images to split (train 1, validation 1, test 1): training needs" in said
+    assert said.endswith("raise dataset.limit")
+    # Where there are too few to begin with, no limit helps.
+    few = saved(tmp_path, bytes_images(2, 4), limit=1)
+    assert refused(few, tmp_path).endswith("give more images")
 
 
 def test_labels_of_one_split_only_are_refused(tmp_path):

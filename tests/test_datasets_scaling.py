@@ -84,6 +84,29 @@ def test_floats_beyond_1_and_integers_are_in_the_data_sets_own_range(high):
         assert np.array_equal(to_unit(ramp[:2].astype(dtype), low=0, high=high), expected[:2])
 
 
+@given(
+    hnp.arrays(np.uint8, (2, 5)),
+    st.sampled_from([(0, 1), (0, 7), (0, 16), (0, 100), (0, 255), (-3.25, 7.5), (-100, 300)]),
+)
+def test_bytes_are_judged_as_any_other_integers(values, limits):
+    low, high = limits
+
+    def outcome(images):
+        try:
+            return to_unit(images, low=low, high=high).tobytes()
+        except DataError as error:
+            return str(error)
+
+    assert outcome(values) == outcome(values.astype(np.int64))
+
+
+def test_bytes_of_another_scale_are_not_clipped_to_white():
+    with pytest.raises(
+        DataError, match=r"range \[0, 16\] of the data set, got values from 0 to 255"
+    ):
+        to_unit(np.arange(256, dtype=np.uint8), low=0, high=16)
+
+
 @pytest.mark.parametrize(("low", "high"), [(-3.5, 7), (0, 4), (0, 8.5), (-16, 16), (-100, 300)])
 def test_floats_are_always_in_the_data_sets_own_range_where_it_is_no_range_of_integers(low, high):
     values = np.array([0.0, 0.25, 1.0])

@@ -1,6 +1,7 @@
 """Scaling, codes and files of the dictionary of latents."""
 
 import filecmp
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vaesc.dictionary import (
 )
 from vaesc.errors import DataError
 from vaesc.progress import SILENT
+from vaesc.sparse import lasso_pursuit
 
 CONFIG = DictionaryConfig(n_atoms=24, n_nonzero_coefs=2, max_epochs=20, batch_size=64)
 COUNTS = {"train": 1500, "validation": 200, "test": 100}
@@ -99,6 +101,22 @@ def test_learning_again_gives_the_same_bytes(latents_folder, learned, tmp_path):
     assert len(same) == len(files) >= 4
     assert not differ
     assert not odd
+
+
+def test_the_lasso_learns_and_codes_as_well(latents_folder, tmp_path):
+    config = replace(CONFIG, coder="lasso")
+    summary = learn(config, latents_folder, tmp_path, seed=3, listener=SILENT)
+    assert summary["metrics"]["validation/fvu"] < 0.1
+    assert summary["metrics"]["validation/l0"] <= 2
+
+    dictionary, z = load_dictionary(tmp_path), planted(50, 8)
+    assert dictionary.coder == "lasso"
+    path = dictionary.path(z, [1, 2, 4, 500])
+    assert (path[2] != dictionary.encode(z)).nnz == 0
+    scaled = (z - dictionary.mean) / dictionary.scale
+    plain = lasso_pursuit(scaled, dictionary.dictionary, [4])[4]
+    np.testing.assert_allclose(path[4].toarray(), plain.toarray(), atol=1e-6)
+    np.testing.assert_allclose(dictionary.decode(path[500]), z, atol=1e-3)
 
 
 def test_equal_latents_are_refused_in_a_sentence(tmp_path):

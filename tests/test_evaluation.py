@@ -4,6 +4,7 @@ import csv
 import filecmp
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -292,6 +293,23 @@ def test_each_level_is_coded_in_its_own_dictionary_whoever_shares_it():
         np.testing.assert_allclose(codes[k].toarray(), alone.toarray(), atol=1e-5)
 
 
+@pytest.mark.parametrize("coder", ["omp", "lasso"])
+def test_both_sides_are_learned_and_coded_by_the_configured_coder(inputs, tmp_path, coder):
+    settings = replace(DICTIONARY, coder=coder, max_epochs=1)
+    folders = inputs | {"dictionary": tmp_path / "dictionary"}
+    for name in ("dictionary", "evaluated"):
+        (tmp_path / name).mkdir()
+    learn(settings, folders["latents"], folders["dictionary"], seed=1, listener=SILENT)
+    config = EvaluationConfig(sparsity_levels=(1, 3), elbo_samples=1)
+    summary = evaluate(
+        config, settings, folders, tmp_path / "evaluated", seed=1, device="cpu", block_size=8192,
+        listener=SILENT,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "evaluated" / "results.json").read_text())
+    assert results["coder"] == coder
+    assert all(np.isfinite(value) for value in summary["metrics"].values())
+
+
 def train_and_validation(inputs, space):
     """Centred samples, as the dictionaries of `space` are learned on them."""
     images = digits().reshape(-1, 64) / np.float32(255)
@@ -405,7 +423,7 @@ def test_every_method_has_every_level_and_every_key(evaluated):
         assert metrics[f"test/l0_k{k}"] <= min(k, 6)
     for name in ("vae_mse", "negative_elbo", "distortion", "kl", "active_units", "dead_fraction"):
         assert np.isfinite(metrics[f"test/{name}"])
-    assert 0 < metrics["dictionary/mutual_coherence"] <= 1
+    assert 0 < metrics["train/mutual_coherence"] <= 1
     assert evaluated[1]["n_test"] == 397
 
 

@@ -115,7 +115,7 @@ def test_metrics_obey_their_bounds(first):
         metrics["test/distortion"] + metrics["test/kl"], rel=1e-5
     )
     assert metrics["test/kl"] >= 0
-    assert 0 <= metrics["dictionary/mutual_coherence"] <= 1
+    assert 0 <= metrics["train/mutual_coherence"] <= 1
     assert metrics["test/l0_k2"] <= 2
     assert metrics["test/pixel_mse_k4"] < metrics["test/pixel_mse_k1"]
     assert metrics["test/fvu_k4"] < metrics["test/fvu_k1"]

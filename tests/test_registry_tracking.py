@@ -345,4 +345,4 @@ def test_a_process_of_another_user_is_alive(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", denied)
-    assert processes._exists(1)
+    assert processes.pid_exists(1)

@@ -18,6 +18,7 @@ from vaesc.config_files import load_config
 from vaesc.report.curves import draw_curve, draw_history, ratio_ticks, spread
 from vaesc.report.html import render_report
 from vaesc.report.mosaics import as_picture
+from vaesc.report.posterior import draw_posterior
 from vaesc.report.provenance import commands
 from vaesc.report.text import number
 
@@ -45,7 +46,7 @@ def made_up_results():
     ]
     metrics = {
         "test/negative_elbo": 25.0, "test/distortion": 20.0, "test/kl": 5.0,
-        "test/active_units": 6.0, "test/dead_fraction": 0.25, "dictionary/mutual_coherence": 0.9,
+        "test/active_units": 6.0, "test/dead_fraction": 0.25, "train/mutual_coherence": 0.9,
     }  # fmt: skip
     return {
         "source": "a <source>", "shape": [8, 8], "n_train": 1200, "n_test": 397, "latent_dim": 6,
@@ -231,3 +232,13 @@ def test_every_shape_of_image_can_be_shown(shape, shown):
 )  # fmt: skip
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_the_kl_of_each_dimension_is_drawn_for_any_number_of_both(tmp_path):
+    for name, epochs, dimensions in (("one", 1, 1), ("many", 3, 40), ("none", 2, 5)):
+        (tmp_path / name).mkdir()
+        kl = np.zeros((epochs, dimensions)) if name == "none" else np.ones((epochs, dimensions))
+        draw_posterior(kl.tolist(), tmp_path / name)
+        assert {f.name for f in (tmp_path / name).iterdir()} == {
+            "posterior.png", "posterior-dark.png",
+        }  # fmt: skip

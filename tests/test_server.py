@@ -1,13 +1,13 @@
 """The local Prefect server: one per home, started when needed, gone when nobody needs it."""
 
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -27,17 +27,53 @@ def bare(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_a_configured_api_is_used_as_it_is(bare, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://example.invalid/api")
-    assert server.connect() == "http://example.invalid/api"
+@pytest.fixture(params=[200, 401])
+def foreign(request):
+    """Somebody's Prefect server, which may want to know who we are."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(request.param if self.path == "/api/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/api"
+        running.shutdown()
+
+
+def test_a_configured_api_is_used_as_it_is(bare, monkeypatch, foreign):
+    monkeypatch.setenv("PREFECT_API_URL", foreign)
+    assert server.connect() == foreign
     assert not (bare / "prefect").exists()
 
 
-def test_the_active_profile_s_api_is_used(bare):
+def test_the_active_profile_s_api_is_used(bare, foreign):
     (bare / "profiles.toml").write_text(
-        'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://team.invalid/api"\n'
+        f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{foreign}"\n'
     )
-    assert server.connect() == "http://team.invalid/api"
+    assert server.connect() == foreign
+
+
+def test_a_configured_api_that_does_not_answer_is_named(bare, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(server.ServerError, match=r"127\.0\.0\.1:9/api; start that server"):
+        server.connect()
+
+
+def test_a_local_server_that_cannot_start_says_its_last_words(bare, monkeypatch):
+    log = bare / "prefect" / "server.log"
+
+    def launch(folder, port):
+        log.write_text("something\nNoSuchModuleError: x\n\n")
+        return subprocess.Popen([sys.executable, "-c", "pass"])
+
+    monkeypatch.setattr(server, "_launch_keeper", launch)
+    with pytest.raises(server.ServerError, match=r"ended at once \(NoSuchModuleError: x\)"):
+        server.start()
 
 
 def test_nothing_runs_and_nothing_is_stopped(bare):
@@ -45,18 +81,10 @@ def test_nothing_runs_and_nothing_is_stopped(bare):
     assert server.stop() is False
 
 
-def answers(url):
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 def gone_within(url, seconds):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not answers(url):
+        if not server.answers(url):
             return True
         time.sleep(0.3)
     return False

@@ -6,7 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from vaesc.sparse import LearnedDictionary, learn_dictionary, orthogonal_matching_pursuit
+from vaesc.sparse import (
+    LearnedDictionary,
+    learn_dictionary,
+    learn_dictionary_full,
+    orthogonal_matching_pursuit,
+)
 
 
 def sparse_data(n, d, n_atoms, k, *, seed=0, noise=0.01):
@@ -203,3 +208,92 @@ def test_wrong_use_is_told(change, words):
 
     with pytest.raises(ValueError, match=words):
         learn_dictionary(arguments.pop("X"), **arguments)
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
+    X, _ = sparse_data(1000, 12, 24, 3)
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "seed": 0, "X_validation": X[:100]}
+    whole = learn_dictionary(X, max_epochs=5, **options)
+    file = tmp_path / "run.npz"
+
+    def cut(epoch, row):
+        if epoch == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        learn_dictionary(X, max_epochs=5, checkpoint=file, on_epoch=cut, **options)
+    resumed = learn_dictionary(X, max_epochs=5, checkpoint=file, **options)
+    again = learn_dictionary(X, max_epochs=5, checkpoint=file, **options)
+
+    for run in (resumed, again):
+        assert run.dictionary.tobytes() == whole.dictionary.tobytes()
+        assert run.history == whole.history
+        assert run.best_epoch == whole.best_epoch
+    assert [path.name for path in tmp_path.iterdir()] == ["run.npz"]
+
+
+def test_a_checkpoint_of_other_data_or_settings_is_refused(tmp_path):
+    X, _ = sparse_data(300, 12, 24, 3)
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "max_epochs": 1}
+    file = tmp_path / "run.npz"
+    learn_dictionary(X, seed=0, checkpoint=file, **options)
+
+    for samples, seed in ((X, 1), (X + 1, 0)):
+        with pytest.raises(ValueError, match="other settings or samples"):
+            learn_dictionary(samples, seed=seed, checkpoint=file, **options)
+
+
+def test_learning_stops_when_passes_bring_nothing():
+    X, _ = sparse_data(1000, 12, 24, 3)
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "seed": 0, "max_epochs": 200}
+
+    by_error = learn_dictionary(X, tol=0.01, **options)
+    by_validation = learn_dictionary(X[200:], X_validation=X[:200], patience=3, **options)
+
+    assert len(by_error.history) < 200
+    assert len(by_validation.history) == by_validation.best_epoch + 3 < 200
+
+
+@pytest.mark.parametrize("method", ["ksvd", "aksvd", "mod"])
+def test_full_batch_methods_lower_the_error_and_find_atoms(method):
+    X, atoms = sparse_data(1500, 12, 18, 2)
+
+    learned = learn_dictionary_full(
+        X, n_atoms=18, n_nonzero_coefs=2, seed=0, method=method, max_epochs=25
+    )
+
+    errors = [row["train_mse"] for row in learned.history]
+    assert errors[-1] < 0.2 * errors[0]
+    np.testing.assert_allclose(np.linalg.norm(learned.dictionary, axis=1), 1, atol=1e-6)
+    assert (np.abs(atoms @ learned.dictionary.T).max(axis=1) > 0.99).mean() >= 0.75
+
+
+def test_k_svd_refits_an_atom_by_the_leading_singular_pair():
+    rng = np.random.default_rng(0)
+    X = (np.outer(rng.standard_normal(40), rng.standard_normal(6)) * 3).astype(np.float32)
+    X += 0.1 * rng.standard_normal((40, 6)).astype(np.float32)
+
+    learned = learn_dictionary_full(
+        X, n_atoms=1, n_nonzero_coefs=1, seed=0, method="ksvd", max_epochs=3
+    )
+
+    leading = np.linalg.svd(X)[2][0]
+    assert abs(learned.dictionary[0] @ leading) == pytest.approx(1, abs=1e-6)
+
+
+def test_full_batch_methods_are_reproducible_on_any_number_of_threads():
+    X, _ = sparse_data(1500, 12, 18, 2)
+    options = {"n_atoms": 18, "n_nonzero_coefs": 2, "seed": 0, "max_epochs": 3}
+
+    one, two = (learn_dictionary_full(X, n_threads=n, **options) for n in (1, 2))
+
+    assert one.dictionary.tobytes() == two.dictionary.tobytes()
+
+
+def test_wrong_use_of_full_batch_methods_is_told():
+    with pytest.raises(ValueError, match="method must be"):
+        learn_dictionary_full(np.ones((5, 3)), n_atoms=2, n_nonzero_coefs=1, seed=0, method="x")

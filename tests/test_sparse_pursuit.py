@@ -290,3 +290,27 @@ def test_a_place_without_any_cache_directory_still_compiles(monkeypatch, caplog)
 
     assert kernel(1) == 2
     assert "not cached on disk" in caplog.text
+
+
+@pytest.mark.parametrize("selection", RULES)
+def test_integer_products_give_the_codes_of_floats(selection):
+    rng = np.random.default_rng(0)
+    images = (255 * rng.random((500, 100)) ** 4).astype(np.uint8)
+    images[7] = 0
+    dictionary = problem(1, 100, 64)[1].astype(np.float32)
+    plain = orthogonal_matching_pursuit(images, dictionary, 6, selection=selection)
+
+    for digits, same, relative in ((2, 0.97, 2e-4), (3, 0.995, 1e-6)):
+        codes = orthogonal_matching_pursuit(
+            images, dictionary, 6, selection=selection, byte_digits=digits
+        )
+        rows = (codes.toarray() != 0) == (plain.toarray() != 0)
+        errors = [np.square(images - c @ dictionary).mean() for c in (codes, plain)]
+        assert rows.all(axis=1).mean() >= same
+        assert errors[0] == pytest.approx(errors[1], rel=relative)
+        assert codes[[7]].nnz == 0
+
+
+def test_wrong_byte_digits_are_told():
+    with pytest.raises(ValueError, match="byte_digits must be 2 or 3"):
+        orthogonal_matching_pursuit(np.ones((40, 8), np.uint8), np.eye(8), 2, byte_digits=4)

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.dictionary import SETTINGS, WEIGHTS, LatentDictionary, load_dictionary, save_dictionary
+from vaesc.dictionary import LatentDictionary
+from vaesc.dictionary_files import SETTINGS, WEIGHTS, load_dictionary, save_dictionary
 from vaesc.errors import DataError, StoreError
 from vaesc.store import file_digest
 
@@ -126,7 +127,8 @@ class SparseVAE:
             `high` where that is neither [0, 1] nor a range of integers.
 
         Raises:
-            DataError: The codes do not have K columns, or are not finite.
+            DataError: The codes are damaged, not real numbers, do not have K columns, or are not
+                finite.
         """
         codes = self._checked_codes(codes)
         return self.decode_latents(self.dictionary.decode(codes))
@@ -278,17 +280,46 @@ class SparseVAE:
             )
 
     def _checked_codes(self, codes: Any) -> csr_array:  # noqa: ANN401 - any sparse or dense array
-        from scipy.sparse import csr_array
-
-        codes = csr_array(codes)
-        if codes.shape[1] != self.n_atoms:
+        codes = whole_csr(codes)
+        if codes.ndim != 2 or codes.shape[1] != self.n_atoms:
             raise DataError(
                 f"codes must have shape (n, {self.n_atoms}), one column per atom, "
                 f"got {codes.shape}"
             )
         if not np.isfinite(codes.data).all():
-            raise DataError("codes must be finite, got NaN or infinity; code the images again")
+            raise DataError("codes must be finite, got NaN or infinity; encode the images again")
         return codes
+
+
+def whole_csr(codes: Any) -> csr_array:  # noqa: ANN401 - any sparse or dense array
+    """Return `codes` as a CSR matrix whose every index was checked.
+
+    Compiled code follows these indices without asking: one that is out of range, as a damaged
+    file may hold, would end the process.
+
+    Raises:
+        DataError: They are no matrix of real numbers, or an index is out of range.
+    """
+    from scipy.sparse import csr_array
+
+    try:
+        # Before it becomes CSR: the way there trusts the indices too.
+        if hasattr(codes, "check_format"):
+            codes.check_format(full_check=True)
+        if not hasattr(codes, "dtype"):
+            codes = np.asarray(codes)
+        if codes.dtype.kind not in "buif":
+            raise TypeError(f"its numbers must be bool, integers or floats, not {codes.dtype}")
+        if codes.dtype == np.float16:  # scipy multiplies none
+            codes = codes.astype(np.float32)
+        codes = csr_array(codes)
+        codes.check_format(full_check=True)
+    except (ValueError, TypeError, IndexError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"codes are not a whole CSR matrix ({reason}); encode the images again"
+        ) from error
+    return codes
 
 
 def squared_errors(images: Floats, reconstructions: Floats) -> Floats:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -86,25 +87,42 @@ class DatasetConfig:
                 "path",
                 f"is only read by the sources arrays and folder, not by {self.source}",
             )
+        _require(
+            self.labels is None or self.source == "arrays",
+            self,
+            "labels",
+            f"is only read by the source arrays, not by {self.source}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     """The variational autoencoder: encoder q(z|x), decoder p(x|z) and their objective."""
 
+    architecture: Literal["mlp", "conv"] = "mlp"
+    """Encoder: `mlp`, or `conv` for pictures, which puts convolutions before it."""
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    channels: tuple[int, ...] = ()
+    """Channels of the convolutional stages, each halving the sides; none derives them."""
+    activation: Literal["relu", "silu"] = "relu"
+    """What follows each hidden layer: `relu`, or the smooth `silu`."""
+    residual: bool = False
+    """Whether layers of equal width, and a block in each stage, add their input."""
     latent_dim: int = 32
     """Number of latent dimensions, d."""
-    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
-    """p(x|z): `bernoulli` (cross-entropy on logits) or `gaussian` (fixed `observation_std`)."""
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian"] = "bernoulli"
+    """p(x|z): `bernoulli` (cross-entropy), its density `continuous-bernoulli`, or `gaussian`."""
     observation_std: float = 0.1
     """Standard deviation of the gaussian likelihood, in pixel units (images lie in [0, 1])."""
+    variance: Literal["fixed", "learned", "optimal"] = "fixed"
+    """Gaussian's std: `fixed`, or starting there and `learned`, or `optimal` for each batch."""
     beta: float = 1.0
     """Weight of the KL term in the negative ELBO; 1 is the true bound."""
 
     def __post_init__(self) -> None:
-        _require(all(w >= 1 for w in self.hidden), self, "hidden", "widths must be at least 1")
+        for name in ("hidden", "channels"):
+            _require(all(w >= 1 for w in getattr(self, name)), self, name, "must be at least 1")
         _require(self.latent_dim >= 1, self, "latent_dim", "must be at least 1")
         _require(self.observation_std > 0, self, "observation_std", "must be positive")
         _require(self.beta >= 0, self, "beta", "must not be negative")
@@ -120,8 +138,28 @@ class TrainingConfig:
     """Images per gradient step."""
     learning_rate: float = 1e-3
     """Adam's step size."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate over the run: `constant`, or `cosine` decay to zero at the last epoch."""
+    schedule: Literal["constant", "cosine", "flat-linear"] = "cosine"
+    """Learning rate: `constant`, `cosine` to zero, or `flat-linear`: to zero in the last half."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate first rises from zero."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of matrix products; `bf16` keeps float32 weights, and is faster where hardware has it."""
+    gradient_clip: float = 0.0
+    """Largest norm of a gradient; longer ones are shortened to it. 0 leaves them alone."""
+    weight_average: float = 0.0
+    """Decay of the moving average of the weights, such as 0.999, which is kept; 0 is off."""
+    beta_schedule: Literal["constant", "warm-up", "cyclical"] = "constant"
+    """The KL term's weight: `vae.beta`, or rising to it from 0 once, or in cycles."""
+    beta_epochs: float = 10.0
+    """Epochs of the rise (`warm-up`), or of one cycle, whose first half rises (`cyclical`)."""
+    free_bits: float = 0.0
+    """Nats of KL that each latent dimension may use at no cost."""
+    capacity: float = 0.0
+    """Nats of KL aimed at: a target that rises to this over the run, kept by beta; 0 is off."""
+    importance_samples: int = 1
+    """Latent samples per image; above 1 the importance-weighted bound is maximised (IWAE)."""
+    max_rollbacks: int = 3
+    """Times a loss that is no number sends training back, at a tenth of the learning rate."""
     patience: int = 5
     """Epochs without a better validation ELBO before stopping early; 0 never stops early."""
 
@@ -129,7 +167,21 @@ class TrainingConfig:
         _require(self.epochs >= 1, self, "epochs", "must be at least 1")
         _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
         _require(self.learning_rate > 0, self, "learning_rate", "must be positive")
-        _require(self.patience >= 0, self, "patience", "must not be negative")
+        for name in (
+            "warmup_epochs", "gradient_clip", "free_bits", "capacity", "max_rollbacks", "patience",
+        ):  # fmt: skip
+            _require(getattr(self, name) >= 0, self, name, "must not be negative")
+        _require(0 <= self.weight_average < 1, self, "weight_average", "must be in [0, 1)")
+        _require(self.beta_epochs > 0, self, "beta_epochs", "must be positive")
+        _require(self.importance_samples >= 1, self, "importance_samples", "must be at least 1")
+        shaped = self.free_bits > 0 or self.capacity > 0
+        _require(not (self.free_bits and self.capacity), self, "capacity", "excludes free_bits")
+        _require(
+            self.importance_samples == 1 or not (shaped or self.beta_schedule != "constant"),
+            self,
+            "importance_samples",
+            "above 1 excludes free_bits, capacity and beta_schedule",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +192,8 @@ class DictionaryConfig:
     """Number of atoms, K; above the latent dimension the dictionary is overcomplete."""
     n_nonzero_coefs: int = 8
     """Sparsity level k: largest number of nonzero coefficients in the code of one latent."""
-    coder: Literal["ols", "omp"] = "ols"
-    """Greedy pursuit: `ols` takes the atom that lowers the residual most, `omp` the closest."""
+    coder: Literal["ols", "omp", "lasso"] = "ols"
+    """Next atom: what lowers the residual most (`ols`), the closest (`omp`), or the lasso's."""
     scaling: Literal["global", "per-dimension", "none"] = "global"
     """Latents are centred, then divided by one common std, by each dimension's own, or not."""
     max_epochs: int = 10
@@ -222,10 +274,11 @@ class RegistryConfig:
         for name in ("model_name", "experiment"):
             value = getattr(self, name)
             _require(
-                bool(value.strip()) and not set(value) & set("/:@\n"),
+                bool(re.fullmatch(r"(?=.*\w)[\w .-]+", value)),
                 self,
                 name,
-                "must not be empty or hold any of / : @",
+                "must hold only letters, digits, spaces, dots, underscores and hyphens, "
+                "and not be empty",
             )
 
 
@@ -237,9 +290,20 @@ class RuntimeConfig:
     """Where torch computes: `auto` (cuda, then mps, then cpu), or a device such as `cuda:1`."""
     block_size: int = how(8192)
     """Images held in memory at once while encoding, decoding and writing."""
+    compile: Literal["auto", "always", "never"] = how("auto")
+    """Compile the training step: `auto` when there is enough work to repay the compilation."""
+    checkpoint_seconds: float = how(30.0)
+    """Seconds between training's checkpoints, from which a killed run resumes; 0 writes none."""
 
     def __post_init__(self) -> None:
+        _require(
+            bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII)),
+            self,
+            "device",
+            "must be auto, cpu, mps, cuda or cuda:N",
+        )
         _require(self.block_size >= 1, self, "block_size", "must be at least 1")
+        _require(self.checkpoint_seconds >= 0, self, "checkpoint_seconds", "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

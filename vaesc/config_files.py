@@ -49,14 +49,14 @@ def load_config(
     """
     if preset not in presets():
         raise ConfigError(
-            f"there is no preset {preset!r}{_nearest(preset, presets())}; "
-            f"presets are {', '.join(presets())}"
+            f"there is no preset {preset!r}; presets are {', '.join(presets())}"
+            f"{_nearest(preset, presets())}"
         )
     values = _read_toml(_PRESETS / f"{preset}.toml")
     if file is not None:
-        _overlay(values, _read_toml(file))
+        _lay_over(values, _read_toml(file), f"in {file}")
     for assignment in assignments:
-        _overlay(values, _parse_assignment(assignment))
+        _lay_over(values, _parse_assignment(assignment), "with --set")
     return config_from_mapping({"preset": preset, **values})
 
 
@@ -72,12 +72,15 @@ def config_from_mapping(values: dict[str, Any]) -> PipelineConfig:
 
 
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, documentation) of every setting, for ``--help``."""
+    """Yield (key, type, default, documentation) of every setting, for ``--help``.
+
+    The preset is not one of them: it is where the settings start, so it cannot be set.
+    """
     for path, cls in _sections(PipelineConfig):
         hints, documents = get_type_hints(cls), _field_documents(cls)
         default = cls() if cls is not PipelineConfig else PipelineConfig()
         for f in fields(cls):
-            if not is_dataclass(hints[f.name]):
+            if not is_dataclass(hints[f.name]) and f"{path}{f.name}" != "preset":
                 yield (
                     f"{path}{f.name}",
                     _type_name(hints[f.name]),
@@ -141,6 +144,13 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401
         return text
 
 
+def _lay_over(values: dict[str, Any], above: dict[str, Any], where: str) -> None:
+    if "preset" in above:
+        # It would name another preset than the one the settings come from.
+        raise ConfigError(f"preset is chosen with --preset, not {where}; leave it out")
+    _overlay(values, above)
+
+
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):
@@ -197,7 +207,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
             return None
         return _convert(next(o for o in options if o is not type(None)), value, path)
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(options[0], item, path) for item in value)
+        return tuple(_convert(options[0], item, f"each entry of {path}") for item in value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise ConfigError(f"{path} must be finite, got {value!r}")

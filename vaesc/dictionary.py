@@ -16,7 +16,6 @@ make the dictionary spend atoms on noise that no pixel ever shows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.config import DictionaryConfig, derive_seed
+from vaesc.dictionary_files import load_dictionary, save_dictionary, write_json
 from vaesc.errors import DataError
 from vaesc.progress import Listener
 
@@ -34,12 +34,23 @@ if TYPE_CHECKING:
 
     from vaesc.latents import LatentStore
 
+__all__ = [
+    "CODES",
+    "HISTORY",
+    "SPLITS",
+    "LatentDictionary",
+    "fit_dictionary",
+    "fit_scaling",
+    "learn",
+    "learn_atoms",
+    "load_dictionary",
+    "path",
+    "save_dictionary",
+]
+
 SPLITS = ("train", "validation", "test")
-WEIGHTS = "dictionary.safetensors"
-SETTINGS = "dictionary.json"
 CODES = "codes.zarr"
 HISTORY = "history.json"
-_FORMAT = 1
 
 Floats = NDArray[np.float32]
 History = list[dict[str, float]]
@@ -57,7 +68,7 @@ class LatentDictionary:
     scale: Floats
     """What centred latents are divided by, shape (d,); all equal under ``global`` scaling."""
     coder: str
-    """Greedy pursuit: ``ols`` or ``omp``."""
+    """How atoms are chosen: ``ols``, ``omp`` or ``lasso``, see :func:`path`."""
     n_nonzero_coefs: int
     """The sparsity level it was learned at, and the default one of :meth:`encode`."""
     vae_sha256: Mapping[str, str]
@@ -88,17 +99,13 @@ class LatentDictionary:
             ValueError: The latents do not have d columns or are not finite, or the level is out
                 of range.
         """
-        from vaesc.sparse import orthogonal_matching_pursuit
-
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
-        if level <= self.n_atoms:  # beyond, the pursuit says what is wrong
+        if level <= self.n_atoms:  # beyond, the coder says what is wrong
             level = min(level, self.latent_dim)
-        return orthogonal_matching_pursuit(
-            self._scaled(latents), self.dictionary, level, selection=self._selection
-        )
+        return _coded(self._scaled(latents), self.dictionary, [level], self.coder)[level]
 
     def path(self, latents: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
-        """Return the codes at several sparsity levels, from one greedy run to the largest.
+        """Return the codes at several sparsity levels, from one run to the largest.
 
         A level above the number of atoms or of dimensions acts as the smaller of the two.
 
@@ -109,7 +116,7 @@ class LatentDictionary:
         Returns:
             Level -> codes, shape (n, K), a key for every level asked for.
         """
-        return path(self._scaled(latents), self.dictionary, levels, selection=self._selection)
+        return path(self._scaled(latents), self.dictionary, levels, coder=self.coder)
 
     def decode(self, codes: csr_array) -> Floats:
         """Return the latents that `codes` stand for: ``mean + scale * (codes @ dictionary)``.
@@ -127,10 +134,6 @@ class LatentDictionary:
         scaled = np.asarray(codes @ self.dictionary, np.float32)
         return np.asarray(self.mean + self.scale * scaled, np.float32)
 
-    @property
-    def _selection(self) -> Any:  # noqa: ANN401 - a Literal of vaesc.sparse
-        return self.coder
-
     def _scaled(self, latents: NDArray[Any]) -> Floats:
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError(
@@ -144,17 +147,35 @@ def path(
     dictionary: NDArray[Any],
     levels: Iterable[int],
     *,
-    selection: Any,  # noqa: ANN401 - a Literal of vaesc.sparse
+    coder: str,
 ) -> dict[int, csr_array]:
     """Code `samples` at every level; more than there are atoms or dimensions asks for no more.
 
     That many atoms reconstruct a sample exactly: a further one would code nothing but rounding.
+    ``ols`` and ``omp`` choose atoms greedily; ``lasso`` takes those active on the lasso's path
+    before there would be more than k. Coefficients are least-squares ones under all three, so
+    that codes of equal k are compared by their support alone.
     """
-    from vaesc.sparse import pursuit_path
-
     reach = {k: min(k, *dictionary.shape) for k in levels}
-    codes = pursuit_path(samples, dictionary, sorted(set(reach.values())), selection=selection)
+    codes = _coded(samples, dictionary, sorted(set(reach.values())), coder)
     return {k: codes[reached] for k, reached in reach.items()}
+
+
+def _coded(
+    samples: NDArray[Any],
+    dictionary: NDArray[Any],
+    levels: Sequence[int],
+    coder: Any,  # noqa: ANN401
+) -> dict[int, csr_array]:
+    """Code at levels that the dictionary allows, as `coder` says."""
+    from vaesc.sparse import lasso_pursuit, pursuit_path
+
+    codes: dict[int, csr_array]
+    if coder == "lasso":
+        codes = lasso_pursuit(samples, dictionary, levels)
+    else:
+        codes = pursuit_path(samples, dictionary, levels, selection=coder)
+    return codes
 
 
 def learn(
@@ -167,7 +188,7 @@ def learn(
 ) -> dict[str, Any]:
     """Learn a dictionary on the training latents and code every split in it.
 
-    Writes ``dictionary.safetensors`` and ``dictionary.json`` (see :func:`load_dictionary`),
+    Writes ``dictionary.safetensors`` and ``dictionary.json`` (:mod:`vaesc.dictionary_files`),
     ``codes.zarr`` (a CSR matrix ``<split>/codes`` each) and ``history.json`` (one dict an epoch).
 
     Args:
@@ -191,7 +212,7 @@ def learn(
         seed=derive_seed(seed, "learn/dictionary"), listener=listener,
     )  # fmt: skip
     save_dictionary(dictionary, folder)
-    _write_json(folder / HISTORY, history)
+    write_json(folder / HISTORY, history)
     codes = _write_codes(dictionary, latents, folder)
     return {
         "n_atoms": dictionary.n_atoms,
@@ -325,61 +346,6 @@ def fit_scaling(latents: NDArray[Any], scaling: str) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), scale.astype(np.float32)
 
 
-def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
-    """Write ``dictionary.safetensors`` and ``dictionary.json`` into `folder`."""
-    from safetensors.numpy import save_file
-
-    arrays = {name: getattr(dictionary, name) for name in ("dictionary", "mean", "scale")}
-    save_file(arrays, folder / WEIGHTS)
-    _write_json(
-        folder / SETTINGS,
-        {
-            "format": _FORMAT,
-            "coder": dictionary.coder,
-            "n_nonzero_coefs": dictionary.n_nonzero_coefs,
-            "vae_sha256": dict(dictionary.vae_sha256),
-        },
-    )
-
-
-def load_dictionary(folder: Path) -> LatentDictionary:
-    """Read what :func:`save_dictionary` or :func:`learn` wrote.
-
-    Raises:
-        DataError: A file is missing or is not what it should be.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        settings = json.loads((folder / SETTINGS).read_bytes())
-        arrays = load_file(folder / WEIGHTS)
-        if settings["format"] != _FORMAT:
-            raise DataError(
-                f"{folder / SETTINGS} has format {settings['format']}, this vaesc reads {_FORMAT}"
-            )
-        dictionary = LatentDictionary(
-            **{name: arrays[name] for name in ("dictionary", "mean", "scale")},
-            coder=str(settings["coder"]),
-            n_nonzero_coefs=int(settings["n_nonzero_coefs"]),
-            vae_sha256=dict(settings["vae_sha256"]),
-        )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise DataError(f"{folder} holds no readable dictionary: {error}") from error
-    _check(dictionary, folder)
-    return dictionary
-
-
-def _check(dictionary: LatentDictionary, folder: Path) -> None:
-    """Refuse arrays that do not belong together."""
-    shapes = dictionary.dictionary.shape, dictionary.mean.shape, dictionary.scale.shape
-    if len(shapes[0]) != 2 or not shapes[1] == shapes[2] == shapes[0][1:]:
-        raise DataError(
-            f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
-            f"got shapes {shapes}"
-        )
-
-
 def _write_codes(
     dictionary: LatentDictionary, latents: LatentStore, folder: Path
 ) -> dict[str, csr_array]:
@@ -399,13 +365,9 @@ def _metrics(
 ) -> dict[str, float]:
     from vaesc import metrics
 
-    found = {"dictionary/mutual_coherence": metrics.mutual_coherence(dictionary.dictionary)}
+    found = {"train/mutual_coherence": metrics.mutual_coherence(dictionary.dictionary)}
     if np.ptp(latents, axis=0).any():  # a split of one image has no variance to explain
         found["validation/fvu"] = metrics.fvu(latents, dictionary.decode(codes))
     found["validation/l0"] = metrics.l0(codes)
     found["validation/dead_fraction"] = metrics.dead_fraction(codes)
     return found
-
-
-def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -10,12 +10,15 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vaesc.config import home
+from vaesc.errors import ConfigError
+from vaesc.registry.processes import pid_exists
 from vaesc.store import MANIFEST, PROVENANCE, DamagedError, Store, read_artifact
 
 _DAY = 86_400.0
@@ -59,10 +62,15 @@ def collect_garbage(
     Args:
         store: The store.
         roots: Addresses that must stay, see :func:`registered_addresses`.
-        keep_days: What was made in the last so many days stays too.
+        keep_days: What was made or used in the last so many days stays too.
         quarantine: List the quarantined evidence as well.
         delete: Really delete what is listed.
+
+    Raises:
+        ConfigError: `keep_days` is negative or not a number.
     """
+    if not keep_days >= 0:
+        raise ConfigError(f"--keep-days must be 0 or more, got {keep_days}")
     kept = _with_lineage(store, roots | _recent(store, keep_days))
     found = [
         _garbage(folder, "no model or recent run uses it")
@@ -72,12 +80,27 @@ def collect_garbage(
     found += [_garbage(p, "left by a dead process") for p in _orphans(store)]
     if quarantine:
         found += [_garbage(p, "quarantined") for p in sorted(store.root.glob("quarantine/*"))]
+    found += [_garbage(p, "lock that nobody holds") for p in _old_locks(store)]
     doomed = {item.path.name for item in found}
     found += [_garbage(p, "cache record of nothing") for p in _stale_results(store, doomed)]
+    found += [_garbage(p, "of a training nobody resumed") for p in _checkpoints(keep_days)]
     if delete:
         for item in found:
-            _remove(item.path)
+            _remove(store, item.path)
     return found
+
+
+def runs_in_progress() -> list[str]:
+    """Return the MLflow runs whose process still works; artifacts they need must stay."""
+    from vaesc.registry import connect
+    from vaesc.registry.connection import AbsentError
+
+    try:
+        tracking = connect(create=False)
+        tracking.close_stale_runs()
+        return [run.info.run_id for run in tracking.find_runs("attributes.status = 'RUNNING'")]
+    except AbsentError:
+        return []
 
 
 def registered_addresses() -> set[str]:
@@ -115,6 +138,7 @@ def _parents(folder: Path) -> list[str]:
 
 
 def _recent(store: Store, days: float) -> set[str]:
+    """Return what was made or used lately: a use touches the artifact's provenance file."""
     oldest = time.time() - days * _DAY
     return {f.name for f in store.folders() if _made(f) >= oldest}
 
@@ -126,17 +150,19 @@ def _made(folder: Path) -> float:
 
 def _orphans(store: Store) -> list[Path]:
     """Return unfinished artifacts whose maker is dead; the maker's pid is in the name."""
-    return [p for p in sorted(store.root.glob("tmp/*")) if not _alive(p.name.split(".")[1:2])]
+    return [p for p in sorted(store.root.glob("tmp/*")) if not _is_being_made(p)]
 
 
-def _alive(pid: list[str]) -> bool:
-    try:
-        os.kill(int(pid[0]), 0)
-    except (IndexError, ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+def _is_being_made(path: Path) -> bool:
+    pid = path.name.split(".")[1:2]
+    return bool(pid) and pid[0].isdigit() and pid_exists(int(pid[0]))
+
+
+def _checkpoints(keep_days: float) -> list[Path]:
+    """Return the checkpoints that were last written more than so many days ago."""
+    oldest = time.time() - keep_days * _DAY
+    folders = [p for p in sorted((home() / "checkpoints").glob("*")) if p.is_dir()]
+    return [p for p in folders if max(f.stat().st_mtime for f in (p, *p.iterdir())) < oldest]
 
 
 def _stale_results(store: Store, doomed: set[str]) -> list[Path]:
@@ -150,16 +176,23 @@ def _stale_results(store: Store, doomed: set[str]) -> list[Path]:
     ]
 
 
+def _old_locks(store: Store) -> list[Path]:
+    """Return lock files untouched for a day; whoever needs one makes it again."""
+    oldest = time.time() - _DAY
+    return [p for p in sorted(store.root.glob("locks/*")) if p.stat().st_mtime < oldest]
+
+
 def _garbage(path: Path, reason: str) -> Garbage:
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return Garbage(path=path, reason=reason, bytes=sum(f.stat().st_size for f in files))
 
 
-def _remove(path: Path) -> None:
+def _remove(store: Store, path: Path) -> None:
     """Delete; an artifact is renamed away first, so that no reader ever sees half of it."""
     if path.is_file():
         path.unlink()
         return
-    grave = path.with_name(f".deleted-{path.name}-{os.getpid()}")
+    grave = store.root / "tmp" / f"deleted-{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    grave.parent.mkdir(parents=True, exist_ok=True)
     path.rename(grave)
     shutil.rmtree(grave)

@@ -23,14 +23,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vaesc.config import PipelineConfig, settings
+from vaesc.config import PipelineConfig, home, settings
 from vaesc.progress import SILENT, Listener
 from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, Refined, TrainedVAE
 from vaesc.source import source_digest
 from vaesc.store import Artifact, Spec, Store
 
 Inputs = Mapping[str, Path]
-Build = Callable[[PipelineConfig, Inputs, Path, Listener], Mapping[str, Any]]
+Build = Callable[[PipelineConfig, Inputs, Path, Listener, Path], Mapping[str, Any]]
+"""(config, folder of each input, folder to write, listener, folder for checkpoints) -> summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,12 @@ def run_step(
     contents = {k: v.content if isinstance(v, Record) else v for k, v in inputs.items()}
     records = {k: v for k, v in inputs.items() if isinstance(v, Record)}
     paths = {name: Path(record.uri) for name, record in records.items()}
+    spec = step.spec(config, contents)
+    # Outside the artifact, and under its address: a killed attempt's successor finds it.
+    checkpoints = home() / "checkpoints" / spec.digest
     return (store or Store()).make(
-        step.spec(config, contents),
-        lambda folder: step.build(config, paths, folder, listener),
+        spec,
+        lambda folder: step.build(config, paths, folder, listener, checkpoints),
         parents={name: record.digest for name, record in records.items()},
         provenance={"run_id": run_id},
     )
@@ -112,7 +116,7 @@ def _frozen(value: Any) -> Any:  # noqa: ANN401
 
 
 def _ingest(
-    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
     from vaesc.datasets import ingest
 
@@ -123,18 +127,20 @@ def _ingest(
 
 
 def _train(
-    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
     from vaesc.training import train
 
     return train(
         config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
-        device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
+        device=config.runtime.device, block_size=config.runtime.block_size,
+        compile=config.runtime.compile, checkpoints=checkpoints,
+        checkpoint_seconds=config.runtime.checkpoint_seconds, listener=listener,
     )  # fmt: skip
 
 
 def _extract(
-    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
     from vaesc.latents import extract
 
@@ -145,7 +151,7 @@ def _extract(
 
 
 def _learn(
-    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
     from vaesc.dictionary import learn
 
@@ -153,7 +159,7 @@ def _learn(
 
 
 def _refine(
-    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
     from vaesc.refinement.step import refine
 
@@ -164,7 +170,7 @@ def _refine(
 
 
 def _evaluate(
-    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
     from vaesc.evaluation import evaluate
 

@@ -15,6 +15,7 @@ may differ between equal artifacts; it is no part of any digest.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -80,6 +81,11 @@ class Artifact:
     """Who made it, when and how fast; not deterministic."""
     computed: bool = field(default=False, compare=False)
     """Whether this very call made it (False: it was there already)."""
+
+    def touch(self) -> None:
+        """Note that the artifact was used now, for `vaesc gc`: its provenance file's time."""
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing is collected
+            os.utime(self.path / PROVENANCE)
 
 
 class Store:
@@ -147,6 +153,7 @@ class Store:
         with lock:
             found = self.find(spec.kind, spec.digest)
             if found:
+                found.touch()
                 return found
             return self._build(spec, build, dict(parents or {}), dict(provenance or {}))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["VAESC_HOME"] = str(Path(options.home).expanduser().resolve())
     if options.debug:
         os.environ["VAESC_DEBUG"] = "1"
+    if options.function is run.run:
+        os.environ["VAESC_CLI"] = "1"  # the console leaves the last word, the sentence, to us
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         return int(options.function(options))
     except VaescError as error:
@@ -41,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _failed(f"{error.strerror or error}{where}", 1)
+
+
+def _terminated(*_: object) -> None:
+    sys.exit(_failed("terminated; finished steps are kept, and the next run goes on", 143))
 
 
 def _failed(sentence: str, code: int) -> int:

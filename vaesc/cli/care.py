@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vaesc.config import home
+from vaesc.errors import VaescError
 
 
 def add_commands(
@@ -62,9 +63,11 @@ def verify(options: argparse.Namespace) -> int:
 
 def gc(options: argparse.Namespace) -> int:
     """Delete what no registered model and no recent run refers to."""
-    from vaesc.housekeeping import collect_garbage, registered_addresses
+    from vaesc.housekeeping import collect_garbage, registered_addresses, runs_in_progress
     from vaesc.store import Store
 
+    if options.yes and (running := runs_in_progress()):
+        raise VaescError(f"run {running[0]} is in progress; wait for its end, then collect")
     items = collect_garbage(
         Store(),
         registered_addresses(),
@@ -131,12 +134,17 @@ def _places() -> list[dict[str, Any]]:
     folder = home()
     existing = next(p for p in [folder, *folder.parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    server = os.environ.get("PREFECT_API_URL") or import_module("tasks.server").status()
+    server = import_module("tasks.server")
+    api = server.configured()
+    reachable = api is None or server.answers(api)
     tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
     return [
         _finding("home", str(folder), os.access(existing, os.W_OK), "make it writable"),
         _finding("free disk", f"{free:.1f} GB", free > 2, "free at least 2 GB"),
-        _finding("prefect api", server or "none yet: the next run starts a local one", True, ""),
+        _finding(
+            "prefect api", api or server.status() or "none yet: the next run starts a local one",
+            reachable, "start that server, or correct or unset PREFECT_API_URL (or the profile)",
+        ),
         _finding("mlflow", tracking, *_mlflow_answers(tracking)),
     ]  # fmt: skip
 

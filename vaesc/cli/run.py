@@ -73,8 +73,11 @@ def settings_help() -> str:
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and print what came of it."""
     from vaesc.config_files import load_config
+    from vaesc.datasets import check
 
     config = load_config(options.preset, options.config, options.set)
+    # Ingestion would say the same, but only once Prefect and MLflow are up.
+    check(config.dataset)
     import_module("tasks.server").connect()
     summary = _call(PIPELINE, config)
     if options.json:

@@ -12,12 +12,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from vaesc.errors import DataError
-
-if TYPE_CHECKING:
-    from vaesc.bundle import SparseVAE
+from vaesc.errors import ConfigError, DataError
 
 
 def add_commands(
@@ -42,61 +39,54 @@ def add_commands(
 
 def encode(options: argparse.Namespace) -> int:
     """Write the codes of a file of images."""
-    import scipy.sparse
+    from scipy.sparse import save_npz
 
-    def work(model: SparseVAE, out: IO[bytes]) -> int:
-        codes = model.encode(_read_images(options.input))
-        scipy.sparse.save_npz(out, codes)
-        return int(codes.shape[0])
-
-    return _convert(options, work, ".npz")
+    return _convert(options, _read_images, "encode", ".npz", save_npz)
 
 
 def decode(options: argparse.Namespace) -> int:
     """Write the images of a file of codes."""
-    import numpy as np
-
-    def work(model: SparseVAE, out: IO[bytes]) -> int:
-        images = model.decode(_read_codes(options.input))
-        np.save(out, images, allow_pickle=False)
-        return len(images)
-
-    return _convert(options, work, ".npy")
+    return _convert(options, _read_codes, "decode", ".npy", _save_npy)
 
 
 def reconstruct(options: argparse.Namespace) -> int:
     """Write what the model makes of a file of images."""
-    import numpy as np
-
-    def work(model: SparseVAE, out: IO[bytes]) -> int:
-        images = model.reconstruct(_read_images(options.input))
-        np.save(out, images, allow_pickle=False)
-        return len(images)
-
-    return _convert(options, work, ".npy")
+    return _convert(options, _read_images, "reconstruct", ".npy", _save_npy)
 
 
 def _convert(
-    options: argparse.Namespace, work: Callable[[SparseVAE, IO[bytes]], int], suffix: str
+    options: argparse.Namespace,
+    read: Callable[[Path], Any],
+    method: str,
+    suffix: str,
+    save: Callable[[IO[bytes], Any], None],
 ) -> int:
+    """Read IN, give it to a method of the model, and save what that returns as OUT.
+
+    What can be wrong with IN and OUT is found first: loading a model takes seconds.
+    """
     if options.output.suffix != suffix:
-        raise DataError(f"OUT must end in {suffix} for {options.input.name}, got {options.output}")
-    if not options.input.is_file():
-        raise DataError(f"{options.input} is not a file; give one as IN")
+        raise ConfigError(f"OUT of vaesc {method} must end in {suffix}, got {options.output}")
+    _check_folder(options.output)
+    given = read(options.input)
     from vaesc.registry import load_model
 
     model = load_model(options.model, device=options.device)
+    made = getattr(model, method)(given)
     with _whole_or_absent(options.output) as out:
-        n = work(model, out)
-    print(f"{n} images: {options.input} -> {options.output}")
+        save(out, made)
+    print(f"{made.shape[0]} images: {options.input} -> {options.output}")
     return 0
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise DataError(f"the folder {path.parent} does not exist; make it, or choose another OUT")
 
 
 @contextlib.contextmanager
 def _whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears at `path` only when the block has succeeded."""
-    if not path.parent.is_dir():
-        raise DataError(f"the folder {path.parent} does not exist; make it, or choose another OUT")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as out:
@@ -119,13 +109,26 @@ def _read_images(path: Path) -> Any:  # noqa: ANN401
 
 
 def _read_codes(path: Path) -> Any:  # noqa: ANN401
-    import zipfile
-
     import scipy.sparse
 
+    from vaesc.bundle import whole_csr
+    from vaesc.datasets.files import reading, require_file
+
+    # Opened here: numpy leaves a file that it cannot read open.
+    with reading(require_file(path), "codes of `vaesc encode`"), path.open("rb") as stream:
+        try:
+            codes = scipy.sparse.load_npz(stream)
+        except AttributeError as error:  # scipy's, over an entry of another type than it writes
+            raise ValueError(error) from error
+        if codes.format != "csr":
+            raise ValueError(f"a sparse matrix in {codes.format.upper()}, not CSR format")
     try:
-        return scipy.sparse.csr_array(scipy.sparse.load_npz(path))
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} does not hold codes as `vaesc encode` writes them ({error})"
-        ) from error
+        return whole_csr(codes)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
+    import numpy as np
+
+    np.save(out, images, allow_pickle=False)

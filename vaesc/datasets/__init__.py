@@ -18,11 +18,12 @@ from vaesc.datasets.npy import read_npy
 from vaesc.datasets.places import DownloadError
 from vaesc.datasets.reader import ImageDataset, open_dataset
 from vaesc.datasets.scaling import to_unit
-from vaesc.datasets.sources import download, fingerprint, is_present
+from vaesc.datasets.sources import check, download, fingerprint, is_present
 
 __all__ = [
     "DownloadError",
     "ImageDataset",
+    "check",
     "download",
     "fingerprint",
     "ingest",

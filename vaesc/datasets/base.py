@@ -63,6 +63,13 @@ class RawImages:
 class ImageSource(ABC):
     """One source of images. By default it needs nothing that could be missing."""
 
+    def check(self, config: DatasetConfig) -> None:  # noqa: B027 - nothing to check is fine
+        """Refuse files of the user that are not there, without reading any.
+
+        Raises:
+            DataError: What the config names is not there, or is not of the kind that is needed.
+        """
+
     def is_present(self, config: DatasetConfig) -> bool:
         """Return whether the images are on this machine."""
         return True

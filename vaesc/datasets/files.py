@@ -38,8 +38,14 @@ def require_file(path: Path) -> Path:
     if path.is_dir():
         raise DataError(f"{path} is a folder where a file is needed; name the file inside it")
     if not path.exists():
-        raise DataError(f"{path} does not exist; check the path (it is relative to {Path.cwd()})")
+        raise absent(path)
     return path
+
+
+def absent(path: Path) -> DataError:
+    """Return the complaint that there is nothing at `path`."""
+    where = "" if path.is_absolute() else f" (it is relative to {Path.cwd()})"
+    return DataError(f"{path} does not exist; check the path{where}")
 
 
 @contextmanager

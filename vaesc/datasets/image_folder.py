@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vaesc.config import DatasetConfig
 from vaesc.datasets.base import WHOLE, ImageSource, Part, RawImages
-from vaesc.datasets.files import digest_of, reading
+from vaesc.datasets.files import absent, digest_of, reading
 from vaesc.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class FileRows:
 class ImageFolder(ImageSource):
     """The folder at ``dataset.path``."""
 
+    def check(self, config: DatasetConfig) -> None:
+        """Refuse a path that is no folder."""
+        _root(config)
+
     def is_present(self, config: DatasetConfig) -> bool:
         """Return whether there is anything at the path."""
         return Path(config.path or "").expanduser().exists()
@@ -105,7 +109,7 @@ class ImageFolder(ImageSource):
 def _root(config: DatasetConfig) -> Path:
     root = Path(config.path or "").expanduser()
     if not root.exists():
-        raise DataError(f"{root} does not exist; check the path (it is relative to {Path.cwd()})")
+        raise absent(root)
     if not root.is_dir():
         raise DataError(
             f"{root} is a file, but dataset.source=folder needs a folder; for an array file set "

@@ -152,6 +152,6 @@ def _summary(attributes: Mapping[str, Any], splits: Mapping[str, Selection]) -> 
     kept = {
         key: attributes[key] for key in ("source", "shape", "licence", "low", "high", "sha256")
     }
-    metrics = {f"dataset/{key}": float(n) for key, n in counts.items()}
+    metrics = {f"{key.removeprefix('n_')}/n_images": float(n) for key, n in counts.items()}
     logger.info("%s: %s images of shape %s", kept["source"], counts, tuple(kept["shape"]))
     return {**kept, **counts, "n_classes": n_classes, "metrics": metrics}

@@ -62,7 +62,7 @@ def to_unit(images: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> NDArra
             f"float images must lie in [0, 1] or in [{low:g}, {high:g}], got {values.max():g} as "
             "the largest value, which is neither; clip them to [0, 1], or scale them"
         )
-    if values.dtype != np.uint8:
+    if values.dtype != np.uint8 or (low, high) != (0, 255):
         _check_scale(values, low, high)
     return scaled(values, low, high)
 

@@ -10,7 +10,6 @@ from vaesc.datasets.image_folder import ImageFolder
 from vaesc.datasets.mnist import EMNIST, FASHION_MNIST, KMNIST, MNIST
 from vaesc.datasets.patches import Patches
 from vaesc.datasets.user_arrays import UserArrays
-from vaesc.errors import DataError
 
 SOURCES: dict[str, ImageSource] = {
     "digits": Digits(),
@@ -26,17 +25,17 @@ SOURCES: dict[str, ImageSource] = {
 
 
 def source_of(config: DatasetConfig) -> ImageSource:
-    """Return the source a config names.
+    """Return the source a config names."""
+    return SOURCES[config.source]
+
+
+def check(config: DatasetConfig) -> None:
+    """Refuse files of the user that are not there, without reading any.
 
     Raises:
-        DataError: A file of labels is named for a source that does not read one.
+        DataError: What the config names is not there, or is not of the kind that is needed.
     """
-    if config.labels is not None and config.source != "arrays":
-        raise DataError(
-            f"dataset.labels is only read by the source arrays, got {config.labels!r} with "
-            f"dataset.source={config.source}; leave it out"
-        )
-    return SOURCES[config.source]
+    source_of(config).check(config)
 
 
 def is_present(config: DatasetConfig) -> bool:

@@ -45,7 +45,7 @@ def select_splits(raw: RawImages, config: DatasetConfig, seed: int) -> dict[str,
         A selection for each split, in the order train, validation, test.
 
     Raises:
-        DataError: There are too few images for three splits.
+        DataError: There are too few images for three splits, or `limit` leaves too few.
     """
     parts = dict(raw.parts)
     rows = {name: np.arange(part.images.shape[0]) for name, part in parts.items()}
@@ -60,11 +60,10 @@ def select_splits(raw: RawImages, config: DatasetConfig, seed: int) -> dict[str,
         rows["train"], rows["validation"] = draw(
             rows["train"], config.validation_fraction, derive_seed(seed, "dataset/validation")
         )
-    _check_counts(rows, parts["train"])
-    return {
-        split: Selection(part=parts[split], rows=_limited(rows[split], split, config, seed))
-        for split in SPLITS
-    }
+    _check_counts(rows, parts["train"], "give more images")
+    rows = {split: _limited(rows[split], split, config, seed) for split in SPLITS}
+    _check_counts(rows, parts["train"], "raise dataset.limit")
+    return {split: Selection(part=parts[split], rows=rows[split]) for split in SPLITS}
 
 
 def draw(rows: Index, share: float, seed: int) -> tuple[Index, Index]:
@@ -85,11 +84,11 @@ def _limited(rows: Index, split: str, config: DatasetConfig, seed: int) -> Index
     return rows[np.sort(rng.permutation(len(rows))[: config.limit])]
 
 
-def _check_counts(rows: dict[str, Index], train: Part) -> None:
+def _check_counts(rows: dict[str, Index], train: Part, advice: str) -> None:
     counts = {split: len(rows[split]) for split in SPLITS}
     if counts["train"] < 2 or min(counts.values()) < 1:
         shares = ", ".join(f"{split} {n}" for split, n in counts.items())
         raise DataError(
             f"{train.origin} has too few images to split ({shares}): training needs at least 2, "
-            "validation and test 1 each; give more images"
+            f"validation and test 1 each; {advice}"
         )

@@ -48,6 +48,12 @@ _LAYOUTS: tuple[Layout, ...] = (
 class UserArrays(ImageSource):
     """The file at ``dataset.path``."""
 
+    def check(self, config: DatasetConfig) -> None:
+        """Refuse a path or file of labels that is not there, or has a name we cannot read."""
+        _kind(_path(config))
+        if config.labels is not None:
+            _labels_file(config.labels)
+
     def is_present(self, config: DatasetConfig) -> bool:
         """Return whether there is anything at the path."""
         return _path(config).exists()
@@ -61,7 +67,7 @@ class UserArrays(ImageSource):
         path = _path(config)
         files = files_below(path) if _kind(path) == "zarr" else [("images", path)]
         if config.labels is not None:
-            files.append(("labels", require_file(Path(config.labels).expanduser())))
+            files.append(("labels", _labels_file(config.labels)))
         return digest_of(files)
 
     def load(self, config: DatasetConfig, seed: int) -> RawImages:
@@ -69,12 +75,16 @@ class UserArrays(ImageSource):
         path = _path(config)
         parts = _LOADERS[_kind(path)](path)
         if config.labels is not None:
-            parts = {WHOLE: _labelled(parts, Path(config.labels).expanduser())}
+            parts = {WHOLE: _labelled(parts, _labels_file(config.labels))}
         return RawImages(parts=parts, licence="the user's own")
 
 
 def _path(config: DatasetConfig) -> Path:
     return Path(config.path or "").expanduser()
+
+
+def _labels_file(name: str) -> Path:
+    return require_file(Path(name).expanduser())
 
 
 def _kind(path: Path) -> str:

@@ -39,7 +39,7 @@ LATENTS = "latent_dictionaries.safetensors"
 
 
 class Coder(Protocol):
-    """A dictionary that codes samples at several sparsity levels on one greedy path."""
+    """A dictionary that codes samples at several sparsity levels on one path."""
 
     def path(self, samples: NDArray[Any], levels: Sequence[int], /) -> dict[int, csr_array]:
         """Return level -> codes, shape (n, K)."""
@@ -57,7 +57,7 @@ class PixelDictionary:
 
     def path(self, images: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
         """Code flat images, shape (m, n_pixels), at several sparsity levels."""
-        return path(images - self.mean, self.dictionary, levels, selection=self.coder)
+        return path(images - self.mean, self.dictionary, levels, coder=self.coder)
 
     def decode(self, codes: csr_array) -> Floats:
         """Return the images that `codes` stand for, clipped to [0, 1]."""
@@ -95,7 +95,7 @@ def clipped(images: NDArray[Any]) -> Floats:
 def code_levels(dictionaries: Mapping[int, Coder], samples: NDArray[Any]) -> dict[int, csr_array]:
     """Code samples at every level, each in its own dictionary.
 
-    Levels that share a dictionary share one greedy path.
+    Levels that share a dictionary share one path.
 
     Args:
         dictionaries: Sparsity level -> dictionary.

@@ -204,9 +204,7 @@ def _model_metrics(
         **{f"test/{name}": value for name, value in elbo.items()},
         "test/active_units": metrics.active_units(subject.latents.latents("test")),
         "test/dead_fraction": float((measured.atoms.share == 0).mean()),
-        "dictionary/mutual_coherence": metrics.mutual_coherence(
-            subject.model.dictionary.dictionary
-        ),
+        "train/mutual_coherence": metrics.mutual_coherence(subject.model.dictionary.dictionary),
     }
 
 
@@ -251,6 +249,7 @@ def _draw(
         draw_atoms,
         draw_curve,
         draw_history,
+        draw_posterior,
         draw_reconstructions,
     )
 
@@ -263,3 +262,6 @@ def _draw(
     history = inputs["vae"] / "history.json"
     if history.exists():
         draw_history(json.loads(history.read_bytes()), folder)
+    posterior = inputs["vae"] / "posterior.json"
+    if posterior.exists():
+        draw_posterior(json.loads(posterior.read_bytes())["validation/kl_per_dimension"], folder)

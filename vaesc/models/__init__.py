@@ -9,9 +9,11 @@ from __future__ import annotations
 from vaesc.models.devices import resolve_device
 from vaesc.models.elbo import evaluate_elbo, mean_elbo
 from vaesc.models.files import load_vae, save_vae
+from vaesc.models.iwae import evaluate_iwae
+from vaesc.models.posterior import PosteriorStatistics
 from vaesc.models.vae import VAE, Terms, kl_divergence
 
 __all__ = [
-    "VAE", "Terms", "evaluate_elbo", "kl_divergence", "load_vae", "mean_elbo", "resolve_device",
-    "save_vae",
+    "VAE", "PosteriorStatistics", "Terms", "evaluate_elbo", "evaluate_iwae", "kl_divergence",
+    "load_vae", "mean_elbo", "resolve_device", "save_vae",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ group draws its noise from a stream of its own name, so a split has one noise, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,7 +48,13 @@ def evaluate_elbo(
 
 
 def mean_elbo(
-    vae: VAE, groups: Iterable[Tensor], *, n_samples: int = 1, seed: int, stream: str
+    vae: VAE,
+    groups: Iterable[Tensor],
+    *,
+    n_samples: int = 1,
+    seed: int,
+    stream: str,
+    on_posterior: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Return the mean negative ELBO and its terms over groups of images, see `evaluate_elbo`.
 
@@ -58,12 +64,17 @@ def mean_elbo(
         n_samples: Latent samples per image.
         seed: The run's seed.
         stream: Name of the noise.
+        on_posterior: Hears of each group's posteriors, mean and log-variance.
     """
     sums, n_images = [], 0
     with torch.no_grad():
         for i, x in enumerate(groups):
-            noise = _noise((n_samples, len(x), vae.latent_dim), seed, f"{stream}/{i}")
-            sums.append(_sum_terms(vae, x.to(vae.device), noise.to(vae.device)))
+            noise = group_noise((n_samples, len(x), vae.latent_dim), seed, f"{stream}/{i}")
+            x, noise = x.to(vae.device), noise.to(vae.device)
+            mean, log_var = vae.encode(x)
+            sums.append(_sum_terms(vae, x, mean, log_var, noise))
+            if on_posterior:
+                on_posterior(mean, log_var)
             n_images += len(x)
     if not n_images:
         raise DataError(f"the negative ELBO needs at least one image, got none ({stream})")
@@ -89,14 +100,14 @@ def group_images(
         yield from torch.split(torch.from_numpy(block), GROUP)
 
 
-def _noise(shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
+def group_noise(shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
+    """Return a group's standard normal numbers, on the CPU, from a stream of its own name."""
     generator = torch.Generator().manual_seed(derive_seed(seed, stream))
     return torch.randn(shape, generator=generator)
 
 
-def _sum_terms(vae: VAE, x: Tensor, noise: Tensor) -> Tensor:
+def _sum_terms(vae: VAE, x: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
     """Return the sums of distortion (mean over samples) and kl over the images, shape (2,)."""
-    mean, log_var = vae.encode(x)
     std = torch.exp(log_var / 2)
     distortions = [vae.distortion(x, mean + std * sample).sum() for sample in noise]
     return torch.stack([torch.stack(distortions).mean(), kl_divergence(mean, log_var).sum()])

@@ -55,7 +55,8 @@ def _empty_vae(path: Path) -> VAE:
         facts: dict[str, Any] = json.loads(path.read_bytes())
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']!r}, this version reads {_FORMAT}")
-        values = {**facts["config"], "hidden": tuple(facts["config"]["hidden"])}
+        lists = {k: tuple(v) for k, v in facts["config"].items() if isinstance(v, list)}
+        values = {**facts["config"], **lists}
         return VAE(VAEConfig(**values), tuple(int(side) for side in facts["shape"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

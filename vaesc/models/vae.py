@@ -17,7 +17,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from vaesc.config import VAEConfig
 from vaesc.models.likelihoods import likelihood_of
+from vaesc.models.networks import build_networks
 
 _LOG_VAR_BOUND = 20.0
 """Log-variances lie in (-20, 20), standard deviations in (5e-5, 2e4): far from overflow."""
@@ -43,11 +43,11 @@ class Terms(NamedTuple):
 
 
 class VAE(nn.Module):
-    """Multilayer perceptrons for encoder and decoder, the second mirroring the first.
+    """An encoder and a decoder that mirrors it, see :mod:`vaesc.models.networks`.
 
     Args:
-        config: Widths, latent dimension, likelihood, beta.
-        shape: Shape of one image; any number of axes, flattened inside.
+        config: Architecture, widths, latent dimension, likelihood, beta.
+        shape: Shape of one image; any number of axes (two or three for `conv`).
         generator: Source of the initial weights (on the CPU); default: one with seed 0. The
             global random state is neither read nor changed.
     """
@@ -62,12 +62,13 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         self.shape = tuple(shape)
-        n_pixels = math.prod(self.shape)
         # One head for mean and log-variance: one product instead of two.
-        self.encoder = _perceptron(n_pixels, *config.hidden, 2 * config.latent_dim)
-        self.decoder = _perceptron(config.latent_dim, *config.hidden[::-1], n_pixels)
+        self.encoder, self.decoder = build_networks(config, self.shape)
         self._likelihood = likelihood_of(config)
         self.to_empty(device="cpu")
+        free = config.likelihood == "gaussian" and config.variance != "fixed"
+        start = torch.tensor(math.log(config.observation_std))
+        self.log_std = nn.Parameter(start) if free else None
         _initialise(self, generator or torch.Generator().manual_seed(0))
 
     @property
@@ -94,12 +95,12 @@ class VAE(nn.Module):
         """
         if x.shape[1:] != self.shape:
             raise ValueError(f"images must have shape (n, *{self.shape}), got {tuple(x.shape)}")
-        mean, raw = self.encoder(x.flatten(1)).chunk(2, dim=1)
+        mean, raw = _at_least_single(self.encoder(x.flatten(1))).chunk(2, dim=1)
         # Smooth, so that the gradient never vanishes at the bound as it would with a clamp.
         return mean, _LOG_VAR_BOUND * torch.tanh(raw / _LOG_VAR_BOUND)
 
     def decode_logits(self, z: Tensor) -> Tensor:
-        """Return the parameter of p(x|z): logits (bernoulli) or means (gaussian).
+        """Return the parameter of p(x|z): logits (of either bernoulli) or means (gaussian).
 
         Args:
             z: Latents, shape (n, d).
@@ -107,8 +108,7 @@ class VAE(nn.Module):
         Returns:
             Unbounded, shape (n, *shape).
         """
-        y: Tensor = self.decoder(z)
-        return y.reshape(len(z), *self.shape)
+        return _at_least_single(self.decoder(z)).reshape(len(z), *self.shape)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images that latents stand for: the mean of p(x|z), in [0, 1].
@@ -128,7 +128,7 @@ class VAE(nn.Module):
             x: Images in [0, 1], shape (n, *shape).
             z: One latent for each, shape (n, d).
         """
-        return self._likelihood.nll(self.decoder(z), x.flatten(1))
+        return self._likelihood.nll(_at_least_single(self.decoder(z)), x.flatten(1), self.log_std)
 
     def negative_elbo(self, x: Tensor, noise: Tensor) -> Terms:
         """Estimate both terms of the negative ELBO with one latent sample per image.
@@ -157,22 +157,25 @@ def kl_divergence(mean: Tensor, log_var: Tensor) -> Tensor:
     Returns:
         Nats, at least 0 up to rounding, shape (n,).
     """
+    return kl_per_dimension(mean, log_var).sum(1)
+
+
+def kl_per_dimension(mean: Tensor, log_var: Tensor) -> Tensor:
+    """Return the terms of :func:`kl_divergence` of each dimension, in nats, shape (n, d)."""
     # expm1 keeps the digits of the many dimensions whose variance is almost 1.
-    return (mean.square() + torch.expm1(log_var) - log_var).sum(1) / 2
+    return (mean.square() + torch.expm1(log_var) - log_var) / 2
 
 
-def _perceptron(*widths: int) -> nn.Sequential:
-    """Linear layers with ReLU between them; weights without memory yet, and so never drawn."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in itertools.pairwise(widths):
-        layers += [nn.Linear(n_in, n_out, device="meta"), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def _at_least_single(values: Tensor) -> Tensor:
+    """Return the output of bf16 products in float32: what follows is no product."""
+    return values.float() if values.dtype == torch.bfloat16 else values
 
 
 def _initialise(vae: VAE, generator: torch.Generator) -> None:
     """Draw weights and biases from U(-1/sqrt(n_in), 1/sqrt(n_in)), torch's own default."""
     for layer in vae.modules():
-        if isinstance(layer, nn.Linear):
-            bound = 1 / math.sqrt(layer.in_features)
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            assert layer.bias is not None
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -35,6 +35,10 @@ class AbsentError(RegistryError):
     """MLflow answers, or would, but does not have what was asked for."""
 
 
+class UnreachableError(RegistryError):
+    """MLflow, or its database, does not answer now: the one failure that may pass by itself."""
+
+
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_MODEL_CATALOG_URI": "",
@@ -51,6 +55,9 @@ _ENVIRONMENT = {
 
 _PROBE_SECONDS = 5
 _SQLITE = "sqlite:///"
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_PASSING = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+"""Codes of MLflow for what another try may find gone: a server's 429 and 503."""
 
 
 def tracking_uri() -> str:
@@ -78,7 +85,8 @@ def open_client(*, create: bool) -> tuple[MlflowClient, str]:
         The client and its tracking URI.
 
     Raises:
-        RegistryError: It cannot be reached, is damaged, or is not there and `create` is False.
+        UnreachableError: It does not answer now.
+        RegistryError: It is damaged, or is not there and `create` is False.
     """
     uri = tracking_uri()
     prepare_environment()
@@ -115,9 +123,43 @@ def explained(uri: str, doing: str) -> Iterator[None]:
     except RegistryError:
         raise
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        absent = getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
-        kind = AbsentError if absent else RegistryError
-        raise kind(f"MLflow at {shown(uri)} cannot {doing}: {_gist(error)}") from error
+        raise _kind_of(error)(f"MLflow at {shown(uri)} cannot {doing}: {_gist(error)}") from error
+
+
+def _kind_of(error: Exception) -> type[RegistryError]:
+    """Tell what is not there from what does not answer, and both from what is wrong for good."""
+    if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+        return AbsentError
+    return UnreachableError if _may_pass(error) else RegistryError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether an error is of the network or of a busy database.
+
+    MLflow wraps what it meets, with a code of its own or with none: its causes are looked at too.
+    """
+    import requests
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    chain = list(_causes(error))
+    for each in chain:
+        # SQLite says "operational" of everything: a damaged file, a full disk, a lock.
+        if isinstance(each, sqlite3.Error):
+            return getattr(each, "sqlite_errorname", "").startswith(_BUSY)
+    network = (
+        ConnectionError, TimeoutError, OperationalError, InterfaceError,
+        requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError,
+        requests.exceptions.ChunkedEncodingError,
+    )  # fmt: skip
+    return any(
+        isinstance(each, network) or getattr(each, "error_code", "") in _PASSING for each in chain
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -218,6 +260,11 @@ def _probe_sqlite(path: Path) -> None:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
+        if _may_pass(error):
+            raise UnreachableError(
+                f"the run database {path} is in use by another process ({error}); try again "
+                "once that has finished"
+            ) from error
         raise RegistryError(
             f"the run database {path} cannot be read ({error}); put it back from a copy, or move "
             "it away to start anew"
@@ -259,7 +306,8 @@ def _probe_database(uri: str) -> None:
 def _unreachable(uri: str, error: Exception) -> RegistryError:
     # What the system said is buried under the words of four libraries.
     said = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))
-    return RegistryError(
+    kind = UnreachableError if _may_pass(error) else RegistryError
+    return kind(
         f"nothing answers at MLFLOW_TRACKING_URI={shown(uri)} "
         f"({said[1] if said else _gist(error)}); start the server, or correct or unset "
         "MLFLOW_TRACKING_URI"

@@ -120,6 +120,11 @@ def find_version(tracking: Tracking, ref: str | int | Path, name: str = "vaesc")
         RegistryError: It means none; the sentence says what there is instead.
     """
     text = str(ref).strip()
+    if not text:
+        raise RegistryError(
+            "a model is named by an alias, a version, models:/NAME/VERSION or a run id, got an "
+            "empty name; leave it out for the champion"
+        )
     if match := re.fullmatch(r"models:/+([^/@]+)(?:/|@)([^/@]+)", text):
         name, text = match.groups()
     elif text.startswith("models:"):

@@ -45,7 +45,7 @@ class Process:
             return True
         if self.namespace != here.namespace:
             return False
-        return not _exists(self.pid) or self.started != _start_time(self.pid)
+        return not pid_exists(self.pid) or self.started != _start_time(self.pid)
 
 
 def process_from_json(text: str) -> Process | None:
@@ -84,7 +84,8 @@ def _namespace() -> str:
         return ""
 
 
-def _exists(pid: int) -> bool:
+def pid_exists(pid: int) -> bool:
+    """Tell whether there is a process of this number, whoever's it is."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

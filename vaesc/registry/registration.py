@@ -25,7 +25,7 @@ import vaesc
 from vaesc.config import home
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset, ModelVersion, Record
-from vaesc.registry.connection import AbsentError
+from vaesc.registry.connection import AbsentError, UnreachableError
 from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
 from vaesc.registry.packing import Images, description, example_images, pack, ramp
@@ -216,6 +216,9 @@ def _is_whole(tracking: Tracking, found: MlflowVersion, digest: str) -> bool:
     try:
         with fetched(tracking, found) as folder:
             wrong = fault(folder, digest)
+    except UnreachableError:
+        # A network that fails says nothing of the files: registering anew would be a second copy.
+        raise
     except RegistryError as error:
         wrong = str(error)
     if wrong:

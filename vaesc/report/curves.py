@@ -26,6 +26,9 @@ _MAIN = ("refined", "article", "pixel")
 _DASHES = {"literal": (4, 1.6), "random": (1.2, 1.4), "largest": (5, 1.5, 1, 1.5)}
 _DASHES |= {"pca_latents": (2.5, 1.2), "pca": (7, 2)}
 _MARKS = {"better": "o", "worse": "s", "no difference shown": "D"}
+_SMALLEST = 1e-14
+"""Where an error of zero is drawn, for which an axis of logarithms has no place: the square of
+float32's rounding, which nobody can tell from zero."""
 _LINE = 0.052
 """Smallest distance between two labels at the curves' ends, as a share of the axes' height."""
 
@@ -60,20 +63,26 @@ def _errors(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noq
         colour, main = theme.colours[name], name in _MAIN
         style = {"linewidth": 2.4, "marker": "o", "markersize": 5, "zorder": 4}
         axes.plot(
-            levels, curve["mse"], color=colour,
+            levels, _drawn(curve["mse"]), color=colour,
             **(style if main else {"linewidth": 1.3, "dashes": _DASHES[name]}),
         )  # fmt: skip
         if main:
             axes.fill_between(
-                levels, curve["low"], curve["high"], color=colour, alpha=0.25, linewidth=0
-            )
+                levels, _drawn(curve["low"]), _drawn(curve["high"]), color=colour, alpha=0.25,
+                linewidth=0,
+            )  # fmt: skip
     _crossings(axes, results, theme)
-    floor = results["vae"]["mse"]
+    floor = _drawn(results["vae"]["mse"])
     axes.axhline(floor, color=theme.colours["vae"], linewidth=1.0)
     _ticks(axes)
     _end_labels(axes, results, theme)
     axes.set_title("Mean squared error per pixel on the test split", loc="left", fontsize=11)
     axes.tick_params(axis="x", length=0, which="both")
+
+
+def _drawn(errors: Any) -> Any:  # noqa: ANN401 - a number or numbers
+    """Return errors where they are drawn."""
+    return np.maximum(errors, _SMALLEST)
 
 
 def _ticks(axes: Any) -> None:  # noqa: ANN401
@@ -88,11 +97,11 @@ def _ticks(axes: Any) -> None:  # noqa: ANN401
 
 def _end_labels(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
     """Write each curve's name beside its end, moved apart where ends lie close together."""
-    ends = {LABELS[n]: (c["mse"][-1], theme.colours[n]) for n, c in results["methods"].items()}
-    ends["VAE itself (floor)"] = results["vae"]["mse"], theme.colours["vae"]
-    low, high = np.log(axes.get_ylim())
+    last = {LABELS[n]: (c["mse"][-1], theme.colours[n]) for n, c in results["methods"].items()}
+    last["VAE itself (floor)"] = results["vae"]["mse"], theme.colours["vae"]
+    ends = {name: (_drawn(error), colour) for name, (error, colour) in last.items()}
     order = sorted(ends, key=lambda name: ends[name][0])
-    at = np.array([(np.log(ends[name][0]) - low) / (high - low) for name in order])
+    at = _shares(np.log([ends[name][0] for name in order]), np.log(axes.get_ylim()))
     bold = {LABELS[name] for name in _MAIN}
     for name, end, y in zip(order, at, spread(at, _LINE), strict=True):
         colour = ends[name][1]
@@ -103,6 +112,12 @@ def _end_labels(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  #
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 0,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def _shares(values: Any, limits: Any) -> Any:  # noqa: ANN401
+    """Return how far up an axis values lie, 0 at its lower and 1 at its upper limit."""
+    low, high = limits
+    return (np.asarray(values) - low) / (high - low or 1.0)
 
 
 def spread(at: Any, gap: float) -> Any:  # noqa: ANN401
@@ -218,14 +233,14 @@ def _history(history: Sequence[Mapping[str, Any]], theme: Theme) -> Any:  # noqa
 def _window(axes: Any, values: Sequence[float]) -> None:  # noqa: ANN401
     """Show the part of a learning curve that is worth looking at: the first steep fall is cut."""
     low, high = min(values), float(np.quantile(values, 0.9))
-    margin = 0.08 * max(high - low, 1e-9)
+    # A flat curve needs an axis too, which at a large value is not to be lost in rounding.
+    margin = 0.08 * max(high - low, 1e-9 * max(1.0, abs(high)))
     axes.set_ylim(low - margin, high + 3 * margin)
 
 
 def _name_ends(axes: Any, curves: Mapping[str, tuple[Sequence[float], str]]) -> None:  # noqa: ANN401
-    low, high = axes.get_ylim()
     order = sorted(curves, key=lambda name: curves[name][0][-1])
-    at = np.array([(curves[name][0][-1] - low) / (high - low) for name in order])
+    at = _shares([curves[name][0][-1] for name in order], axes.get_ylim())
     for name, y in zip(order, spread(at, 0.1), strict=True):
         values, colour = curves[name]
         axes.annotate(

@@ -5,6 +5,7 @@
 ``reconstructions``       originals above what each method makes of them
 ``atoms``                 the atoms that carry most energy, decoded to images
 ``learning``              the VAE's negative ELBO over the epochs
+``posterior``             KL of each latent dimension, over the epochs and sorted
 ========================= =====================================================================
 """
 
@@ -12,5 +13,6 @@ from __future__ import annotations
 
 from vaesc.report.curves import draw_curve, draw_history
 from vaesc.report.mosaics import draw_atoms, draw_reconstructions
+from vaesc.report.posterior import draw_posterior
 
-__all__ = ["draw_atoms", "draw_curve", "draw_history", "draw_reconstructions"]
+__all__ = ["draw_atoms", "draw_curve", "draw_history", "draw_posterior", "draw_reconstructions"]

@@ -194,7 +194,7 @@ def _atoms(results: Mapping[str, Any], folder: Path) -> str:
     )
     facts = (
         f"<p>Of {results['n_atoms']} atoms, {100 * metrics['test/dead_fraction']:.1f} % are used "
-        f"by no test image. Mutual coherence {metrics['dictionary/mutual_coherence']:.3f}.</p>"
+        f"by no test image. Mutual coherence {metrics['train/mutual_coherence']:.3f}.</p>"
     )
     return _section("What atoms look like", facts + _figure(folder, "atoms", alt, caption))
 
@@ -210,6 +210,9 @@ def _vae(results: Mapping[str, Any], history: Sequence[Mapping[str, Any]], folde
     )
     alt = "Negative ELBO of the VAE over the epochs, on the training and the validation split."
     figure = _figure(folder, "learning", alt, "") if (folder / "learning.png").exists() else ""
+    alt = "KL of each latent dimension over the epochs, and sorted after the last one."
+    if (folder / "posterior.png").exists():
+        figure += _figure(folder, "posterior", alt, "")
     return _section("The VAE", facts + figure + _epochs(history))
 
 

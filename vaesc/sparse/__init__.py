@@ -13,8 +13,23 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "AmortisedCoder": "amortised",
+    "DictionaryLearning": "estimators",
+    "MiniBatchDictionaryLearning": "estimators",
+    "SparseCoder": "estimators",
     "LearnedDictionary": "dictionary",
+    "batched_pursuit": "batched",
+    "distil": "amortised",
+    "duality_gap": "l1",
+    "fista": "batched",
+    "group_pursuit": "generalised",
+    "lasso": "l1",
+    "lasso_path": "l1",
+    "lasso_pursuit": "l1",
     "learn_dictionary": "dictionary",
+    "learn_dictionary_full": "full_batch",
+    "metric_pursuit": "generalised",
+    "nonnegative_pursuit": "generalised",
     "orthogonal_matching_pursuit": "pursuit",
     "pursuit_path": "pursuit",
     "reconstruct": "pursuit",

@@ -1,5 +1,6 @@
 """Greedy coding of blocks of samples: matrix product, kernel, and a second look in float64."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._digits import ByteProducts
 from vaesc.sparse._validation import (
     Selection,
     check_finite_rows,
@@ -17,8 +19,13 @@ from vaesc.sparse._validation import (
 
 _DEPENDENT = {4: 1e-6, 8: 1e-13}
 """Bytes per float -> squared distance to the chosen atoms' span, below which an atom is in it."""
-_DOUBTFUL = {4: 1e-3, 8: 0.0}
-"""Bytes per float -> squared distance below which a sample is coded again in float64."""
+_DOUBTFUL = {4: 1e-3, 8: 1e-8}
+"""Bytes per float -> squared distance below which a sample is coded again, more carefully."""
+
+
+def thresholds(itemsize: int) -> tuple[float, float]:
+    """Fractions of an atom's squared norm: in the chosen atoms' span, and doubtfully outside."""
+    return _DEPENDENT[itemsize], _DOUBTFUL[itemsize]
 
 
 class GreedyCoder:
@@ -32,6 +39,7 @@ class GreedyCoder:
         tol: float | None = None,
         *,
         want_residual: bool = False,
+        byte_digits: int = 0,
     ) -> None:
         check_selection(selection)
         if tol is not None and not tol >= 0:
@@ -44,7 +52,9 @@ class GreedyCoder:
         self.ols = selection == "ols"
         self.tol = -1.0 if tol is None else float(tol)
         self.want_residual = want_residual or self.tol >= 0
+        self._local = threading.local()
         self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self._bytes = ByteProducts(self.dictionary, byte_digits) if byte_digits else None
 
     def code(self, X: Any, runner: BlockRunner, block_bytes: int) -> "Slots":  # noqa: ANN401
         """Code the rows of `X`, block by block."""
@@ -53,11 +63,23 @@ class GreedyCoder:
         slots = Slots(X.shape[0], self.levels, len(self.dictionary), dtype)
 
         def work(start: int, stop: int) -> None:
-            self._code_block(np.asarray(X[start:stop], dtype), start, slots.rows(start, stop))
+            block = np.asarray(X[start:stop])
+            if self._bytes is None or block.dtype != np.uint8:
+                block = np.asarray(block, dtype)
+            self._code_block(block, start, slots.rows(start, stop))
 
         row_bytes = max(len(self.dictionary), 64) * dtype.itemsize
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
         return slots
+
+    def _room(self, rows: int, kind: Any) -> NDArray[Any]:  # noqa: ANN401 - a float type
+        """This thread's memory for correlations: fresh pages cost as much as a small product."""
+        key = kind.__name__
+        room: NDArray[Any] | None = getattr(self._local, key, None)
+        if room is None or len(room) < rows:
+            room = np.empty((rows, len(self.dictionary)), kind)
+            setattr(self._local, key, room)
+        return room[:rows]
 
     def _table(self, itemsize: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Dictionary and Gram matrix in a precision, made once."""
@@ -69,6 +91,8 @@ class GreedyCoder:
     def _code_block(self, block: NDArray[Any], start: int, slots: "Slots") -> None:
         """Code one block in its own precision, and its doubtful rows again in float64."""
         again = np.flatnonzero(self._run(block, self.tol, slots))
+        # A zero sample has a zero code, and is no reason to load the float64 kernel.
+        again = again[np.any(block[again], axis=1)]
         if again.size == 0:
             return
         rows = block[again].astype(np.float64)
@@ -78,31 +102,57 @@ class GreedyCoder:
         rows = np.ldexp(rows, -shift[:, None])
         part = Slots(again.size, self.levels, len(self.dictionary), np.dtype(np.float64))
         if self.tol < 0:
-            self._run(rows, -1.0, part)
+            hazy = self._run(rows, -1.0, part, last=True)
         else:
-            for i, tol in enumerate(np.ldexp(np.full(again.size, self.tol), -2 * shift)):
-                self._run(rows[i : i + 1], float(tol), part.rows(i, i + 1))
+            tols = np.ldexp(np.full(again.size, self.tol), -2 * shift)
+            hazy = np.concatenate(
+                [
+                    self._run(rows[i : i + 1], float(tol), part.rows(i, i + 1), last=True)
+                    for i, tol in enumerate(tols)
+                ]
+            )
+        for i in np.flatnonzero(hazy).tolist():
+            self._refit(rows[i], part.rows(i, i + 1))
         slots.atoms[again], slots.counts[again] = part.atoms, part.counts
         slots.values[again] = np.ldexp(part.values, shift[:, None])
         slots.residual[again] = np.ldexp(part.residual, 2 * shift)
 
-    def _run(self, block: NDArray[Any], tol: float, slots: "Slots") -> NDArray[np.int8]:
+    def _refit(self, sample: NDArray[np.float64], slot: "Slots") -> None:
+        """Least squares from the atoms themselves, where the Gram matrix is too rough."""
+        start = 0
+        for m, level in enumerate(self.levels):
+            size = slot.counts[0, m]
+            if size:
+                chosen = self._table(8)[0][slot.atoms[0, start : start + size]]
+                coefs = np.linalg.lstsq(chosen.T, sample, rcond=None)[0]
+                slot.values[0, start : start + size] = coefs * self.scale
+                slot.residual[0] = np.square(sample - coefs @ chosen).sum()
+            start += level
+
+    def _run(
+        self, block: NDArray[Any], tol: float, slots: "Slots", *, last: bool = False
+    ) -> NDArray[np.int8]:
+        """Run the kernel on a block; return the rows to look at again (`last`: to refit)."""
         from vaesc.sparse._greedy import greedy_block
 
-        itemsize = block.dtype.itemsize
+        itemsize = slots.values.dtype.itemsize
         dictionary, gram = self._table(itemsize)
         kind = dictionary.dtype.type
         status = np.empty(len(block), np.int8)
         score = np.empty(len(dictionary), dictionary.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             if self.want_residual:
-                slots.residual[:] = np.einsum("ij,ij->i", block, block)
-            correlations = block @ dictionary.T
+                wide = np.asarray(block, dictionary.dtype)
+                slots.residual[:] = np.einsum("ij,ij->i", wide, wide)
+            if self._bytes is not None and block.dtype == np.uint8:
+                correlations = self._bytes.correlate(block)
+            else:
+                correlations = np.matmul(block, dictionary.T, out=self._room(len(block), kind))
         greedy_block(
             correlations,
             gram,
             kind(_DEPENDENT[itemsize]),
-            kind(_DOUBTFUL[itemsize]),
+            kind(-_DOUBTFUL[itemsize] if last else _DOUBTFUL[itemsize]),
             self.ols,
             self.levels,
             slots.residual,
@@ -149,13 +199,13 @@ class Slots:
         for m, level in enumerate(self.levels):
             own = slice(start, start + level)
             packed.append(
-                _to_csr(self.atoms[:, own], self.values[:, own], self.counts[:, m], self.n_atoms)
+                to_csr(self.atoms[:, own], self.values[:, own], self.counts[:, m], self.n_atoms)
             )
             start += level
         return packed
 
 
-def _to_csr(
+def to_csr(
     atoms: NDArray[np.int32],
     values: NDArray[Any],
     counts: NDArray[np.int32],

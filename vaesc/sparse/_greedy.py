@@ -26,13 +26,8 @@ References:
 
 import numpy as np
 
+from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
 from vaesc.sparse._jit import compiled, inlined
-
-DONE, RETRY = 0, 1
-"""Outcome of one row: coded, or to be coded again by the caller (rescaled, in float64)."""
-
-LOWEST, HIGHEST = 2.0**-50, 2.0**50
-"""Largest correlations outside this range are handed back: their squares might not be numbers."""
 
 
 @inlined
@@ -59,7 +54,7 @@ def _orthogonalise(gram, atom, basis, factor, new):
     Rows are taken four at a time. Where fewer are left the spare last row stands in with weight
     zero: reading row `new` itself would overlap with writing it, and not vectorise.
     """
-    size, spare = gram.shape[0], basis.shape[0] - 1
+    size, spare = gram.shape[1], basis.shape[0] - 1
     for i in range(0, max(new, 1), 4):
         w0, w1, w2, w3 = factor[new, i], factor[new, i + 1], factor[new, i + 2], factor[new, i + 3]
         a = i if i < new else spare
@@ -173,7 +168,8 @@ def greedy_block(
         gram: D D^T, shape (K, K).
         dependent: An atom of which at most this fraction of its squared norm is left outside
             the span of the chosen atoms is never chosen.
-        doubtful: At or below this fraction the row is handed back, to be coded in float64.
+        doubtful: At or below this fraction the row is handed back, to be coded in float64; a
+            negative fraction only marks the row, whose coefficients need a second look.
         ols: Choose by OLS instead of OMP.
         levels: Sparsity levels, increasing, shape (m,); all at most K.
         energy: In: squared norms of the samples, shape (b,), float64. Out: of their residuals.
@@ -222,9 +218,10 @@ def greedy_block(
                 score[atom] = zero
                 atom = _first_largest(as_int)
                 continue
-            if pivot <= doubtful * diagonal[atom]:
+            if pivot <= abs(doubtful) * diagonal[atom]:
                 status[row] = RETRY
-                break
+                if doubtful > zero:
+                    break
             inverse = one / np.sqrt(pivot)
             coef = corr[atom] * inverse
             _orthogonalise(gram, atom, basis, factor, n_chosen)

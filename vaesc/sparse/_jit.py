@@ -2,6 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -26,10 +29,30 @@ def compiled(function: Kernel) -> Kernel:
     kernel: Kernel
     try:
         kernel = numba.njit(cache=True, **options)(function)
+        _stamp(kernel)
     except RuntimeError as error:  # numba's "cannot cache function: no locator available"
         logger.warning("compiled kernels are not cached on disk: %s", error)
         kernel = numba.njit(**options)(function)
     return kernel
+
+
+@cache
+def _package_stamp() -> tuple[float, int]:
+    """Latest change and total size of this package's sources."""
+    states = [path.stat() for path in Path(__file__).parent.glob("_*.py")]
+    return max(s.st_mtime for s in states), sum(s.st_size for s in states)
+
+
+def _stamp(kernel: Kernel) -> None:
+    """Let cached machine code go stale when any kernel module changes.
+
+    numba looks only at the file that a kernel is defined in, but kernels contain parts that are
+    defined in others.
+    """
+    with suppress(AttributeError, OSError):
+        store = kernel._cache._cache_file  # type: ignore[attr-defined]
+        if hasattr(store, "_source_stamp"):
+            store._source_stamp = _package_stamp()
 
 
 def inlined(function: Kernel) -> Kernel:

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
-from vaesc.sparse._coder import GreedyCoder, Slots
+from vaesc.sparse._coder import Slots
+from vaesc.sparse._descend import descend
 from vaesc.sparse._start import unit_rows
-from vaesc.sparse._validation import Selection
-
-_BLOCK = 32
-"""Atoms moved between two matrix products; the result does not depend on it but for rounding."""
+from vaesc.sparse._truncated_coder import coder_for
+from vaesc.sparse._validation import Rule
 
 
 @dataclass(kw_only=True)
@@ -32,15 +31,15 @@ class OnlineState:
     dictionary: NDArray[np.float32]
     """Atoms, shape (K, d), unit rows."""
     n_nonzero_coefs: int
-    selection: Selection
-    memory: float
+    selection: Rule
+    memory: float = 2.0
     """Batches that the statistics remember at first: a step fades them by ``1 - 1/memory``."""
-    memory_growth: float
+    memory_growth: float = 0.03
     """Part of all batches so far that they remember later: few at first, while old codes are
     far from what the present dictionary gives, then more and more, to average the noise out."""
-    dead_below: float
+    dead_below: float = 0.02
     """An atom used less than this fraction of the mean use is replaced."""
-    max_coherence: float
+    max_coherence: float = 1.0
     """Of two atoms with a larger absolute cosine one is replaced; 1 allows any."""
     gram: NDArray[np.float32] = field(init=False)
     products: NDArray[np.float32] = field(init=False)
@@ -56,9 +55,7 @@ class OnlineState:
 
     def step(self, batch: NDArray[np.float32], runner: BlockRunner) -> float:
         """Learn from one batch, shape (b, d); return its squared error per element before."""
-        coder = GreedyCoder(
-            self.dictionary, [self.n_nonzero_coefs], self.selection, want_residual=True
-        )
+        coder = coder_for(self.dictionary, self.n_nonzero_coefs, self.selection)
         slots = coder.code(batch, runner, _code_block_bytes(len(batch), self.dictionary))
         self.n_steps += 1
         remembered = max(float(self.memory), self.memory_growth * self.n_steps)
@@ -66,7 +63,7 @@ class OnlineState:
         for statistic in (self.gram, self.products, self.usage):
             statistic *= kept
         self._add(slots, batch, runner)
-        self.descend()
+        descend(self.dictionary, self.gram, self.products)
         if self.n_steps % max(int(remembered), 1) == 0:
             self._revive(slots, batch)
         return float(slots.residual.mean()) / int(batch.shape[1])
@@ -81,16 +78,6 @@ class OnlineState:
 
         runner.run(columns, batch.shape[1], max(64, -(-batch.shape[1] // 4)))
         add_gram(*codes, self.gram, self.usage)
-
-    def descend(self) -> None:
-        """Move every atom once to the minimum of the remembered error, one after the other."""
-        from vaesc.sparse._update import descend_block
-
-        moved = np.empty((_BLOCK, self.dictionary.shape[1]), np.float32)
-        for first in range(0, len(self.dictionary), _BLOCK):
-            block = slice(first, first + _BLOCK)
-            pull = self.products[block] - self.gram[block] @ self.dictionary
-            descend_block(first, self.gram, pull, self.dictionary, moved)
 
     def _revive(self, slots: Slots, batch: NDArray[np.float32]) -> None:
         """Put the worst-coded samples of the batch in the place of atoms that do no work."""

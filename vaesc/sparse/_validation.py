@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 Selection = Literal["omp", "ols"]
 """How a greedy pursuit chooses: the largest correlation, or the largest drop of the residual."""
+Rule = Literal["omp", "ols", "lasso"]
+"""How the atoms of a code are chosen: greedily, or by the lasso's path cut at k atoms."""
 
 
 def check_selection(selection: str) -> None:
@@ -17,6 +19,16 @@ def check_selection(selection: str) -> None:
     """
     if selection not in get_args(Selection):
         raise ValueError(f"selection must be 'omp' or 'ols', got {selection!r}")
+
+
+def check_rule(rule: str) -> None:
+    """Refuse an unknown rule.
+
+    Raises:
+        ValueError: `rule` is none of ``"omp"``, ``"ols"`` and ``"lasso"``.
+    """
+    if rule not in get_args(Rule):
+        raise ValueError(f"selection must be 'omp', 'ols' or 'lasso', got {rule!r}")
 
 
 def check_level(name: str, level: int | None, n_atoms: int) -> int:

@@ -4,13 +4,14 @@ r"""Learning a dictionary that codes well at a fixed sparsity level.
     \min_{D, A} \sum_i \|x_i - D^\top a_i\|^2
     \quad \text{with} \quad \|d_j\| = 1, \; \|a_i\|_0 \le k .
 
-The codes during learning are those the dictionary will be judged by: greedy ones, with at most k
-coefficients. Small batches and a short memory come much further per second than passes over all
-samples (K-SVD, MOD).
+The codes during learning are those the dictionary will be judged by: least-squares ones with at
+most k coefficients, on a support chosen greedily or by the lasso's path. Small batches and a short
+memory come much further per second than passes over all samples (K-SVD, MOD).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaesc.sparse._batches import Batches, batch_size_for
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
-from vaesc.sparse._coder import GreedyCoder
 from vaesc.sparse._online import OnlineState
+from vaesc.sparse._progress import Progress, fingerprint
 from vaesc.sparse._start import start_dictionary
-from vaesc.sparse._validation import Selection, as_samples, check_level, check_selection
+from vaesc.sparse._truncated_coder import coder_for
+from vaesc.sparse._validation import Rule, as_samples, check_level, check_rule
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 """Called after each pass with its number, from 1, and its row of the history."""
@@ -49,17 +51,19 @@ def learn_dictionary(
     n_atoms: int,
     n_nonzero_coefs: int,
     seed: int,
-    selection: Selection = "ols",
+    selection: Rule = "ols",
     batch_size: int = 512,
     max_epochs: int = 10,
     X_validation: ArrayLike | None = None,
     patience: int = 0,
+    tol: float = 0.0,
     init: ArrayLike | None = None,
-    memory: float = 4.0,
-    memory_growth: float = 0.05,
+    memory: float = 2.0,
+    memory_growth: float = 0.03,
     dead_below: float = 0.02,
     max_coherence: float | None = None,
     on_epoch: OnEpoch | None = None,
+    checkpoint: str | Path | None = None,
     n_threads: int | None = None,
 ) -> LearnedDictionary:
     """Learn a dictionary online, from small batches with a short memory.
@@ -71,11 +75,14 @@ def learn_dictionary(
         n_nonzero_coefs: Sparsity level k of the codes, from 1 to K; above d it acts as d.
         seed: Fixes every random choice. The same seed gives the same bytes on the same machine,
             in any process and on any number of threads.
-        selection: How codes are chosen while learning, ``"ols"`` or ``"omp"``.
+        selection: How codes are chosen while learning: ``"ols"``, ``"omp"``, or ``"lasso"`` for
+            those of :func:`~vaesc.sparse.l1.lasso_pursuit`.
         batch_size: Samples per update; smaller ones are used when there are few samples.
         max_epochs: Passes over the samples.
         X_validation: Samples, shape (m, d), to measure every pass and to choose the best.
         patience: Stop after this many passes without a lower validation error; 0 never stops.
+        tol: Stop after a pass whose training error is not lower than the last one's by more than
+            this fraction of it; 0 never stops.
         init: Atoms to start from, shape (K, d), of any norm but zero; None starts from samples.
         memory: Batches the dictionary remembers at first, at least 1.
         memory_growth: Part of all batches so far that it remembers later, in [0, 1]: 0 keeps the
@@ -86,6 +93,9 @@ def learn_dictionary(
             well, from 0 to 1; 1 allows any. None means 0.98 where that many directions are easily
             kept apart in d dimensions, else 1.
         on_epoch: Called after each pass.
+        checkpoint: File to write after each pass, and to go on from if it exists: an interrupted
+            run that is started again gives the bytes of one that was not. `max_epochs`,
+            `patience` and `tol` may differ between the two. None keeps no file.
         n_threads: Threads; None uses all cores.
 
     Returns:
@@ -103,7 +113,7 @@ def learn_dictionary(
         raise ValueError("X must hold at least one sample, got none")
     if n_atoms < 1:
         raise ValueError(f"n_atoms must be at least 1, got {n_atoms}")
-    _check_settings(selection, batch_size, max_epochs, patience, memory)
+    _check_settings(selection, batch_size, max_epochs, patience, tol, memory)
     for name, value in (("memory_growth", memory_growth), ("dead_below", dead_below)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be from 0 to 1, got {value}")
@@ -122,50 +132,80 @@ def learn_dictionary(
             dead_below=dead_below,
             max_coherence=_coherence_limit(max_coherence, n_atoms, samples.shape[1]),
         )
-        return _learn(state, batches, held_out, max_epochs, patience, on_epoch, runner)
+        progress = Progress(state=state, rng=rng)
+        settings = {
+            "seed": seed,
+            "batch_size": batches.batch_size,
+            "validated": held_out is not None,
+            **{name: getattr(state, name) for name in _SETTINGS},
+        }
+        file = None if checkpoint is None else Path(checkpoint)
+        digest = fingerprint(samples, settings) if file else ""
+        if file and file.exists():
+            progress.load(file, digest)
+        stop = max_epochs, patience, tol
+        for row in _passes(progress, batches, held_out, stop, runner):
+            if file:
+                progress.save(file, digest)
+            if on_epoch is not None:
+                on_epoch(len(progress.history), dict(row))
+    best = state.dictionary if progress.best is None else progress.best
+    return LearnedDictionary(
+        dictionary=best,
+        history=tuple(progress.history),
+        n_revived=state.n_revived,
+        best_epoch=progress.best_epoch,
+    )
 
 
-def _learn(
-    state: OnlineState,
+_SETTINGS = (
+    "n_nonzero_coefs",
+    "selection",
+    "memory",
+    "memory_growth",
+    "dead_below",
+    "max_coherence",
+)
+"""Fields of the state that a checkpoint must agree on."""
+
+
+def _passes(
+    progress: Progress,
     batches: Batches,
     held_out: Any,  # noqa: ANN401 - an array that can be sliced
-    max_epochs: int,
-    patience: int,
-    on_epoch: OnEpoch | None,
+    stop: tuple[int, int, float],
     runner: BlockRunner,
-) -> LearnedDictionary:
-    history: list[dict[str, float]] = []
-    best, best_epoch, lowest = state.dictionary.copy(), 0, np.inf
-    for epoch in range(1, max_epochs + 1):
+) -> Iterator[dict[str, float]]:
+    """Do one pass after the other, until it is time to stop; yield each one's history row."""
+    max_epochs, patience, tol = stop
+    state, history = progress.state, progress.history
+    unit = batches.unit
+    while len(history) < max_epochs and not _finished(progress, patience, tol):
         errors = [(state.step(batch, runner), len(batch)) for batch in batches.epoch()]
         seen = sum(size for _, size in errors)
         row = {
-            "train_mse": sum(e * size for e, size in errors) / seen * batches.unit * batches.unit,
+            "train_mse": sum(e * size for e, size in errors) / seen * unit * unit,
             "n_revived": float(state.n_revived),
         }
-        error = -float(epoch)
+        error = -float(len(history) + 1)
         if held_out is not None:
             error = row["validation_mse"] = _coding_error(state, held_out, runner)
-        history.append(row)
-        if on_epoch is not None:
-            on_epoch(epoch, dict(row))
-        if error < lowest:
-            best, best_epoch, lowest = state.dictionary.copy(), epoch, error
-        elif patience and epoch - best_epoch >= patience:
-            break
-    return LearnedDictionary(
-        dictionary=best,
-        history=tuple(history),
-        n_revived=state.n_revived,
-        best_epoch=best_epoch,
-    )
+        progress.note(row, error)
+        yield row
+
+
+def _finished(progress: Progress, patience: int, tol: float) -> bool:
+    """Whether the last passes brought too little."""
+    history = progress.history
+    if patience and len(history) - progress.best_epoch >= patience:
+        return True
+    flat = len(history) > 1 and (history[-1]["train_mse"] >= (1 - tol) * history[-2]["train_mse"])
+    return bool(tol) and flat
 
 
 def _coding_error(state: OnlineState, X: Any, runner: BlockRunner) -> float:  # noqa: ANN401
     """Mean squared error per element of the samples' codes."""
-    coder = GreedyCoder(
-        state.dictionary, [state.n_nonzero_coefs], state.selection, want_residual=True
-    )
+    coder = coder_for(state.dictionary, state.n_nonzero_coefs, state.selection)
     slots = coder.code(X, runner, DEFAULT_BLOCK_BYTES)
     return float(slots.residual.mean()) / int(X.shape[1])
 
@@ -189,9 +229,12 @@ def _check_settings(
     batch_size: int,
     max_epochs: int,
     patience: int,
+    tol: float,
     memory: float,
 ) -> None:
-    check_selection(selection)
+    check_rule(selection)
+    if not 0 <= tol < 1:
+        raise ValueError(f"tol must be at least 0 and below 1, got {tol}")
     least = (("batch_size", batch_size), ("max_epochs", max_epochs), ("memory", memory))
     for name, value in least:
         if not value >= 1:

@@ -32,6 +32,7 @@ def orthogonal_matching_pursuit(
     *,
     selection: Selection = "omp",
     tol: float | None = None,
+    byte_digits: int = 0,
     n_threads: int | None = None,
     block_bytes: int = DEFAULT_BLOCK_BYTES,
 ) -> csr_array:
@@ -47,6 +48,10 @@ def orthogonal_matching_pursuit(
             one that lowers the residual most.
         tol: Stop as soon as the squared norm of the residual is at most this, in squared units
             of X; None does not look at the residual.
+        byte_digits: For `X` of dtype uint8, 2 or 3 multiply integers exactly instead of floats,
+            with the dictionary rounded to so many digits of 7 bits, which is faster on CPUs with
+            byte dot products: 2 moves the error by up to 1e-4 of it, 3 by less than float32
+            does. 0, and any other `X`, multiplies floats.
         n_threads: Threads; None uses all cores. The codes do not depend on it.
         block_bytes: Memory for one thread's block of correlations. Apart from X and the codes,
             memory stays below a few blocks per thread.
@@ -65,9 +70,11 @@ def orthogonal_matching_pursuit(
     """
     atoms = as_dictionary(dictionary)
     level = check_level("n_nonzero_coefs", n_nonzero_coefs, len(atoms))
-    coder = GreedyCoder(atoms, [level], selection, tol)
+    samples = as_samples(X, atoms.shape[1])
+    digits = byte_digits if samples.dtype == np.uint8 else 0
+    coder = GreedyCoder(atoms, [level], selection, tol, byte_digits=digits)
     with BlockRunner(n_threads) as runner:
-        return coder.code(as_samples(X, atoms.shape[1]), runner, block_bytes).to_csr()[0]
+        return coder.code(samples, runner, block_bytes).to_csr()[0]
 
 
 def pursuit_path(

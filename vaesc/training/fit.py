@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
-from vaesc.config import TrainingConfig, VAEConfig
-from vaesc.models import VAE, mean_elbo, resolve_device, save_vae
+from vaesc.config import TrainingConfig, VAEConfig, canonical_json, settings
+from vaesc.models import VAE, PosteriorStatistics, mean_elbo, resolve_device, save_vae
+from vaesc.models.elbo import group_images
 from vaesc.progress import SILENT, Listener
+from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.determinism import deterministic, stream
-from vaesc.training.loop import Loop, check_finite
-from vaesc.training.resident import in_groups, load_split
+from vaesc.training.engine import Engine
+from vaesc.training.health import collapse_sentence
+from vaesc.training.loop import Loop
+from vaesc.training.objective import Objective
+from vaesc.training.resident import in_groups, load_split, require_images
+from vaesc.training.run import Run
+from vaesc.training.state import State
+from vaesc.training.streamed import free_bytes, open_batches
 from vaesc.training.threads import fitting_threads
+from vaesc.training.work import flops_per_image, has_bf16, is_worth_compiling
+
+if TYPE_CHECKING:
+    from vaesc.datasets.reader import ImageDataset
 
 logger = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
+Compile = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a training is done, never what comes out, but for the last bits of compiled products."""
+
+    device: str = "auto"
+    block_size: int = 8192
+    compile: Compile = "auto"
+    checkpoints: Path | None = None
+    checkpoint_seconds: float = 30.0
+    checkpoint_batches: int = 0
 
 
 def train(
@@ -32,12 +59,19 @@ def train(
     seed: int,
     device: str = "auto",
     block_size: int = 8192,
+    compile: Compile = "auto",
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    checkpoint_batches: int = 0,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
-    """Fit a VAE and write it: ``vae.safetensors``, ``vae.json``, ``history.json``.
+    """Fit a VAE and write it.
 
-    The weights written are those of the epoch with the lowest validation negative ELBO. The same
-    arguments on the same machine write the same bytes; torch's global random state is not used.
+    ``vae.safetensors`` and ``vae.json`` are the model with the weights of the epoch with the
+    lowest validation negative ELBO (of their moving average, if that was asked for),
+    ``history.json`` holds each epoch's metrics, ``posterior.json`` each epoch's KL per dimension.
+    The same arguments on the same machine write the same bytes, also after an interruption;
+    torch's global random state is not used.
 
     Args:
         vae_config: The model.
@@ -47,85 +81,125 @@ def train(
         seed: The run's seed.
         device: Where to compute, see :func:`vaesc.models.resolve_device`.
         block_size: Images read at once.
+        compile: ``auto`` compiles the step if the training is long enough to win it back.
+        checkpoints: Folder for this training's checkpoint, deleted on success; default: none.
+        checkpoint_seconds: Least time between checkpoints; 0 for none by time.
+        checkpoint_batches: Gradient steps between checkpoints; 0 for none by steps.
         listener: Hears of progress and of each epoch's metrics.
 
     Returns:
-        The summary: latent_dim, epochs (trained), best_epoch, metrics (of the best epoch).
+        The summary: latent_dim, epochs (trained), best_epoch, metrics (of the best epoch),
+        engine (how steps were computed), rollbacks, collapse (a sentence, or empty).
 
     Raises:
+        ConfigError: Settings that exclude one another.
         DataError: There is no training image or no validation image.
         TrainingError: The loss is not finite.
     """
     from vaesc.datasets.reader import open_dataset
 
+    how = How(
+        device=device, block_size=block_size, compile=compile, checkpoints=checkpoints,
+        checkpoint_seconds=checkpoint_seconds, checkpoint_batches=checkpoint_batches,
+    )  # fmt: skip
     dataset = open_dataset(dataset_folder)
-    place = resolve_device(device)
+    for split in ("train", "validation"):
+        require_images(dataset, split)
     with deterministic():
-        vae = VAE(vae_config, dataset.shape, generator=stream(seed, "train/init")).to(place)
-        images = load_split(dataset, "train", place, block_size=block_size)
-        validation = load_split(dataset, "validation", place, block_size=block_size)
-        loop = Loop(vae, images, training_config, seed=seed, listener=listener)
-        with fitting_threads(vae, training_config.batch_size):
-            best, history = _fit(loop, validation)
-    vae.load_state_dict(best.weights)
-    save_vae(vae, folder)
-    text = json.dumps(history, indent=1, sort_keys=True, allow_nan=False)
-    (folder / "history.json").write_text(text + "\n")
-    return _summary(vae, best, history)
+        run, fallbacks = _prepare(vae_config, training_config, dataset, how, seed, listener)
+        with fitting_threads(run.loop.vae, training_config.batch_size):
+            run.fit()
+            run.state.flat["weights"].copy_(run.best.weights)
+            extra = _final_metrics(run)
+    save_vae(run.loop.vae, folder)
+    _write(folder / "history.json", run.history)
+    _write(folder / "posterior.json", {"validation/kl_per_dimension": run.kl_dimensions})
+    run.checkpoints.remove()
+    return _summary(run, extra, fallbacks)
 
 
-@dataclass
-class Best:
-    """The best epoch so far, by validation negative ELBO; the earlier one of equals."""
-
-    epoch: int = 0
-    score: float = float("inf")
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def offer(self, epoch: int, score: float, vae: VAE) -> None:
-        """Keep a copy of the weights if `score` is lower than every one before."""
-        if score < self.score:
-            self.epoch, self.score = epoch, score
-            self.weights = {name: value.clone() for name, value in vae.state_dict().items()}
-
-    def is_old(self, epoch: int, patience: int) -> bool:
-        """Whether `patience` epochs have passed without a better one; never if it is 0."""
-        return 0 < patience <= epoch - self.epoch
-
-
-def _fit(loop: Loop, validation: Tensor) -> tuple[Best, list[Metrics]]:
-    """Run epochs until the last one or until patience ends."""
-    best, history = Best(), []
-    for epoch in range(1, loop.config.epochs + 1):
-        metrics = {**loop.run_epoch(epoch), **_validate(loop, validation)}
-        check_finite(metrics, epoch, loop.config)
-        history.append(metrics)
-        loop.listener.epoch(epoch, metrics)
-        logger.debug(
-            "epoch %d: negative ELBO %.2f (train), %.2f (validation) nats per image",
-            epoch, metrics["train/negative_elbo"], metrics["validation/negative_elbo"],
-        )  # fmt: skip
-        best.offer(epoch, metrics["validation/negative_elbo"], loop.vae)
-        if best.is_old(epoch, loop.config.patience):
-            logger.info("no better epoch since %d: stopped early at %d", best.epoch, epoch)
-            break
-    return best, history
+def _prepare(
+    vae_config: VAEConfig,
+    config: TrainingConfig,
+    dataset: ImageDataset,
+    how: How,
+    seed: int,
+    listener: Listener,
+) -> tuple[Run, list[str]]:
+    """Return the run, ready to start, and what could not be as the config asks."""
+    place, fallbacks = resolve_device(how.device), list[str]()
+    vae = VAE(vae_config, dataset.shape, generator=stream(seed, "train/init")).to(place)
+    bf16 = config.precision == "bf16"
+    if bf16 and not has_bf16(place):
+        bf16 = False
+        fallbacks.append("float32: this device has no fast bf16 products")
+        logger.warning("training.precision=bf16: this device has no fast bf16; using float32")
+    flops = flops_per_image(vae) * config.epochs * dataset.n("train")
+    worth = is_worth_compiling(flops, "bf16" if bf16 else "float32", place.type)
+    compiled = how.compile == "always" or (how.compile == "auto" and worth)
+    state = State(vae, averaged=config.weight_average > 0)
+    engine = Engine(
+        Objective(vae, config, bf16=bf16), state, compiled=compiled, batch_size=config.batch_size
+    )
+    batches = open_batches(
+        dataset, place, batch_size=config.batch_size, seed=seed, block_size=how.block_size
+    )
+    loop = Loop(engine, batches, seed=seed, listener=listener)
+    facts = [settings(vae_config), settings(config), dict(dataset.sha256), seed, bf16, compiled]
+    place_facts = [torch.__version__, str(place), torch.get_num_threads()]
+    checkpoints = Checkpoints(
+        how.checkpoints, _digest([*facts, *place_facts]), how.checkpoint_seconds,
+        how.checkpoint_batches,
+    )  # fmt: skip
+    return Run(loop, _validation(dataset, place, how), checkpoints), fallbacks
 
 
-def _validate(loop: Loop, images: Tensor) -> Metrics:
-    """Return the validation metrics; the noise is the same in every epoch.
+def _validation(
+    dataset: ImageDataset, place: torch.device, how: How
+) -> Callable[[], Iterable[Tensor]]:
+    """Return what gives the validation images in groups: resident if they fit, else read anew."""
+    n = dataset.n("validation")
+    if n * dataset.images("validation", slice(0, 1)).nbytes > free_bytes(place) // 4:
+        return lambda: group_images(dataset, "validation", slice(0, n), how.block_size)
+    images = load_split(dataset, "validation", place, block_size=how.block_size)
+    return lambda: in_groups(images)
 
-    It is the noise of :func:`vaesc.models.evaluate_elbo` too, which repeats these numbers.
-    """
-    terms = mean_elbo(loop.vae, in_groups(images), seed=loop.seed, stream="elbo/validation")
-    return {f"validation/{name}": value for name, value in terms.items()}
+
+def _final_metrics(run: Run) -> dict[str, float]:
+    """Return what is measured once, with the weights that are kept."""
+    statistics, vae, seed = PosteriorStatistics(), run.loop.vae, run.loop.seed
+    groups = iter(run.validation())
+    mean_elbo(vae, [next(groups)], seed=seed, stream="final", on_posterior=statistics.add)
+    return {"validation/mutual_information": statistics.mutual_information(seed)}
 
 
-def _summary(vae: VAE, best: Best, history: list[Metrics]) -> dict[str, Any]:
-    metrics = {k: v for k, v in history[best.epoch - 1].items() if k != "train/learning_rate"}
+def _summary(run: Run, extra: dict[str, float], fallbacks: list[str]) -> dict[str, Any]:
+    vae, best, engine = run.loop.vae, run.best.epoch, run.loop.engine
+    metrics = {k: v for k, v in run.history[best - 1].items() if k != "train/learning_rate"}
+    collapse = collapse_sentence(metrics["validation/active_units"], vae.latent_dim)
+    if collapse:
+        logger.warning("%s", collapse)
+    metrics |= {**extra, "train/collapsed": float(bool(collapse))}
+    metrics["train/rollbacks"] = float(run.rollbacks)
+    metrics["train/bf16"] = float(engine.objective.bf16)
     return {
         "latent_dim": vae.latent_dim,
-        "epochs": len(history),
-        "best_epoch": best.epoch,
+        "epochs": len(run.history),
+        "best_epoch": best,
         "metrics": metrics,
+        "engine": {
+            "compiled": engine.compiled,
+            "precision": "bf16" if engine.objective.bf16 else "float32",
+            "fallbacks": [*fallbacks, *([engine.fallback] if engine.fallback else [])],
+        },
+        "rollbacks": run.rollbacks,
+        "collapse": collapse,
     }
+
+
+def _digest(value: Any) -> str:  # noqa: ANN401
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _write(path: Path, value: Any) -> None:  # noqa: ANN401
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")

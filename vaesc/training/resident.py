@@ -14,9 +14,33 @@ from torch import Tensor
 
 from vaesc.errors import DataError
 from vaesc.models.elbo import GROUP
+from vaesc.training.order import Order
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
+
+
+class ResidentBatches:
+    """Batches of images that all lie on the device.
+
+    Args:
+        images: As stored, shape (n, *shape).
+        order: Which image comes when.
+    """
+
+    def __init__(self, images: Tensor, order: Order) -> None:
+        self.images, self.order = images, order
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
+        """Yield the batches of an epoch as stored, from one of them on."""
+        for number, pages in enumerate(self.order.windows(epoch)):
+            window = self.order.window(epoch, pages, number)
+            skipped = min(first_batch, len(window.batches))
+            first_batch -= skipped
+            rows = window.rows() if len(window.batches) < self.order.n_batches else None
+            for positions in window.batches[skipped:]:
+                chosen = positions if rows is None else rows[positions]
+                yield self.images[chosen.to(self.images.device)]
 
 
 def load_split(
@@ -29,13 +53,8 @@ def load_split(
         split: ``train``, ``validation`` or ``test``.
         device: Where to.
         block_size: Images copied at once.
-
-    Raises:
-        DataError: The split is empty.
     """
     n = dataset.n(split)
-    if n == 0:
-        raise DataError(f"training needs at least one {split} image, got none; give more images")
     first = torch.from_numpy(dataset.images(split, slice(0, 1)))
     images = torch.empty((n, *first.shape[1:]), dtype=first.dtype, device=device)
     for start in range(0, n, block_size):
@@ -44,9 +63,19 @@ def load_split(
     return images
 
 
+def require_images(dataset: ImageDataset, split: str) -> None:
+    """Refuse an empty split.
+
+    Raises:
+        DataError: It is empty.
+    """
+    if dataset.n(split) == 0:
+        raise DataError(f"training needs at least one {split} image, got none; give more images")
+
+
 def to_unit(images: Tensor) -> Tensor:
     """Return stored images as float32 in [0, 1]: bytes over 255, floats as they are."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def in_groups(images: Tensor) -> Iterator[Tensor]:

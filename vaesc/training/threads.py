@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from vaesc.models import VAE
+from vaesc.training.work import flops_per_image
 
 _WORTH_SHARING = 2e8
 """Floating-point operations of a step, about 3 ms on one core, below which it runs on one."""
@@ -29,10 +30,8 @@ def fitting_threads(vae: VAE, batch_size: int) -> Iterator[None]:
         vae: The model.
         batch_size: Images per gradient step.
     """
-    n_parameters = sum(weight.numel() for weight in vae.parameters())
     before = torch.get_num_threads()
-    # Two operations per weight and image, forward; twice that backward.
-    if 6 * n_parameters * batch_size < _WORTH_SHARING:
+    if flops_per_image(vae) * batch_size < _WORTH_SHARING:
         torch.set_num_threads(1)
     try:
         yield

@@ -1,0 +1,143 @@
+"""Abuse: a finished run or one sentence, and never weights that are no numbers."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from imagesets import digits, write_dataset, write_digits
+
+from vaesc.config import TrainingConfig, VAEConfig
+from vaesc.errors import TrainingError
+from vaesc.models import VAE, load_vae
+from vaesc.training import train
+from vaesc.training.engine import Engine, shortening
+from vaesc.training.health import collapse_sentence
+from vaesc.training.objective import Objective
+from vaesc.training.state import State
+
+SMALL = VAEConfig(hidden=(32,), latent_dim=4)
+SHORT = TrainingConfig(epochs=2, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+def trained(dataset, folder, vae=SMALL, training=SHORT, **options):
+    folder.mkdir()
+    return train(vae, training, dataset, folder, seed=0, device="cpu", **options)
+
+
+def assert_sound(folder):
+    weights = load_vae(folder).state_dict().values()
+    assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+@pytest.mark.parametrize("rate", [10.0, 1e6])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_a_wild_learning_rate_is_lowered_until_it_works(dataset, tmp_path, rate, likelihood):
+    vae = VAEConfig(hidden=(64, 64), latent_dim=8, likelihood=likelihood)
+    wild = dataclasses.replace(SHORT, learning_rate=rate, max_rollbacks=12)
+    summary = trained(dataset, tmp_path / "vae", vae, wild)
+    assert_sound(tmp_path / "vae")
+    assert math.isfinite(summary["metrics"]["validation/negative_elbo"])
+    history = json.loads((tmp_path / "vae" / "history.json").read_text())
+    assert history[-1]["train/rollbacks"] == summary["rollbacks"]
+    first = history[0]
+    lowered = rate * 0.1 ** first["train/rollbacks"]
+    assert first["train/learning_rate"] <= lowered * (1 + 1e-9)
+
+
+def test_a_rollback_returns_to_the_start_of_its_epoch(dataset, tmp_path):
+    """After rollbacks in the first epoch, training is one with the lower rate from the start."""
+    vae = VAEConfig(hidden=(64, 64), latent_dim=8)
+    wild = dataclasses.replace(SHORT, learning_rate=1e6, max_rollbacks=12)
+    rollbacks = trained(dataset, tmp_path / "a", vae, wild)["rollbacks"]
+    assert rollbacks >= 1
+    rate = 1e6
+    for _ in range(rollbacks):
+        rate *= 0.1
+    summary = trained(dataset, tmp_path / "b", vae, dataclasses.replace(wild, learning_rate=rate))
+    assert summary["rollbacks"] == 0
+    a, b = (load_vae(tmp_path / name).state_dict() for name in "ab")
+    for name, weight in a.items():
+        torch.testing.assert_close(weight, b[name], rtol=1e-3, atol=1e-3 * rate)
+
+
+def test_rollbacks_are_bounded(tmp_path):
+    images = digits()[:200].astype(np.float32) / 255
+    images[5] = np.inf
+    dataset = write_dataset(tmp_path / "inf", train=images, validation=images[:50])
+    with pytest.raises(TrainingError, match=r"lowered to 3e-06.*images are finite"):
+        trained(dataset, tmp_path / "vae")
+    assert not list((tmp_path / "vae").iterdir())
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous-bernoulli", "gaussian"])
+@pytest.mark.parametrize("variance", ["learned", "optimal"])
+def test_images_without_content_collapse_by_name(tmp_path, value, likelihood, variance, caplog):
+    images = np.full((60, 4, 4), value, np.uint8)
+    dataset = write_dataset(tmp_path / "flat", train=images, validation=images)
+    vae = VAEConfig(hidden=(16,), latent_dim=2, likelihood=likelihood, variance=variance)
+    long = TrainingConfig(epochs=30, learning_rate=0.05, patience=0)
+    summary = trained(dataset, tmp_path / "vae", vae, long)
+    assert_sound(tmp_path / "vae")
+    assert "posterior collapse: none of the 2 latent dimensions" in summary["collapse"]
+    assert summary["metrics"]["train/collapsed"] == 1
+    assert "posterior collapse" in caplog.text
+
+
+def test_a_latent_that_varies_is_no_collapse():
+    assert collapse_sentence(1.0, 32) == ""
+
+
+@pytest.mark.parametrize("latent_dim", [1, 1000])
+def test_any_latent_dimension(dataset, tmp_path, latent_dim):
+    trained(dataset, tmp_path / "vae", dataclasses.replace(SMALL, latent_dim=latent_dim))
+    assert_sound(tmp_path / "vae")
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_few_images_and_a_large_batch(tmp_path, n):
+    dataset = write_dataset(tmp_path / "few", train=digits()[:n], validation=digits()[n : 2 * n])
+    for name, training in {
+        "plain": SHORT,
+        "all": dataclasses.replace(
+            SHORT, gradient_clip=1.0, weight_average=0.99, warmup_epochs=1.0, free_bits=0.1,
+            schedule="flat-linear", beta_schedule="cyclical", precision="bf16",
+        ),
+    }.items():  # fmt: skip
+        trained(dataset, tmp_path / name, training=training)
+        assert_sound(tmp_path / name)
+
+
+def test_clipping_shortens_what_is_long_and_only_that():
+    gradients = [torch.full((3,), 2.0), torch.full((1,), 2.0)]
+    assert shortening(gradients, 1.0).item() == pytest.approx(0.25)
+    assert shortening(gradients, 4.0).item() == 1
+    assert shortening(gradients, 100.0).item() == 1
+    assert shortening([torch.zeros(3)], 1.0).item() == 1
+
+
+def test_the_average_follows_the_weights_and_is_what_is_validated():
+    vae = VAE(SMALL, (8, 8))
+    config = TrainingConfig(weight_average=0.9)
+    state = State(vae, averaged=True)
+    engine = Engine(Objective(vae, config), state, compiled=False, batch_size=20)
+    images = torch.from_numpy(digits()[:20])
+    expected = state.flat["weights"].clone()
+    for t in range(1, 40):
+        engine.step(images, torch.zeros(1, 20, 4), 1e-3, (1.0, 0.0))
+        expected += (1 - min(0.9, (1 + t) / (10 + t))) * (state.flat["weights"] - expected)
+    torch.testing.assert_close(state.flat["average"], expected)
+    trained_weight = vae.encoder[0].weight.clone()
+    with state.kept_weights():
+        kept = vae.encoder[0].weight.clone()
+    assert torch.equal(kept, state.average[0])
+    assert torch.equal(vae.encoder[0].weight, trained_weight)
+    assert not torch.equal(kept, trained_weight)

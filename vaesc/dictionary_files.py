@@ -1,0 +1,83 @@
+"""A dictionary of latents on disk: safetensors and JSON, never pickle.
+
+``dictionary.safetensors`` holds dictionary (K, d), mean (d,) and scale (d,), float32;
+``dictionary.json`` the coder, the sparsity level and the SHA-256 of each file of the VAE whose
+latents it was learned on. What is read is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaesc.errors import DataError
+
+if TYPE_CHECKING:
+    from vaesc.dictionary import LatentDictionary
+
+WEIGHTS = "dictionary.safetensors"
+SETTINGS = "dictionary.json"
+_FORMAT = 1
+
+
+def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
+    """Write ``dictionary.safetensors`` and ``dictionary.json`` into `folder`."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: getattr(dictionary, name) for name in ("dictionary", "mean", "scale")}
+    save_file(arrays, folder / WEIGHTS)
+    write_json(
+        folder / SETTINGS,
+        {
+            "format": _FORMAT,
+            "coder": dictionary.coder,
+            "n_nonzero_coefs": dictionary.n_nonzero_coefs,
+            "vae_sha256": dict(dictionary.vae_sha256),
+        },
+    )
+
+
+def load_dictionary(folder: Path) -> LatentDictionary:
+    """Read what :func:`save_dictionary` wrote.
+
+    Raises:
+        DataError: A file is missing or is not what it should be.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from vaesc.dictionary import LatentDictionary
+
+    try:
+        settings = json.loads((folder / SETTINGS).read_bytes())
+        arrays = load_file(folder / WEIGHTS)
+        if settings["format"] != _FORMAT:
+            raise DataError(
+                f"{folder / SETTINGS} has format {settings['format']}, this vaesc reads {_FORMAT}"
+            )
+        dictionary = LatentDictionary(
+            **{name: arrays[name] for name in ("dictionary", "mean", "scale")},
+            coder=str(settings["coder"]),
+            n_nonzero_coefs=int(settings["n_nonzero_coefs"]),
+            vae_sha256=dict(settings["vae_sha256"]),
+        )
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise DataError(f"{folder} holds no readable dictionary: {error}") from error
+    _check(dictionary, folder)
+    return dictionary
+
+
+def _check(dictionary: LatentDictionary, folder: Path) -> None:
+    """Refuse arrays that do not belong together."""
+    shapes = dictionary.dictionary.shape, dictionary.mean.shape, dictionary.scale.shape
+    if len(shapes[0]) != 2 or not shapes[1] == shapes[2] == shapes[0][1:]:
+        raise DataError(
+            f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
+            f"got shapes {shapes}"
+        )
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write `value` so that equal values give equal bytes."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")

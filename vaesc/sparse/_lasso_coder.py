@@ -1,0 +1,211 @@
+"""Lasso coding of blocks of samples: homotopy, again in float64, then coordinate descent."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._validation import check_finite_rows, working_dtype
+
+logger = logging.getLogger(__name__)
+
+_LIMITS = {4: (1e-6, 1e-3, 2e-7), 8: (1e-12, 0.0, 1e-13)}
+"""Bytes per float -> the kernel's `limits`: dependent, doubtful, precision."""
+_LENIENT = (1e-12, 0.0, 1e30)
+"""The same, when only a wrong sign is refused."""
+_FIRST_CAP = 64
+"""Active atoms a row may have at first; the few that need more are coded again."""
+_GAP = 1e-8
+"""Relative duality gap that coordinate descent goes to."""
+_SWEEPS = 100_000
+"""Sweeps after which coordinate descent gives up, with a warning."""
+
+Codes = tuple[NDArray[np.int32], NDArray[Any], NDArray[np.int32]]
+"""Atoms and values, shape (b, m, cap), and counts, shape (b, m)."""
+
+
+class LassoCoder:
+    """One dictionary made ready for lasso coding at some weights, falling."""
+
+    def __init__(
+        self,
+        dictionary: NDArray[Any],
+        alphas: Sequence[float],
+        ridge: float,
+        positive: bool,
+    ) -> None:
+        self.dictionary = dictionary
+        self.alphas = np.asarray(alphas, np.float64)
+        self.ridge = ridge
+        self.positive = positive
+        self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    def code(self, X: Any, runner: BlockRunner, block_bytes: int) -> list[csr_array]:  # noqa: ANN401
+        """Code the rows of `X`; one array per weight."""
+        n, dtype = X.shape[0], working_dtype(X)
+        self._table(dtype.itemsize)
+        parts: dict[int, list[csr_array]] = {}
+
+        def work(start: int, stop: int) -> None:
+            block = np.asarray(X[start:stop], dtype)
+            parts[start] = self._code_block(block, start)
+
+        cap = min(_FIRST_CAP, len(self.dictionary)) * len(self.alphas)
+        row_bytes = (len(self.dictionary) + 2 * cap) * dtype.itemsize
+        runner.run(work, n, block_rows(row_bytes, block_bytes))
+        if not parts:
+            return [csr_array((0, len(self.dictionary)), dtype=dtype) for _ in self.alphas]
+        order = sorted(parts)
+        return [_stack([parts[start][m] for start in order]) for m in range(len(self.alphas))]
+
+    def _table(self, itemsize: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Dictionary and Gram matrix in a precision, made once."""
+        if itemsize not in self._tables:
+            atoms = self.dictionary.astype(f"f{itemsize}", copy=False)
+            self._tables[itemsize] = atoms, atoms @ atoms.T
+        return self._tables[itemsize]
+
+    def _code_block(self, block: NDArray[Any], start: int) -> list[csr_array]:
+        n_atoms, d = self.dictionary.shape
+        cap = min(_FIRST_CAP, n_atoms)
+        (atoms, values, counts), status = self._run(block, self.alphas, cap)
+        # A zero sample has a zero code, and is no reason to load the float64 kernel.
+        again = np.flatnonzero(status)
+        again = again[np.any(block[again], axis=1)]
+        if again.size == 0:
+            return self._pack(atoms, values, counts)
+        rows = block[again].astype(np.float64)
+        check_finite_rows(rows, start + again)
+        most = n_atoms if self.ridge > 0 else min(n_atoms, d)
+        wide = max(cap, most)
+        atoms = np.pad(atoms, ((0, 0), (0, 0), (0, wide - cap)))
+        values = np.pad(values, ((0, 0), (0, 0), (0, wide - cap)))
+        for i, row in zip(again, rows, strict=True):
+            atoms[i], values[i], counts[i] = self._code_again(row, wide)
+        return self._pack(atoms, values, counts)
+
+    def _code_again(self, row: NDArray[np.float64], cap: int) -> Codes:
+        """Code one sample in float64, scaled by a power of two so that squares are ordinary."""
+        shift = int(np.frexp(np.abs(row).max(initial=0.0))[1])
+        scaled, alphas = np.ldexp(row, -shift)[None], np.ldexp(self.alphas, -shift)
+        if not np.isfinite(alphas).all():  # a sample so small that its code is zero
+            alphas = np.minimum(alphas, np.finfo(np.float64).max)
+        codes, status = self._run(scaled, alphas, cap)
+        if status[0] and np.abs(scaled @ self._table(8)[0].T).max(initial=0.0) > 0:
+            # Where atoms nearly depend on each other the strict check cannot be met: take what
+            # the homotopy has, if its duality gap is small, or descend from there.
+            codes, status = self._run(scaled, alphas, cap, lenient=True)
+            codes = self._descend(scaled, alphas, cap, None if status[0] else codes)
+        atoms, values, counts = codes
+        return atoms[0], np.ldexp(values[0], shift), counts[0]
+
+    def _run(
+        self,
+        block: NDArray[Any],
+        alphas: NDArray[np.float64],
+        cap: int,
+        *,
+        lenient: bool = False,
+    ) -> tuple[Codes, NDArray[np.int8]]:
+        from vaesc.sparse._homotopy import homotopy_block
+
+        itemsize, n, m = block.dtype.itemsize, len(block), len(alphas)
+        dictionary, gram = self._table(itemsize)
+        kind = dictionary.dtype.type
+        atoms = np.empty((n, m, cap), np.int32)
+        values = np.zeros((n, m, cap), dictionary.dtype)
+        counts = np.zeros((n, m), np.int32)
+        status = np.empty(n, np.int8)
+        times = np.empty(len(dictionary), dictionary.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            energy = np.einsum("ij,ij->i", block, block).astype(np.float64)
+            correlations = block @ dictionary.T
+            falling = alphas.astype(dictionary.dtype)
+        homotopy_block(
+            correlations,
+            gram,
+            kind(self.ridge),
+            falling,
+            self.positive,
+            energy,
+            np.asarray(_LENIENT if lenient else _LIMITS[itemsize], dictionary.dtype),
+            times,
+            times.view(np.int32 if itemsize == 4 else np.int64),
+            np.zeros((cap + 16, cap + 16), dictionary.dtype),
+            np.zeros(cap + 16, np.int32),
+            np.zeros((6, cap + 16), dictionary.dtype),
+            np.zeros((4, len(dictionary)), dictionary.dtype),
+            atoms,
+            values,
+            counts,
+            status,
+        )
+        return (atoms, values, counts), status
+
+    def _descend(
+        self,
+        row: NDArray[np.float64],
+        alphas: NDArray[np.float64],
+        cap: int,
+        start: Codes | None = None,
+    ) -> Codes:
+        """Code one sample by coordinate descent, from `start` or from the weight before."""
+        from vaesc.sparse._descent import descend_rows
+
+        dictionary, gram = self._table(8)
+        correlations, energy = row @ dictionary.T, np.square(row).sum(axis=1)
+        code = np.zeros((1, len(dictionary)))
+        atoms = np.zeros((1, len(alphas), cap), np.int32)
+        values = np.zeros((1, len(alphas), cap))
+        counts = np.zeros((1, len(alphas)), np.int32)
+        for m, alpha in enumerate(alphas):
+            if start is not None:
+                size = start[2][0, m]
+                code[:] = 0.0
+                code[0, start[0][0, m, :size]] = start[1][0, m, :size]
+            gap = descend_rows(
+                correlations, gram, float(self.ridge), np.array([alpha]), self.positive, energy,
+                _GAP, _SWEEPS, code,
+            )  # fmt: skip
+            if gap > 1e-5:
+                logger.warning("a lasso code is within %.1e of the least objective only", gap)
+            # Between dependent atoms any split is optimal; the smallest of too many give way.
+            used = np.flatnonzero(code[0])
+            used = np.sort(used[np.argsort(-np.abs(code[0, used]), kind="stable")[:cap]])
+            atoms[0, m, : used.size], values[0, m, : used.size] = used, code[0, used]
+            counts[0, m] = used.size
+        return atoms, values, counts
+
+    def _pack(
+        self, atoms: NDArray[np.int32], values: NDArray[Any], counts: NDArray[np.int32]
+    ) -> list[csr_array]:
+        n, _, cap = atoms.shape
+        packed = []
+        for m in range(len(self.alphas)):
+            filled = np.arange(cap) < counts[:, m, None]
+            indptr = np.zeros(n + 1, np.int32)
+            np.cumsum(counts[:, m], out=indptr[1:])
+            part = values[:, m][filled], atoms[:, m][filled], indptr
+            packed.append(csr_array(part, shape=(n, len(self.dictionary))))
+        return packed
+
+
+def _stack(parts: list[csr_array]) -> csr_array:
+    """Stack packed codes; indices are sorted already."""
+    if len(parts) == 1:
+        whole = parts[0]
+    else:
+        sizes = np.concatenate([np.diff(part.indptr) for part in parts])
+        indptr = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(sizes, out=indptr[1:])
+        if indptr[-1] < np.iinfo(np.int32).max:
+            indptr = indptr.astype(np.int32)
+        data = np.concatenate([part.data for part in parts])
+        indices = np.concatenate([part.indices for part in parts])
+        whole = csr_array((data, indices, indptr), shape=(len(sizes), parts[0].shape[1]))
+    whole.has_sorted_indices = True
+    return whole

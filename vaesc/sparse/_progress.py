@@ -1,0 +1,86 @@
+"""How far a run of dictionary learning is: kept in memory, and in a file to resume from."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.sparse._online import OnlineState
+
+_ARRAYS = ("dictionary", "gram", "products", "usage")
+_COUNTS = ("n_steps", "n_revived")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Everything the next pass depends on, and the best dictionary so far."""
+
+    state: OnlineState
+    rng: np.random.Generator
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: NDArray[np.float32] | None = None
+    best_epoch: int = 0
+    lowest: float = float("inf")
+
+    def note(self, row: dict[str, float], error: float) -> None:
+        """Record a finished pass; the dictionary is kept if its error is the lowest."""
+        self.history.append(row)
+        if error < self.lowest:
+            self.best, self.best_epoch = self.state.dictionary.copy(), len(self.history)
+            self.lowest = error
+
+    def save(self, path: Path, settings: str) -> None:
+        """Write to `path`: beside it first, then renamed, so a file that exists is whole."""
+        notes = {
+            "settings": settings,
+            "rng": self.rng.bit_generator.state,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "lowest": self.lowest,
+            "counts": {name: getattr(self.state, name) for name in _COUNTS},
+        }
+        arrays = {name: getattr(self.state, name) for name in _ARRAYS}
+        best = self.state.dictionary if self.best is None else self.best
+        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        with beside.open("wb") as file:
+            np.savez(file, notes=np.array(json.dumps(notes)), best=best, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+    def load(self, path: Path, settings: str) -> None:
+        """Go back to where `path` was written.
+
+        Raises:
+            ValueError: The file is of a run with other settings or other data.
+        """
+        with np.load(path, allow_pickle=False) as stored:
+            notes = json.loads(str(stored["notes"]))
+            if notes["settings"] != settings:
+                raise ValueError(
+                    f"checkpoint {path.name} belongs to other settings or samples; remove it to "
+                    "start afresh"
+                )
+            for name in _ARRAYS:
+                setattr(self.state, name, np.ascontiguousarray(stored[name]))
+            self.best = np.ascontiguousarray(stored["best"])
+        for name, value in notes["counts"].items():
+            setattr(self.state, name, value)
+        self.rng.bit_generator.state = notes["rng"]
+        self.history, self.best_epoch = notes["history"], notes["best_epoch"]
+        self.lowest = notes["lowest"]
+
+
+def fingerprint(X: Any, settings: dict[str, Any]) -> str:  # noqa: ANN401 - an array or lazy
+    """Digest of what a run depends on: its settings, and a few samples for all of them."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    n = X.shape[0]
+    digest.update(repr((tuple(X.shape), str(np.dtype(X.dtype)))).encode())
+    for start in (0, max(0, n // 2), max(0, n - 64)):
+        digest.update(np.ascontiguousarray(X[start : start + 64]).tobytes())
+    return digest.hexdigest()

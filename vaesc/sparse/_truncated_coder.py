@@ -1,0 +1,74 @@
+"""Coding blocks of samples by the lasso's path cut at k atoms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._coder import GreedyCoder, Slots
+from vaesc.sparse._validation import Rule, check_finite_rows, working_dtype
+
+_DEPENDENT = 1e-10
+
+
+class TruncatedCoder:
+    """One dictionary made ready for coding by the lasso's path, at levels that rise."""
+
+    def __init__(self, dictionary: NDArray[Any], levels: Sequence[int]) -> None:
+        # A common power of two is exact, and keeps squared norms representable.
+        self.shift = int(np.frexp(float(np.abs(dictionary).max()))[1])
+        self.dictionary = np.ldexp(np.asarray(dictionary, np.float64), -self.shift)
+        self.gram = self.dictionary @ self.dictionary.T
+        self.levels = np.asarray(levels, np.int64)
+
+    def code(self, X: Any, runner: BlockRunner, block_bytes: int) -> Slots:  # noqa: ANN401
+        """Code the rows of `X`, block by block."""
+        slots = Slots(X.shape[0], self.levels, len(self.dictionary), working_dtype(X))
+
+        def work(start: int, stop: int) -> None:
+            rows = np.asarray(X[start:stop], np.float64)
+            check_finite_rows(rows, np.arange(start, stop))
+            self._code_block(rows, slots.rows(start, stop))
+
+        row_bytes = 8 * max(len(self.dictionary), X.shape[1], 64)
+        runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
+        return slots
+
+    def _code_block(self, rows: NDArray[np.float64], slots: Slots) -> None:
+        from vaesc.sparse._truncated import truncated_block
+
+        # Scaled by a power of two, so that no square over- or underflows.
+        shift = np.frexp(np.abs(rows).max(axis=1, initial=0.0))[1]
+        rows = np.ldexp(rows, -shift[:, None])
+        n_atoms, room = len(self.dictionary), int(self.levels[-1]) + 16
+        values = np.zeros(slots.values.shape)
+        times = np.empty(n_atoms)
+        truncated_block(
+            rows @ self.dictionary.T,
+            self.gram,
+            self.levels,
+            np.square(rows).sum(axis=1),
+            _DEPENDENT,
+            times,
+            times.view(np.int64),
+            np.zeros((room, room)),
+            np.zeros(room, np.int32),
+            np.zeros((6, room)),
+            np.zeros((4, n_atoms)),
+            slots.atoms,
+            values,
+            slots.counts,
+            slots.residual,
+        )
+        slots.values[:] = np.ldexp(values, (shift - self.shift)[:, None])
+        with np.errstate(over="ignore"):  # the square of a huge sample
+            slots.residual[:] = np.ldexp(slots.residual, 2 * shift)
+
+
+def coder_for(dictionary: NDArray[Any], level: int, rule: Rule) -> GreedyCoder | TruncatedCoder:
+    """Return a coder at one level that also gives residuals."""
+    if rule == "lasso":
+        return TruncatedCoder(dictionary, [level])
+    return GreedyCoder(dictionary, [level], rule, want_residual=True)

@@ -1,0 +1,73 @@
+"""Which images meet in which batch: decided by the seed and the epoch, never by memory.
+
+A data set of at most `WINDOW_BYTES` is permuted as a whole. A larger one is cut into *pages* of
+consecutive images; each epoch permutes the pages, deals them into *windows* of at most
+`WINDOW_BYTES`, and permutes the images of each window. So a window is all that must be in memory
+at once, reading stays sequential, and a machine that could hold everything takes the same order
+as one that streams.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaesc.training.determinism import stream
+
+WINDOW_BYTES = 2**28
+"""Images permuted together; as uint8 of 28x28, 342,392 of them."""
+_PAGE = 4096
+"""About so many images to a page; always whole batches, so that only the last may be short."""
+
+
+class Window(NamedTuple):
+    """Images that are permuted together."""
+
+    pages: list[slice]
+    """Where they lie in the split, in the order in which they are put together."""
+    batches: tuple[Tensor, ...]
+    """Positions among them, a tensor for each batch."""
+
+    def rows(self) -> Tensor:
+        """Return where each image lies in the split, in the window's order."""
+        return torch.cat([torch.arange(page.start, page.stop) for page in self.pages])
+
+
+class Order:
+    """The order of a split's images in every epoch.
+
+    Args:
+        n: Number of images.
+        batch_size: Images per batch; the last batch of an epoch holds what is left.
+        image_bytes: Size of one image as stored.
+        seed: The run's seed.
+    """
+
+    def __init__(self, n: int, batch_size: int, image_bytes: int, *, seed: int) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.n_batches = math.ceil(n / batch_size)
+        self._page = batch_size * max(1, _PAGE // batch_size)
+        self._pages_per_window = max(1, WINDOW_BYTES // (self._page * image_bytes))
+
+    def windows(self, epoch: int) -> list[list[slice]]:
+        """Return the pages of each window of an epoch."""
+        pages = [slice(i, min(i + self._page, self.n)) for i in range(0, self.n, self._page)]
+        if len(pages) <= self._pages_per_window:
+            return [pages]
+        # The short page comes last, so that every batch but the epoch's last is whole.
+        n_whole = self.n // self._page
+        generator = stream(self.seed, f"train/order/{epoch}/pages")
+        pages = [pages[i] for i in torch.randperm(n_whole, generator=generator)] + pages[n_whole:]
+        size = self._pages_per_window
+        return [pages[i : i + size] for i in range(0, len(pages), size)]
+
+    def window(self, epoch: int, pages: list[slice], number: int) -> Window:
+        """Return one window of an epoch with its images permuted."""
+        n = sum(page.stop - page.start for page in pages)
+        whole = n == self.n
+        name = f"train/order/{epoch}" if whole else f"train/order/{epoch}/{number}"
+        order = torch.randperm(n, generator=stream(self.seed, name))
+        return Window(pages, torch.split(order, self.batch_size))

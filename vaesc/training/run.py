@@ -1,0 +1,182 @@
+"""From the first epoch to the last: validation, the best weights, rollbacks, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaesc.errors import TrainingError
+from vaesc.models import PosteriorStatistics, mean_elbo
+from vaesc.training.checkpoints import Checkpoints
+from vaesc.training.health import DivergedError, check_finite
+from vaesc.training.loop import Loop
+
+logger = logging.getLogger(__name__)
+
+_LOWER = 0.1
+"""A rollback leaves this share of the learning rate."""
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Best:
+    """The best epoch so far, by validation score; the earlier one of equals."""
+
+    epoch: int = 0
+    score: float = float("inf")
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def offer(self, epoch: int, score: float, weights: Tensor) -> None:
+        """Keep a copy of the weights if `score` is lower than every one before."""
+        if score < self.score:
+            self.epoch, self.score, self.weights = epoch, score, weights.clone()
+
+    def is_old(self, epoch: int, patience: int) -> bool:
+        """Whether `patience` epochs have passed without a better one; never if it is 0."""
+        return 0 < patience <= epoch - self.epoch
+
+
+class Run:
+    """One training.
+
+    Args:
+        loop: Runs the epochs.
+        validation: Gives the validation images in [0, 1], in groups, as often as called.
+        checkpoints: Where it is saved.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        validation: Callable[[], Iterable[Tensor]],
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.loop, self.validation, self.checkpoints = loop, validation, checkpoints
+        self.state, self.config = loop.engine.state, loop.config
+        self.best, self.history, self.kl_dimensions = Best(), list[Metrics](), list[list[float]]()
+        self.rollbacks = 0
+        self._batch = 0
+        self._good, self._good_steps = self.state.copy(), 0
+
+    def fit(self) -> None:
+        """Run epochs until the last one or until patience ends; resume if there is where from.
+
+        Raises:
+            TrainingError: The loss is not finite, however often training went back.
+        """
+        self._resume()
+        while len(self.history) < self.config.epochs:
+            epoch = len(self.history) + 1
+            try:
+                metrics = self._run_epoch(epoch)
+            except DivergedError as error:
+                self._roll_back(error)
+                continue
+            self._keep(epoch, metrics)
+            if self.best.is_old(epoch, self.config.patience):
+                logger.info(
+                    "no better epoch since %d: stopped early at %d", self.best.epoch, epoch
+                )
+                break
+
+    def _run_epoch(self, epoch: int) -> Metrics:
+        metrics = self.loop.run_epoch(epoch, self._batch, on_batch=self._after_batch)
+        statistics = PosteriorStatistics()
+        with self.state.kept_weights():
+            # The noise of evaluate_elbo too, which repeats these numbers; the same every epoch.
+            terms = mean_elbo(
+                self.loop.vae, self.validation(), seed=self.loop.seed, stream="elbo/validation",
+                on_posterior=statistics.add,
+            )  # fmt: skip
+            metrics |= {f"validation/{name}": value for name, value in terms.items()}
+            check_finite(metrics, epoch, self.config, self.loop.rate_share)
+            self.best.offer(epoch, self._score(metrics), self.state.flat["weights"])
+        self.kl_dimensions.append(statistics.kl_per_dimension())
+        metrics["validation/active_units"] = statistics.active_units()
+        return metrics
+
+    def _score(self, metrics: Metrics) -> float:
+        """Return what the best epoch has least of: the objective, without what warms it up."""
+        if not self.config.capacity:
+            return metrics["validation/negative_elbo"]
+        excess = abs(metrics["validation/kl"] - self.config.capacity)
+        return metrics["validation/distortion"] + self.loop.vae.config.beta * excess
+
+    def _keep(self, epoch: int, metrics: Metrics) -> None:
+        metrics |= {"train/rollbacks": float(self.rollbacks),
+                    "train/compiled": float(self.loop.engine.compiled)}  # fmt: skip
+        self.history.append(metrics)
+        self.loop.listener.epoch(epoch, metrics)
+        logger.debug(
+            "epoch %d: negative ELBO %.2f (train), %.2f (validation) nats per image",
+            epoch, metrics["train/negative_elbo"], metrics["validation/negative_elbo"],
+        )  # fmt: skip
+        self._batch = 0
+        self._good, self._good_steps = self.state.copy(), self.state.steps
+
+    def _roll_back(self, error: DivergedError) -> None:
+        """Return to the start of the epoch with a lower learning rate.
+
+        Raises:
+            TrainingError: That was done often enough.
+        """
+        if self.rollbacks >= self.config.max_rollbacks:
+            raise TrainingError(str(error)) from error
+        self.rollbacks += 1
+        self.loop.rate_share *= _LOWER
+        self._batch = 0
+        self.state.restore(self._good, self._good_steps)
+        logger.warning(
+            "rollback %d of at most %d: back to the start of epoch %d with learning rate %g (%s)",
+            self.rollbacks, self.config.max_rollbacks, len(self.history) + 1,
+            self.config.learning_rate * self.loop.rate_share, str(error).partition(";")[0],
+        )  # fmt: skip
+
+    def _after_batch(self, n_batches: int) -> None:
+        self._batch = n_batches
+        if self.checkpoints.is_due():
+            self.loop.means(len(self.history) + 1, n_batches)  # never save what is not finite
+            self._save()
+
+    def _save(self) -> None:
+        tensors = {f"now.{name}": value for name, value in self.state.flat.items()}
+        tensors |= {f"good.{name}": value for name, value in self._good.items()}
+        tensors |= {"sums": self.loop.sums, "best": self.best.weights}
+        facts: dict[str, Any] = {
+            "batch": self._batch, "steps": self.state.steps, "good_steps": self._good_steps,
+            "rate_share": self.loop.rate_share, "rollbacks": self.rollbacks,
+            "best": [self.best.epoch, self.best.score if self.best.epoch else None],
+            "history": self.history, "kl_dimensions": self.kl_dimensions,
+        }  # fmt: skip
+        self.checkpoints.save(tensors, facts)
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load()
+        if found is None:
+            return
+        tensors, facts = found
+        place = self.loop.vae.device
+        self.state.restore(_below("now.", tensors, place), facts["steps"])
+        self._good, self._good_steps = _below("good.", tensors, place), facts["good_steps"]
+        self.loop.sums.copy_(tensors["sums"])
+        epoch, score = facts["best"]
+        if epoch:
+            self.best = Best(epoch, score, tensors["best"].to(place))
+        self._batch, self.rollbacks = facts["batch"], facts["rollbacks"]
+        self.loop.rate_share = facts["rate_share"]
+        self.history, self.kl_dimensions = facts["history"], facts["kl_dimensions"]
+        logger.info("resumed in epoch %d after %d batches", len(self.history) + 1, self._batch)
+        for number, metrics in enumerate(self.history, start=1):
+            self.loop.listener.epoch(number, metrics)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor], place: torch.device) -> dict[str, Tensor]:
+    return {
+        k.removeprefix(prefix): v.to(place) for k, v in tensors.items() if k.startswith(prefix)
+    }

@@ -1,0 +1,90 @@
+"""Batches from a data set larger than memory: window by window, the next one read meanwhile.
+
+At most three windows are in memory, see :mod:`vaesc.training.order`: the one in use, the one that
+is read ahead, and its pages on their way in.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vaesc.training.order import Order, Window
+from vaesc.training.resident import ResidentBatches, load_split
+
+if TYPE_CHECKING:
+    from vaesc.datasets.reader import ImageDataset
+
+
+class StreamedBatches:
+    """Batches of images that lie on disk; the same batches as :class:`ResidentBatches` gives.
+
+    Args:
+        dataset: Whose training split is read.
+        order: Which image comes when.
+        device: Where batches go.
+    """
+
+    def __init__(self, dataset: ImageDataset, order: Order, device: torch.device) -> None:
+        self.dataset, self.order, self.device = dataset, order, device
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
+        """Yield the batches of an epoch as stored, from one of them on."""
+        windows = list(enumerate(self.order.windows(epoch)))
+        while windows and first_batch >= (n := self._n_batches(windows[0][1])):
+            first_batch -= n
+            del windows[0]
+        if not windows:
+            return
+        with ThreadPoolExecutor(1, "vaesc-read") as reader:
+            ahead = reader.submit(self._read, epoch, *windows[0])
+            for following in [*windows[1:], None]:
+                window, images = ahead.result()
+                if following:
+                    ahead = reader.submit(self._read, epoch, *following)
+                for positions in window.batches[first_batch:]:
+                    yield images[positions].to(self.device, non_blocking=True)
+                first_batch = 0
+                del images
+
+    def _n_batches(self, pages: list[slice]) -> int:
+        n = int(sum(page.stop - page.start for page in pages))
+        return math.ceil(n / self.order.batch_size)
+
+    def _read(self, epoch: int, number: int, pages: list[slice]) -> tuple[Window, Tensor]:
+        first = self.dataset.images("train", slice(0, 1))
+        n = sum(page.stop - page.start for page in pages)
+        images = torch.empty((n, *first.shape[1:]), dtype=torch.from_numpy(first).dtype)
+        start = 0
+        for page in pages:
+            stop = start + page.stop - page.start
+            images[start:stop] = torch.from_numpy(self.dataset.images("train", page))
+            start = stop
+        return self.order.window(epoch, pages, number), images
+
+
+def open_batches(
+    dataset: ImageDataset, device: torch.device, *, batch_size: int, seed: int, block_size: int
+) -> ResidentBatches | StreamedBatches:
+    """Return the training batches: resident if half of the device's free memory can hold them."""
+    image_bytes = dataset.images("train", slice(0, 1)).nbytes
+    order = Order(dataset.n("train"), batch_size, image_bytes, seed=seed)
+    if order.n * image_bytes > free_bytes(device) // 2:
+        return StreamedBatches(dataset, order, device)
+    return ResidentBatches(load_split(dataset, "train", device, block_size=block_size), order)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return about how much memory a device has left."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 2**32  # no such question on this system

@@ -103,7 +103,7 @@ def supports_equal(a, b):
     return float(np.mean(same))
 
 
-def greedy(X, dictionary, k, rounds, few=1500):
+def greedy(X, dictionary, k, rounds, few=6000):
     """Greedy codes: ours by both rules, scikit-learn's OMP in float64, SPAMS' OLS in float32."""
     import numpy as np
     import spams

@@ -16,11 +16,16 @@ from vaesc.sparse._validation import (
     check_selection,
     working_dtype,
 )
+from vaesc.sparse._workspace import GreedyWorkspace, aligned_zeros, greedy_workspace
 
 _DEPENDENT = {4: 1e-6, 8: 1e-13}
 """Bytes per float -> squared distance to the chosen atoms' span, below which an atom is in it."""
 _DOUBTFUL = {4: 1e-3, 8: 1e-8}
 """Bytes per float -> squared distance below which a sample is coded again, more carefully."""
+
+
+Table = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Dictionary (K, d), Gram matrix (K, K) and its diagonal in one precision."""
 
 
 def thresholds(itemsize: int) -> tuple[float, float]:
@@ -53,7 +58,7 @@ class GreedyCoder:
         self.tol = -1.0 if tol is None else float(tol)
         self.want_residual = want_residual or self.tol >= 0
         self._local = threading.local()
-        self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self._tables: dict[int, Table] = {}
         self._bytes = ByteProducts(self.dictionary, byte_digits) if byte_digits else None
 
     def code(self, X: Any, runner: BlockRunner, block_bytes: int) -> "Slots":  # noqa: ANN401
@@ -77,15 +82,26 @@ class GreedyCoder:
         key = kind.__name__
         room: NDArray[Any] | None = getattr(self._local, key, None)
         if room is None or len(room) < rows:
-            room = np.empty((rows, len(self.dictionary)), kind)
+            room = aligned_zeros((rows, len(self.dictionary)), kind)
             setattr(self._local, key, room)
         return room[:rows]
 
-    def _table(self, itemsize: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Dictionary and Gram matrix in a precision, made once."""
+    def _workspace(self, kind: Any) -> GreedyWorkspace:  # noqa: ANN401 - a float type
+        """This thread's scratch memory."""
+        key = f"{kind.__name__} workspace"
+        space: GreedyWorkspace | None = getattr(self._local, key, None)
+        if space is None:
+            space = greedy_workspace(len(self.dictionary), int(self.levels[-1]), kind)
+            setattr(self._local, key, space)
+        return space
+
+    def _table(self, itemsize: int) -> Table:
+        """Dictionary, Gram matrix and its diagonal in a precision, made once."""
         if itemsize not in self._tables:
             atoms = self.dictionary.astype(f"f{itemsize}", copy=False)
-            self._tables[itemsize] = atoms, atoms @ atoms.T
+            gram = aligned_zeros((len(atoms), len(atoms)), atoms.dtype)
+            np.matmul(atoms, atoms.T, out=gram)
+            self._tables[itemsize] = atoms, gram, gram.diagonal().copy()
         return self._tables[itemsize]
 
     def _code_block(self, block: NDArray[Any], start: int, slots: "Slots") -> None:
@@ -136,10 +152,9 @@ class GreedyCoder:
         from vaesc.sparse._greedy import greedy_block
 
         itemsize = slots.values.dtype.itemsize
-        dictionary, gram = self._table(itemsize)
+        dictionary, gram, diagonal = self._table(itemsize)
         kind = dictionary.dtype.type
         status = np.empty(len(block), np.int8)
-        score = np.empty(len(dictionary), dictionary.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             if self.want_residual:
                 wide = np.asarray(block, dictionary.dtype)
@@ -151,14 +166,14 @@ class GreedyCoder:
         greedy_block(
             correlations,
             gram,
+            diagonal,
             kind(_DEPENDENT[itemsize]),
             kind(-_DOUBTFUL[itemsize] if last else _DOUBTFUL[itemsize]),
             self.ols,
             self.levels,
             slots.residual,
             tol,
-            score,
-            score.view(np.int32 if itemsize == 4 else np.int64),
+            self._workspace(kind),
             slots.atoms,
             slots.values,
             slots.counts,

@@ -27,43 +27,47 @@ References:
 import numpy as np
 
 from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
-from vaesc.sparse._jit import compiled, inlined
+from vaesc.sparse._jit import compiled_without_memory, float_bits, inlined
 
 
 @inlined
-def _first_largest(as_int):
-    """Index of the first largest of nonnegative floats, given through their integer view.
-
-    Nonnegative floats order as the integers of the same bits, and, unlike float maxima, integer
-    maxima vectorise. A NaN counts as larger than any number.
-    """
-    size = np.int32(as_int.shape[0])
-    largest = as_int[0]
+def _first_equal(score, largest):
+    """Index of the first score whose bits are `largest`; the last if there is none (NaNs)."""
+    size, last = np.int32(score.shape[0]), np.int32(score.shape[0] - 1)
+    first = last
     for j in range(size):
-        largest = max(largest, as_int[j])
-    first = size
-    for j in range(size):
-        first = min(first, np.int32(j) if as_int[j] == largest else size)
+        first = min(first, np.int32(j) if float_bits(score[j]) == largest else last)
     return first
 
 
 @inlined
-def _orthogonalise(gram, atom, basis, factor, new):
-    """Set row `new` of `basis` to Gram row `atom` less the part in the rows before.
+def _first_largest(score):
+    """Index of the first largest of nonnegative scores.
 
-    Rows are taken four at a time. Where fewer are left the spare last row stands in with weight
-    zero: reading row `new` itself would overlap with writing it, and not vectorise.
+    Nonnegative floats order as the integers of the same bits, and, unlike float maxima, integer
+    maxima vectorise. A NaN counts as larger than any number.
     """
-    size, spare = gram.shape[1], basis.shape[0] - 1
-    for i in range(0, max(new, 1), 4):
-        w0, w1, w2, w3 = factor[new, i], factor[new, i + 1], factor[new, i + 2], factor[new, i + 3]
-        a = i if i < new else spare
-        b = i + 1 if i + 1 < new else spare
-        c = i + 2 if i + 2 < new else spare
-        d = i + 3 if i + 3 < new else spare
-        if i == 0:
-            for j in range(size):
-                basis[new, j] = (
+    largest = float_bits(score[0])
+    for j in range(score.shape[0]):
+        largest = max(largest, float_bits(score[j]))
+    return _first_equal(score, largest)
+
+
+@inlined
+def _orthogonalise(gram, atom, basis, factor, new, begun):
+    """Begin a basis row: Gram row `atom` less its part in whole fours of the `new` rows before.
+
+    Returns the number of rows taken out. The last one to four are left to :func:`_deflate`,
+    which passes over the row anyway. `begun` is written if any were.
+    """
+    done = 0
+    while done + 4 < new:
+        w0, w1 = factor[new, done], factor[new, done + 1]
+        w2, w3 = factor[new, done + 2], factor[new, done + 3]
+        a, b, c, d = done, done + 1, done + 2, done + 3
+        if done == 0:
+            for j in range(begun.shape[0]):
+                begun[j] = (
                     gram[atom, j]
                     - w0 * basis[a, j]
                     - w1 * basis[b, j]
@@ -71,59 +75,84 @@ def _orthogonalise(gram, atom, basis, factor, new):
                     - w3 * basis[d, j]
                 )
         else:
-            for j in range(size):
-                basis[new, j] = (
-                    basis[new, j]
+            for j in range(begun.shape[0]):
+                begun[j] = (
+                    begun[j]
                     - w0 * basis[a, j]
                     - w1 * basis[b, j]
                     - w2 * basis[c, j]
                     - w3 * basis[d, j]
                 )
+        done += 4
+    return done
 
 
 @inlined
-def _deflate_omp(basis, new, inverse_norm, coef, corr, open_atoms, score):
-    """Normalise the new basis row and take its part out of the correlations; score by OMP."""
-    for j in range(corr.shape[0]):
-        w = basis[new, j] * inverse_norm
-        left = corr[j] - coef * w
-        basis[new, j] = w
-        corr[j] = left
-        score[j] = abs(left) * open_atoms[j]
+def _deflate(begun, basis, factor, done, new, inverse_norm, coef, ols, corr, norm_sq, bar, score):
+    """Finish the basis row, take its part out of the correlations, and score every atom.
 
-
-@inlined
-def _deflate_ols(basis, new, inverse_norm, coef, corr, norm_sq, bar, score):
-    """The same for OLS, which also follows what is left of every atom's squared norm."""
-    zero = coef - coef
-    for j in range(corr.shape[0]):
-        w = basis[new, j] * inverse_norm
-        left = corr[j] - coef * w
-        rest = norm_sq[j] - w * w
-        basis[new, j] = w
-        corr[j] = left
-        norm_sq[j] = rest
-        score[j] = left * left / rest if rest > bar[j] else zero
+    Fewer than four rows may be left to take out: the spare last row stands in with weight zero.
+    OLS also follows what is left of every atom's squared norm. Returns the best atom.
+    """
+    spare = basis.shape[0] - 1
+    w0, w1 = factor[new, done], factor[new, done + 1]
+    w2, w3 = factor[new, done + 2], factor[new, done + 3]
+    a = done if done < new else spare
+    b = done + 1 if done + 1 < new else spare
+    c = done + 2 if done + 2 < new else spare
+    d = done + 3 if done + 3 < new else spare
+    zero = bar.dtype.type(0.0)
+    largest = float_bits(zero)
+    if ols:
+        for j in range(corr.shape[0]):
+            w = inverse_norm * (
+                begun[j]
+                - w0 * basis[a, j]
+                - w1 * basis[b, j]
+                - w2 * basis[c, j]
+                - w3 * basis[d, j]
+            )
+            left = corr[j] - coef * w
+            rest = norm_sq[j] - w * w
+            gain = left * left / rest if rest > bar[j] else zero
+            basis[new, j], corr[j], norm_sq[j], score[j] = w, left, rest, gain
+            largest = max(largest, float_bits(gain))
+    else:
+        for j in range(corr.shape[0]):
+            w = inverse_norm * (
+                begun[j]
+                - w0 * basis[a, j]
+                - w1 * basis[b, j]
+                - w2 * basis[c, j]
+                - w3 * basis[d, j]
+            )
+            left = corr[j] - coef * w
+            gain = abs(left) * bar[j]
+            basis[new, j], corr[j], score[j] = w, left, gain
+            largest = max(largest, float_bits(gain))
+    return _first_equal(score, largest)
 
 
 @inlined
 def _start(correlations, row, diagonal, dependent, ols, corr, norm_sq, bar, score):
-    """State and scores before the first step. A zero atom scores zero."""
+    """State and scores before the first step, and the best atom. A zero atom scores zero."""
     zero = diagonal.dtype.type(0.0)
     one = diagonal.dtype.type(1.0)
+    largest = float_bits(zero)
     if ols:
         for j in range(corr.shape[0]):
             a, size = correlations[row, j], diagonal[j]
-            corr[j] = a
-            norm_sq[j] = size
-            bar[j] = size * dependent
-            score[j] = a * a / size if size > zero else zero
+            gain = a * a / size if size > zero else zero
+            corr[j], norm_sq[j], bar[j], score[j] = a, size, size * dependent, gain
+            largest = max(largest, float_bits(gain))
     else:
         for j in range(corr.shape[0]):
             a = correlations[row, j]
-            corr[j] = a
-            bar[j] = one if diagonal[j] > zero else zero
-            score[j] = abs(a) * bar[j]
+            usable = one if diagonal[j] > zero else zero
+            gain = abs(a) * usable
+            corr[j], bar[j], score[j] = a, usable, gain
+            largest = max(largest, float_bits(gain))
+    return _first_equal(score, largest)
 
 
 @inlined
@@ -144,18 +173,18 @@ def _write_level(factor, inverses, coefs, chosen, size, row, start, left, atoms,
         values[row, place] = left[i]
 
 
-@compiled
+@compiled_without_memory
 def greedy_block(
     correlations,
     gram,
+    diagonal,
     dependent,
     doubtful,
     ols,
     levels,
     energy,
     tol,
-    score,
-    as_int,
+    workspace,
     atoms,
     values,
     counts,
@@ -166,6 +195,7 @@ def greedy_block(
     Args:
         correlations: X D^T, shape (b, K).
         gram: D D^T, shape (K, K).
+        diagonal: Its diagonal, shape (K,).
         dependent: An atom of which at most this fraction of its squared norm is left outside
             the span of the chosen atoms is never chosen.
         doubtful: At or below this fraction the row is handed back, to be coded in float64; a
@@ -174,30 +204,22 @@ def greedy_block(
         levels: Sparsity levels, increasing, shape (m,); all at most K.
         energy: In: squared norms of the samples, shape (b,), float64. Out: of their residuals.
         tol: Stop when the squared norm of the residual is at most this; negative: never.
-        score: Scratch, shape (K,), of the precision of `gram`.
-        as_int: The same memory as signed integers.
+        workspace: Scratch memory of the precision of `gram`.
         atoms: Out, shape (b, sum(levels)): chosen atoms, the levels side by side.
         values: Out, same shape: coefficients.
         counts: Out, shape (b, m): how many of each level's slots are filled.
         status: Out, shape (b,): DONE or RETRY.
     """
-    n_atoms, most = gram.shape[0], levels[-1]
-    kind = gram.dtype.type
+    most, kind = levels[-1], gram.dtype.type
     zero, one = kind(0.0), kind(1.0)
-    basis = np.zeros((most + 1, n_atoms), gram.dtype)
-    factor = np.zeros((most, most + 4), gram.dtype)
-    inverses, coefs = np.zeros(most, gram.dtype), np.zeros(most, gram.dtype)
-    scratch, chosen = np.zeros(most, gram.dtype), np.zeros(most, np.int32)
-    corr, norm_sq = np.zeros(n_atoms, gram.dtype), np.zeros(n_atoms, gram.dtype)
-    diagonal, bar = np.zeros(n_atoms, gram.dtype), np.zeros(n_atoms, gram.dtype)
-    for j in range(n_atoms):
-        diagonal[j] = gram[j, j]
+    (basis, factor, partial, corr, norm_sq, bar, score, inverses, coefs, solved, chosen) = (
+        workspace
+    )
     smallest = kind(16.0) * np.finfo(gram.dtype).eps
     closed = kind(np.inf) if ols else zero
 
     for row in range(correlations.shape[0]):
-        _start(correlations, row, diagonal, dependent, ols, corr, norm_sq, bar, score)
-        atom = _first_largest(as_int)
+        atom = _start(correlations, row, diagonal, dependent, ols, corr, norm_sq, bar, score)
         top = score[atom]
         peak = np.sqrt(top) if ols else top
         usable = peak > LOWEST and peak < HIGHEST
@@ -213,10 +235,10 @@ def greedy_block(
                 w = basis[i, atom]
                 factor[n_chosen, i] = w
                 pivot -= w * w
-            bar[atom] = closed
             if pivot <= dependent * diagonal[atom]:
+                bar[atom] = closed
                 score[atom] = zero
-                atom = _first_largest(as_int)
+                atom = _first_largest(score)
                 continue
             if pivot <= abs(doubtful) * diagonal[atom]:
                 status[row] = RETRY
@@ -224,22 +246,23 @@ def greedy_block(
                     break
             inverse = one / np.sqrt(pivot)
             coef = corr[atom] * inverse
-            _orthogonalise(gram, atom, basis, factor, n_chosen)
-            if ols:
-                _deflate_ols(basis, n_chosen, inverse, coef, corr, norm_sq, bar, score)
-            else:
-                _deflate_omp(basis, n_chosen, inverse, coef, corr, bar, score)
             inverses[n_chosen] = inverse
             coefs[n_chosen] = coef
             chosen[n_chosen] = atom
-            n_chosen += 1
             left -= np.float64(coef) * np.float64(coef)
-            if n_chosen < most:
-                atom = _first_largest(as_int)
+            n_chosen += 1
+            if n_chosen == most:  # nothing is chosen after this: spare a quarter of k = 4
+                break
+            new = n_chosen - 1
+            done = _orthogonalise(gram, atom, basis, factor, new, partial)
+            begun = partial if done else gram[atom]
+            atom = _deflate(
+                begun, basis, factor, done, new, inverse, coef, ols, corr, norm_sq, bar, score
+            )
         energy[row] = max(left, 0.0)
         start = 0
         for m in range(levels.shape[0]):
             size = min(n_chosen, levels[m])
             counts[row, m] = size
-            _write_level(factor, inverses, coefs, chosen, size, row, start, scratch, atoms, values)
+            _write_level(factor, inverses, coefs, chosen, size, row, start, solved, atoms, values)
             start += levels[m]

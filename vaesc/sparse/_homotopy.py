@@ -23,10 +23,10 @@ References:
 import numpy as np
 
 from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
-from vaesc.sparse._jit import compiled
+from vaesc.sparse._jit import compiled_without_memory, float_bits
 
 
-@compiled
+@compiled_without_memory
 def _combine(gram, active, weights, size, ridge, out):
     """Set `out` to the `weights`-sum of the active rows of the Gram matrix plus ridge.
 
@@ -45,7 +45,7 @@ def _combine(gram, active, weights, size, ridge, out):
         out[active[i]] += ridge * weights[i]
 
 
-@compiled
+@compiled_without_memory
 def _join_times(corr, slope, alpha, closed, positive, never, flat, times):
     """How far alpha can fall until each atom joins; `never` for closed and parallel atoms."""
     one, zero = slope.dtype.type(1.0), slope.dtype.type(0.0)
@@ -62,22 +62,29 @@ def _join_times(corr, slope, alpha, closed, positive, never, flat, times):
         times[j] = first if closed[j] == zero else never
 
 
-@compiled
+@compiled_without_memory
 def _multiply(inverse, vector, size, out):
-    """Set `out` to the active inverse times a vector, column by column, which vectorises.
+    """Set `out` to the active inverse times a vector, by columns, four at a time.
 
-    Lengths are rounded up to whole vectors: the inverse is zero outside the active part.
+    Lengths are rounded up to whole registers: the inverse is zero outside the active part.
     """
     wide = (size + 15) // 16 * 16
+    zero = inverse.dtype.type(0.0)
     for i in range(wide):
-        out[i] = 0
-    for m in range(size):
-        value = vector[m]
+        out[i] = zero
+    for m in range(0, size, 4):
+        b, c, d = min(m + 1, size - 1), min(m + 2, size - 1), min(m + 3, size - 1)
+        v0 = vector[m]
+        v1 = vector[b] if b == m + 1 else zero
+        v2 = vector[c] if c == m + 2 else zero
+        v3 = vector[d] if d == m + 3 else zero
         for i in range(wide):
-            out[i] += inverse[m, i] * value
+            out[i] += (
+                inverse[m, i] * v0 + inverse[b, i] * v1 + inverse[c, i] * v2 + inverse[d, i] * v3
+            )
 
 
-@compiled
+@compiled_without_memory
 def _grow(inverse, size, left, work):
     """Border the inverse by an atom with `left` of its squared norm outside the active span."""
     wide = (size + 15) // 16 * 16
@@ -91,7 +98,7 @@ def _grow(inverse, size, left, work):
     inverse[size, size] = scale
 
 
-@compiled
+@compiled_without_memory
 def _shrink(inverse, size, gone):
     """Take row and column `gone` out of the inverse; the last one moves into its place."""
     scale = 1 / inverse[gone, gone]
@@ -113,35 +120,50 @@ def _shrink(inverse, size, gone):
         inverse[i, last] = 0
 
 
-@compiled
-def _first_smallest(as_int):
-    """Index of the first smallest of nonnegative floats, through their integer view."""
-    size = np.int32(as_int.shape[0])
-    best = as_int[0]
+@compiled_without_memory
+def _leave(inverse, size, gone, active, signs, coefs, closed):
+    """Take active atom `gone` out; the last one moves into its place. Returns the new size."""
+    _shrink(inverse, size, gone)
+    last = size - 1
+    active[gone], signs[gone], coefs[gone] = active[last], signs[last], coefs[last]
+    # Atoms that depended on the active ones may not any more.
+    for j in range(closed.shape[0]):
+        closed[j] = 0
+    for i in range(last):
+        closed[active[i]] = 1
+    return last
+
+
+@compiled_without_memory
+def _first_smallest(times):
+    """Index of the first smallest of nonnegative floats, which order as their bits do."""
+    size = np.int32(times.shape[0])
+    best = float_bits(times[0])
     for j in range(size):
-        best = min(best, as_int[j])
+        best = min(best, float_bits(times[j]))
     first = size
     for j in range(size):
-        first = min(first, np.int32(j) if as_int[j] == best else size)
+        first = min(first, np.int32(j) if float_bits(times[j]) == best else size)
     return first
 
 
-@compiled
-def _first_largest(as_int):
-    """Index of the first largest of nonnegative floats, through their integer view."""
-    size = np.int32(as_int.shape[0])
-    best = as_int[0]
+@compiled_without_memory
+def _first_largest(times):
+    """Index of the first largest of nonnegative floats."""
+    size = np.int32(times.shape[0])
+    best = float_bits(times[0])
     for j in range(size):
-        best = max(best, as_int[j])
+        best = max(best, float_bits(times[j]))
     first = size
     for j in range(size):
-        first = min(first, np.int32(j) if as_int[j] == best else size)
+        first = min(first, np.int32(j) if float_bits(times[j]) == best else size)
     return first
 
 
-@compiled
-def _check(correlations, row, slope, active, size, coefs, signs, goal, energy, positive, times,
-           as_int):  # fmt: skip
+@compiled_without_memory
+def _check(
+    correlations, row, slope, active, size, coefs, signs, goal, energy, positive, times
+):  # fmt: skip
     """Largest violation of optimality, and the objective (sums in double precision).
 
     A coefficient of the wrong sign counts as a violation of any size.
@@ -150,7 +172,7 @@ def _check(correlations, row, slope, active, size, coefs, signs, goal, energy, p
     for j in range(slope.shape[0]):
         left = correlations[row, j] - slope[j]
         times[j] = (left if left > zero else zero) if positive else abs(left)
-    worst = max(np.float64(times[_first_largest(as_int)]) - goal, 0.0)
+    worst = max(np.float64(times[_first_largest(times)]) - goal, 0.0)
     fit, norm = 0.0, 0.0
     for i in range(size):
         atom, value = active[i], coefs[i]
@@ -164,24 +186,24 @@ def _check(correlations, row, slope, active, size, coefs, signs, goal, energy, p
     return worst, 0.5 * max(energy[row] - fit, 0.0) + goal * norm
 
 
-@compiled
-def _begin(correlations, row, positive, corr, closed, times, as_int):
+@compiled_without_memory
+def _begin(correlations, row, positive, corr, closed, times):
     """State of a row before its first event: the first atom, and the largest correlation."""
     zero = corr.dtype.type(0.0)
     for j in range(corr.shape[0]):
         corr[j] = correlations[row, j]
         closed[j] = zero
         times[j] = abs(corr[j])
-    atom = _first_largest(as_int)
+    atom = _first_largest(times)
     peak = times[atom]
     if positive:
         for j in range(corr.shape[0]):
             times[j] = corr[j] if corr[j] > zero else zero
-        atom = _first_largest(as_int)
+        atom = _first_largest(times)
     return atom, peak
 
 
-@compiled
+@compiled_without_memory
 def _write(active, final, size, row, target, atoms, values, counts):
     """Write a code, in increasing atom order."""
     for i in range(size):
@@ -193,10 +215,10 @@ def _write(active, final, size, row, target, atoms, values, counts):
     counts[row, target] = size
 
 
-@compiled
+@compiled_without_memory
 def homotopy_block(
-    correlations, gram, ridge, alphas, positive, energy, limits, times, as_int, inverse,
-    active, small, large, atoms, values, counts, status,
+    correlations, gram, ridge, alphas, positive, energy, limits, times, inverse, active,
+    small, large, atoms, values, counts, status,
 ):  # fmt: skip
     """Code each row of a block at every alpha.
 
@@ -211,10 +233,9 @@ def homotopy_block(
             outside the active atoms' span at or below which it cannot join; the fraction at or
             below which the row is handed back; the largest relative error of the objective.
         times: Scratch, shape (K,), of the precision of `gram`.
-        as_int: The same memory as signed integers.
         inverse: Scratch of zeros, shape (cap + 16, cap + 16), of the precision of `gram`.
         active: Scratch of zeros, shape (cap + 16,), int32.
-        small: Scratch of zeros, shape (6, cap + 16). (Arrays made in Python compile sooner.)
+        small: Scratch of zeros, shape (6, cap + 16). (See :mod:`._workspace`.)
         large: Scratch of zeros, shape (4, K).
         atoms: Out, shape (b, m, cap): active atoms; cap is the largest size of the active set.
         values: Out, same shape: coefficients.
@@ -232,7 +253,7 @@ def homotopy_block(
 
     n_used = 0
     for row in range(correlations.shape[0]):
-        atom, peak = _begin(correlations, row, positive, corr, closed, times, as_int)
+        atom, peak = _begin(correlations, row, positive, corr, closed, times)
         status[row] = DONE if peak > LOWEST and peak < HIGHEST else RETRY
         alpha = times[atom]
         target, n_active, dropped = 0, 0, -1
@@ -283,7 +304,7 @@ def homotopy_block(
                 away = one + side * slope[dropped]
                 back = alpha + side * corr[dropped]
                 times[dropped] = back / away if away > flat and not positive else never
-            atom = _first_smallest(as_int)
+            atom = _first_smallest(times)
             step = times[atom]
             joining, gone = True, -1
             for i in range(n_active):
@@ -299,7 +320,7 @@ def homotopy_block(
                     _combine(gram, active, final, n_active, ridge, fitted)
                     worst, objective = _check(
                         correlations, row, fitted, active, n_active, final, signs, goal, energy,
-                        positive, times, as_int,
+                        positive, times,
                     )  # fmt: skip
                     done = worst * worst <= precision * objective * least
                     if done:
@@ -327,12 +348,4 @@ def homotopy_block(
             dropped = -1
             if not joining:
                 dropped, side = active[gone], signs[gone]
-                _shrink(inverse, n_active, gone)
-                n_active -= 1
-                active[gone] = active[n_active]
-                signs[gone], coefs[gone] = signs[n_active], coefs[n_active]
-                # Atoms that depended on the active ones may not any more.
-                for j in range(n_atoms):
-                    closed[j] = zero
-                for i in range(n_active):
-                    closed[active[i]] = one
+                n_active = _leave(inverse, n_active, gone, active, signs, coefs, closed)

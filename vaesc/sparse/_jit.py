@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import types
+from numba.extending import intrinsic
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,21 @@ def compiled(function: Kernel) -> Kernel:
     numba keeps its cache beside the source, or in the user's cache directory when the install is
     read-only; where neither can be written the kernel is compiled anew in each process.
     """
-    options: Any = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    return _compile(function)
+
+
+def compiled_without_memory(function: Kernel) -> Kernel:
+    """The same for a kernel that allocates nothing, which then need not count references.
+
+    Each count is an atomic instruction; there is one wherever a row of an array gets a name.
+    """
+    return _compile(function, _nrt=False)
+
+
+def _compile(function: Kernel, **more: bool) -> Kernel:
+    options: Any = {
+        "nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy", **more,
+    }  # fmt: skip
     kernel: Kernel
     try:
         kernel = numba.njit(cache=True, **options)(function)
@@ -63,3 +79,14 @@ def inlined(function: Kernel) -> Kernel:
     """
     kernel: Kernel = numba.njit(inline="always")(function)
     return kernel
+
+
+@intrinsic
+def float_bits(context: Any, value: Any) -> Any:  # noqa: ANN401 - numba's protocol
+    """The bits of a float as a signed integer, inside a kernel: ``float_bits(x)``."""
+    whole: Any = {types.float32: types.int32, types.float64: types.int64}[value]
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ANN401
+        return builder.bitcast(values[0], context.get_value_type(signature.return_type))
+
+    return whole(value), generate

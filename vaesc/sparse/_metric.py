@@ -12,8 +12,7 @@ With :math:`\|r\|_M^2 = r^\top M r` in place of the squared norm, the Gram matri
 import numpy as np
 
 from vaesc.sparse._greedy import (
-    _deflate_ols,
-    _deflate_omp,
+    _deflate,
     _first_largest,
     _orthogonalise,
     _start,
@@ -51,8 +50,8 @@ def _project(columns, vector, out):
 
 @compiled
 def metric_block(
-    samples, columns, weights, metrics, full, ols, dependent, levels, score, as_int, atoms,
-    values, counts,
+    samples, columns, weights, metrics, full, ols, dependent, levels, workspace, atoms, values,
+    counts,
 ):  # fmt: skip
     """Code each sample greedily in its own metric.
 
@@ -65,18 +64,16 @@ def metric_block(
         ols: Choose by OLS instead of OMP.
         dependent: As in :func:`~vaesc.sparse._greedy.greedy_block`.
         levels: The sparsity level, shape (1,).
-        score: Scratch, shape (K,).
-        as_int: The same memory as integers.
+        workspace: Scratch memory, float64.
         atoms: Out, shape (b, k).
         values: Out, shape (b, k).
         counts: Out, shape (b, 1).
     """
     d, n_atoms = columns.shape
     most = levels[0]
-    basis, factor = np.zeros((most + 1, n_atoms)), np.zeros((most, most + 4))
-    inverses, coefs, scratch = np.zeros(most), np.zeros(most), np.zeros(most)
-    chosen = np.zeros(most, np.int32)
-    corr, norm_sq, bar = np.zeros(n_atoms), np.zeros(n_atoms), np.zeros(n_atoms)
+    (basis, factor, partial, corr, norm_sq, bar, score, inverses, coefs, solved, chosen) = (
+        workspace
+    )
     unit, diagonal, lengths = np.ones(n_atoms), np.zeros(n_atoms), np.zeros(n_atoms)
     seen, line, atom_row = np.zeros((1, n_atoms)), np.zeros((1, n_atoms)), np.zeros(d)
     lowered = np.zeros(d)
@@ -110,8 +107,7 @@ def metric_block(
         _project(columns, lowered, seen)
         for j in range(n_atoms):
             seen[0, j] *= lengths[j]
-        _start(seen, 0, unit, dependent, ols, corr, norm_sq, bar, score)
-        atom = _first_largest(as_int)
+        atom = _start(seen, 0, unit, dependent, ols, corr, norm_sq, bar, score)
         top = score[atom]
         n_chosen = 0
         negligible = top * (1e-26 if ols else 1e-13)
@@ -127,22 +123,21 @@ def metric_block(
                 w = basis[i, atom]
                 factor[n_chosen, i] = w
                 pivot -= w * w
-            bar[atom] = np.inf if ols else 0.0
             if pivot <= dependent:
+                bar[atom] = np.inf if ols else 0.0
                 score[atom] = 0.0
-                atom = _first_largest(as_int)
+                atom = _first_largest(score)
                 continue
             inverse = 1.0 / np.sqrt(pivot)
             coef = corr[atom] * inverse
-            _orthogonalise(line, 0, basis, factor, n_chosen)
-            if ols:
-                _deflate_ols(basis, n_chosen, inverse, coef, corr, norm_sq, bar, score)
-            else:
-                _deflate_omp(basis, n_chosen, inverse, coef, corr, bar, score)
+            done = _orthogonalise(line, 0, basis, factor, n_chosen, partial)
+            begun = partial if done else line[0]
             inverses[n_chosen], coefs[n_chosen], chosen[n_chosen] = inverse, coef, atom
+            atom = _deflate(
+                begun, basis, factor, done, n_chosen, inverse, coef, ols, corr, norm_sq, bar, score
+            )
             n_chosen += 1
-            atom = _first_largest(as_int)
         counts[row, 0] = n_chosen
-        _write_level(factor, inverses, coefs, chosen, n_chosen, row, 0, scratch, atoms, values)
+        _write_level(factor, inverses, coefs, chosen, n_chosen, row, 0, solved, atoms, values)
         for i in range(n_chosen):
             values[row, i] *= lengths[atoms[row, i]]

@@ -18,13 +18,13 @@ from vaesc.sparse._homotopy import (
     _first_smallest,
     _grow,
     _join_times,
+    _leave,
     _multiply,
-    _shrink,
 )
-from vaesc.sparse._jit import compiled
+from vaesc.sparse._jit import compiled_without_memory
 
 
-@compiled
+@compiled_without_memory
 def _refit(correlations, row, gram, inverse, active, size, final, pull, work, fitted, energy):
     """Least squares on the active atoms, refined once; return the squared residual."""
     for i in range(size):
@@ -45,9 +45,9 @@ def _refit(correlations, row, gram, inverse, active, size, final, pull, work, fi
     return max(energy[row] - total, 0.0)
 
 
-@compiled
+@compiled_without_memory
 def truncated_block(
-    correlations, gram, levels, energy, dependent, times, as_int, inverse, active, small, large,
+    correlations, gram, levels, energy, dependent, times, inverse, active, small, large,
     atoms, values, counts, residual,
 ):  # fmt: skip
     """Code each row of a block at every level.
@@ -60,7 +60,6 @@ def truncated_block(
         dependent: Fraction of an atom's squared norm left outside the active atoms' span, at or
             below which it cannot join.
         times: Scratch, shape (K,).
-        as_int: The same memory as integers.
         inverse: Scratch of zeros, shape (k + 16, k + 16), k the largest level.
         active: Scratch of zeros, shape (k + 16,), int32.
         small: Scratch of zeros, shape (6, k + 16).
@@ -79,7 +78,7 @@ def truncated_block(
 
     n_used = 0
     for row in range(correlations.shape[0]):
-        atom, alpha = _begin(correlations, row, False, corr, closed, times, as_int)
+        atom, alpha = _begin(correlations, row, False, corr, closed, times)
         for i in range(n_used):
             for m in range(n_used):
                 inverse[i, m] = 0.0
@@ -129,7 +128,7 @@ def truncated_block(
                 # It is still at the bound that it left; it may only come back at the other.
                 away = 1.0 + side * slope[dropped]
                 times[dropped] = (alpha + side * corr[dropped]) / away if away > flat else np.inf
-            atom = _first_smallest(as_int)
+            atom = _first_smallest(times)
             step, gone = times[atom], -1
             for i in range(n_active):
                 if coefs[i] * move[i] < 0.0 and -coefs[i] / move[i] < step:
@@ -146,12 +145,4 @@ def truncated_block(
             dropped = -1
             if not joining:
                 dropped, side = active[gone], signs[gone]
-                _shrink(inverse, n_active, gone)
-                n_active -= 1
-                active[gone] = active[n_active]
-                signs[gone], coefs[gone] = signs[n_active], coefs[n_active]
-                # Atoms that depended on the active ones may not any more.
-                for j in range(n_atoms):
-                    closed[j] = 0.0
-                for i in range(n_active):
-                    closed[active[i]] = 1.0
+                n_active = _leave(inverse, n_active, gone, active, signs, coefs, closed)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from vaesc.sparse._blocks import BlockRunner, block_rows
 from vaesc.sparse._coder import GreedyCoder, Slots
 from vaesc.sparse._validation import Rule, check_finite_rows, working_dtype
+from vaesc.sparse._workspace import aligned_zeros
 
 _DEPENDENT = 1e-10
 
@@ -44,19 +45,17 @@ class TruncatedCoder:
         rows = np.ldexp(rows, -shift[:, None])
         n_atoms, room = len(self.dictionary), int(self.levels[-1]) + 16
         values = np.zeros(slots.values.shape)
-        times = np.empty(n_atoms)
         truncated_block(
             rows @ self.dictionary.T,
             self.gram,
             self.levels,
             np.square(rows).sum(axis=1),
             _DEPENDENT,
-            times,
-            times.view(np.int64),
-            np.zeros((room, room)),
+            aligned_zeros(n_atoms, float),
+            aligned_zeros((room, room), float),
             np.zeros(room, np.int32),
-            np.zeros((6, room)),
-            np.zeros((4, n_atoms)),
+            aligned_zeros((6, room), float),
+            aligned_zeros((4, n_atoms), float),
             slots.atoms,
             values,
             slots.counts,

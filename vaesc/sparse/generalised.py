@@ -24,6 +24,7 @@ from vaesc.sparse._validation import (
     check_selection,
     working_dtype,
 )
+from vaesc.sparse._workspace import greedy_workspace
 
 _BLOCK_BYTES = 1 << 20
 _DEPENDENT = 1e-12
@@ -69,7 +70,6 @@ def metric_pursuit(
 
         d = block.shape[1]
         part = np.ascontiguousarray(weights[rows], np.float64)
-        score = np.empty(len(atoms))
         metric_block(
             block,
             columns,
@@ -79,8 +79,7 @@ def metric_pursuit(
             selection == "ols",
             _DEPENDENT,
             np.array([level]),
-            score,
-            score.view(np.int64),
+            greedy_workspace(len(atoms), level, np.float64),
             out.atoms[rows],
             out.values[rows],
             out.counts[rows][:, None],

@@ -286,7 +286,7 @@ def main():
 def needs_no_peers(options):
     """Whether only parts were asked for that compare us with ourselves (and may need torch)."""
     wanted = {w for w in options.only.split(",") if w}
-    return bool(wanted) and wanted <= {"amortised", "live"}
+    return bool(wanted) and wanted <= {"amortised", "live", "settings"}
 
 
 def run(options):
@@ -331,7 +331,7 @@ def run(options):
 def optional(options, pixels, test):
     """Parts that take minutes and must be asked for by name."""
     from amortised import amortised  # beside this file
-    from learning import learning, live_latents
+    from learning import learning, live_latents, settings
 
     def live():
         if options.latents is None:
@@ -351,6 +351,11 @@ def optional(options, pixels, test):
         "learning": {
             "learning pixels K=256 k=10": lambda: learning(
                 pixels, test, options.seconds, options.seeds, options.jobs
+            )
+        },
+        "settings": {
+            "settings [cpu s, omp mse, ols mse]": lambda: settings(
+                pixels, options.seconds, options.seeds
             )
         },
         "live": {"live latents": live},

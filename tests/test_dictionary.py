@@ -19,7 +19,7 @@ from vaesc.dictionary import (
 )
 from vaesc.errors import DataError
 from vaesc.progress import SILENT
-from vaesc.sparse import lasso_pursuit
+from vaesc.sparse import distil, lasso_pursuit
 
 CONFIG = DictionaryConfig(n_atoms=24, n_nonzero_coefs=2, max_epochs=20, batch_size=64)
 COUNTS = {"train": 1500, "validation": 200, "test": 100}
@@ -117,6 +117,41 @@ def test_the_lasso_learns_and_codes_as_well(latents_folder, tmp_path):
     plain = lasso_pursuit(scaled, dictionary.dictionary, [4])[4]
     np.testing.assert_allclose(path[4].toarray(), plain.toarray(), atol=1e-6)
     np.testing.assert_allclose(dictionary.decode(path[500]), z, atol=1e-3)
+
+
+def test_lista_learns_a_network_that_imitates_ols(latents_folder, tmp_path):
+    config = replace(CONFIG, coder="lista", lista_epochs=100)
+    summary = learn(config, latents_folder, tmp_path, seed=3, listener=SILENT)
+    dictionary, z = load_dictionary(tmp_path), planted(200, 8)
+    assert (dictionary.coder, set(dictionary.network)) == ("lista", {"read", "mix", "thresholds"})
+
+    codes = dictionary.encode(z)
+    assert (dictionary.path(z, [1, 2])[2] != codes).nnz == 0
+    stored = read_csr(open_group(tmp_path / "codes.zarr"), "validation/codes")
+    assert summary["metrics"]["validation/l0"] == stored.nnz / stored.shape[0] <= 2
+
+    untrained = distil(z[:1], dictionary.dictionary, 2, seed=0, max_epochs=0).weights()
+    exact, lista, never = (
+        float(np.square(z - model.decode(model.encode(z))).mean())
+        for model in (
+            replace(dictionary, coder="ols", network=None),
+            dictionary,
+            replace(dictionary, network=untrained),
+        )
+    )
+    assert lista < min(1.05 * exact, 0.5 * never)
+
+
+def test_a_network_that_does_not_fit_its_atoms_is_refused(latents_folder, tmp_path):
+    config = replace(CONFIG, coder="lista", lista_epochs=1, max_epochs=1)
+    learn(config, latents_folder, tmp_path, seed=3, listener=SILENT)
+    dictionary = load_dictionary(tmp_path)
+    for number, network in enumerate((None, {"read": dictionary.network["read"][:5]})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_dictionary(replace(dictionary, network=network), folder)
+        with pytest.raises(DataError, match="network"):
+            load_dictionary(folder)
 
 
 def test_equal_latents_are_refused_in_a_sentence(tmp_path):

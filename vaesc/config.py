@@ -192,8 +192,13 @@ class DictionaryConfig:
     """Number of atoms, K; above the latent dimension the dictionary is overcomplete."""
     n_nonzero_coefs: int = 8
     """Sparsity level k: largest number of nonzero coefficients in the code of one latent."""
-    coder: Literal["ols", "omp", "lasso"] = "ols"
-    """Next atom: what lowers the residual most (`ols`), the closest (`omp`), or the lasso's."""
+    coder: Literal["ols", "omp", "lasso", "lista"] = "ols"
+    """Next atom: what lowers the residual most (`ols`), the closest (`omp`), the lasso's; or a
+    network that proposes all atoms of a latent at once, trained on ols codes (`lista`)."""
+    lista_layers: int = 3
+    """`lista`: shrinkage steps after the first; more are slower and more accurate."""
+    lista_epochs: int = 5
+    """`lista`: passes over the training latents to train the network."""
     scaling: Literal["global", "per-dimension", "none"] = "global"
     """Latents are centred, then divided by one common std, by each dimension's own, or not."""
     max_epochs: int = 10
@@ -211,6 +216,8 @@ class DictionaryConfig:
         )
         _require(self.max_epochs >= 1, self, "max_epochs", "must be at least 1")
         _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
+        _require(self.lista_layers >= 0, self, "lista_layers", "must be at least 0")
+        _require(self.lista_epochs >= 1, self, "lista_epochs", "must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

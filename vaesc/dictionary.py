@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from vaesc.latents import LatentStore
+    from vaesc.sparse import AmortisedCoder
 
 __all__ = [
     "CODES",
     "HISTORY",
     "SPLITS",
     "LatentDictionary",
+    "exact",
     "fit_dictionary",
     "fit_scaling",
     "learn",
@@ -68,11 +71,13 @@ class LatentDictionary:
     scale: Floats
     """What centred latents are divided by, shape (d,); all equal under ``global`` scaling."""
     coder: str
-    """How atoms are chosen: ``ols``, ``omp`` or ``lasso``, see :func:`path`."""
+    """How atoms are chosen: ``ols``, ``omp``, ``lasso``, see :func:`path`, or ``lista``."""
     n_nonzero_coefs: int
     """The sparsity level it was learned at, and the default one of :meth:`encode`."""
     vae_sha256: Mapping[str, str]
     """SHA-256 of each file of the VAE whose latents it was learned on: it fits no other."""
+    network: Mapping[str, Floats] | None = None
+    """Under ``lista`` the weights of the network that proposes the atoms, by name."""
 
     @property
     def n_atoms(self) -> int:
@@ -102,7 +107,7 @@ class LatentDictionary:
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
         if level <= self.n_atoms:  # beyond, the coder says what is wrong
             level = min(level, self.latent_dim)
-        return _coded(self._scaled(latents), self.dictionary, [level], self.coder)[level]
+        return self._coded(self._scaled(latents), [level])[level]
 
     def path(self, latents: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
         """Return the codes at several sparsity levels, from one run to the largest.
@@ -116,7 +121,9 @@ class LatentDictionary:
         Returns:
             Level -> codes, shape (n, K), a key for every level asked for.
         """
-        return path(self._scaled(latents), self.dictionary, levels, coder=self.coder)
+        reach = _reach(self.dictionary, levels)
+        codes = self._coded(self._scaled(latents), sorted(set(reach.values())))
+        return {k: codes[reached] for k, reached in reach.items()}
 
     def decode(self, codes: csr_array) -> Floats:
         """Return the latents that `codes` stand for: ``mean + scale * (codes @ dictionary)``.
@@ -133,6 +140,19 @@ class LatentDictionary:
             )
         scaled = np.asarray(codes @ self.dictionary, np.float32)
         return np.asarray(self.mean + self.scale * scaled, np.float32)
+
+    def _coded(self, samples: Floats, levels: Sequence[int]) -> dict[int, csr_array]:
+        """Code scaled latents at levels that the dictionary allows."""
+        if self.coder == "lista":
+            return {level: self._amortised.encode(samples, level) for level in levels}
+        return _coded(samples, self.dictionary, levels, self.coder)
+
+    @cached_property
+    def _amortised(self) -> AmortisedCoder:
+        from vaesc.sparse.amortised import from_weights
+
+        assert self.network is not None  # load_dictionary and fit_dictionary see to it
+        return from_weights(self.dictionary, self.n_nonzero_coefs, self.network)
 
     def _scaled(self, latents: NDArray[Any]) -> Floats:
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
@@ -156,9 +176,19 @@ def path(
     before there would be more than k. Coefficients are least-squares ones under all three, so
     that codes of equal k are compared by their support alone.
     """
-    reach = {k: min(k, *dictionary.shape) for k in levels}
+    reach = _reach(dictionary, levels)
     codes = _coded(samples, dictionary, sorted(set(reach.values())), coder)
     return {k: codes[reached] for k, reached in reach.items()}
+
+
+def _reach(dictionary: NDArray[Any], levels: Iterable[int]) -> dict[int, int]:
+    """Return level -> the level that it acts as."""
+    return {k: min(k, *dictionary.shape) for k in levels}
+
+
+def exact(coder: str) -> Any:  # noqa: ANN401 - one of the literals of vaesc.sparse
+    """Return the coder that gives the codes which `coder` gives, or imitates."""
+    return "ols" if coder == "lista" else coder
 
 
 def _coded(
@@ -252,6 +282,9 @@ def fit_dictionary(
         config, (train - mean) / scale, (latents.latents("validation") - mean) / scale,
         n_nonzero_coefs=n_nonzero_coefs, seed=seed, listener=listener, prefix=prefix,
     )  # fmt: skip
+    network = None
+    if config.coder == "lista":
+        network = _distilled(config, (train - mean) / scale, atoms, n_nonzero_coefs, seed)
     dictionary = LatentDictionary(
         dictionary=atoms,
         mean=mean,
@@ -259,8 +292,24 @@ def fit_dictionary(
         coder=config.coder,
         n_nonzero_coefs=n_nonzero_coefs,
         vae_sha256=latents.attributes["vae_sha256"],
+        network=network,
     )
     return dictionary, history
+
+
+def _distilled(
+    config: DictionaryConfig, train: Floats, atoms: Floats, n_nonzero_coefs: int, seed: int
+) -> dict[str, Floats]:
+    """Train the network of the coder ``lista`` and return its weights."""
+    from vaesc.sparse import distil
+
+    level = min(n_nonzero_coefs, *atoms.shape)
+    coder = distil(
+        train, atoms, level, seed=derive_seed(seed, "lista"), n_layers=config.lista_layers,
+        max_epochs=config.lista_epochs,
+    )  # fmt: skip
+    weights: dict[str, Floats] = coder.weights()
+    return weights
 
 
 def learn_atoms(
@@ -298,7 +347,7 @@ def learn_atoms(
         np.asarray(train, np.float32),
         n_atoms=config.n_atoms,
         n_nonzero_coefs=n_nonzero_coefs,
-        selection=config.coder,
+        selection=exact(config.coder),
         seed=seed,
         batch_size=config.batch_size,
         max_epochs=config.max_epochs,

@@ -1,6 +1,7 @@
 """A dictionary of latents on disk: safetensors and JSON, never pickle.
 
-``dictionary.safetensors`` holds dictionary (K, d), mean (d,) and scale (d,), float32;
+``dictionary.safetensors`` holds dictionary (K, d), mean (d,) and scale (d,), float32, and under
+the coder ``lista`` the weights of its network as ``network.<name>``;
 ``dictionary.json`` the coder, the sparsity level and the SHA-256 of each file of the VAE whose
 latents it was learned on. What is read is checked before it is believed.
 """
@@ -11,6 +12,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vaesc.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 WEIGHTS = "dictionary.safetensors"
 SETTINGS = "dictionary.json"
 _FORMAT = 1
+_NETWORK = "network."
 
 
 def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
@@ -26,6 +30,8 @@ def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays = {name: getattr(dictionary, name) for name in ("dictionary", "mean", "scale")}
+    network = dictionary.network or {}
+    arrays |= {f"{_NETWORK}{name}": np.ascontiguousarray(w) for name, w in network.items()}
     save_file(arrays, folder / WEIGHTS)
     write_json(
         folder / SETTINGS,
@@ -61,11 +67,18 @@ def load_dictionary(folder: Path) -> LatentDictionary:
             coder=str(settings["coder"]),
             n_nonzero_coefs=int(settings["n_nonzero_coefs"]),
             vae_sha256=dict(settings["vae_sha256"]),
+            network=_network(arrays),
         )
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise DataError(f"{folder} holds no readable dictionary: {error}") from error
     _check(dictionary, folder)
     return dictionary
+
+
+def _network(arrays: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the weights of the network among the arrays, by their names without prefix."""
+    found = {k.removeprefix(_NETWORK): v for k, v in arrays.items() if k.startswith(_NETWORK)}
+    return found or None
 
 
 def _check(dictionary: LatentDictionary, folder: Path) -> None:
@@ -76,6 +89,18 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
             f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
             f"got shapes {shapes}"
         )
+    if (dictionary.coder == "lista") != (dictionary.network is not None):
+        raise DataError(
+            f"{folder / WEIGHTS} must hold a network if and only if the coder is lista, "
+            f"it is {dictionary.coder}"
+        )
+    if dictionary.network is not None:
+        from vaesc.sparse.amortised import from_weights
+
+        try:
+            from_weights(dictionary.dictionary, dictionary.n_nonzero_coefs, dictionary.network)
+        except ValueError as error:
+            raise DataError(f"{folder / WEIGHTS} holds no network for it: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401

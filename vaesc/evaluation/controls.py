@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from vaesc.dictionary import LatentDictionary
+from vaesc.dictionary import LatentDictionary, exact
 from vaesc.evaluation.batches import Floats
 
 
 def random_dictionary(learned: LatentDictionary, *, seed: int) -> LatentDictionary:
-    """Return `learned` with its atoms replaced by as many random directions.
+    """Return `learned` with its atoms replaced by as many random directions, coded exactly.
 
     Args:
         learned: Gives shape, scaling and coder.
@@ -29,7 +29,8 @@ def random_dictionary(learned: LatentDictionary, *, seed: int) -> LatentDictiona
     rng = np.random.default_rng(seed)
     atoms = rng.standard_normal(learned.dictionary.shape)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    return replace(learned, dictionary=atoms.astype(np.float32))
+    random = replace(learned, dictionary=atoms.astype(np.float32))
+    return replace(random, coder=exact(learned.coder), network=None)
 
 
 def keep_largest(latents: Floats, mean: Floats, k: int) -> Floats:

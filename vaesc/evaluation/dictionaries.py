@@ -9,6 +9,9 @@ dictionaries of the model's own k serve all levels instead.
 :math:`\min(D, K)` atoms reconstruct a sample of D dimensions exactly. There is nothing to choose
 beyond, so levels above share the dictionary that was learned there.
 
+Under the coder ``lista``, whose network only imitates exact codes, pixels keep exact (OLS) codes:
+the comparison can only be harder for the model.
+
 Pixels are centred by the mean training image, and reconstructions are clipped to [0, 1], where
 images lie.
 """
@@ -25,7 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.config import DictionaryConfig, derive_seed
-from vaesc.dictionary import History, LatentDictionary, fit_dictionary, learn_atoms, path
+from vaesc.dictionary import (
+    History,
+    LatentDictionary,
+    exact,
+    fit_dictionary,
+    learn_atoms,
+    path,
+)
 from vaesc.evaluation.batches import Floats, Split, mean_of
 from vaesc.progress import Listener
 
@@ -208,7 +218,7 @@ def _learn_pixels(
                 seed=derive_seed(seed, f"evaluate/pixel-dictionary/{k}"),
                 listener=listener, prefix=f"pixel_k{k}_",
             )  # fmt: skip
-            learned[k] = PixelDictionary(dictionary=atoms, mean=mean, coder=config.coder)
+            learned[k] = PixelDictionary(dictionary=atoms, mean=mean, coder=exact(config.coder))
             told.append(history)
     atoms_of = {k: d.dictionary for k, d in learned.items()}
     _save(atoms_of, {"mean": mean}, config.coder, folder / PIXELS)

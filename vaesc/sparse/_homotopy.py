@@ -23,10 +23,10 @@ References:
 import numpy as np
 
 from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
-from vaesc.sparse._jit import compiled_without_memory, float_bits
+from vaesc.sparse._jit import compiled_without_memory, float_bits, part
 
 
-@compiled_without_memory
+@part
 def _combine(gram, active, weights, size, ridge, out):
     """Set `out` to the `weights`-sum of the active rows of the Gram matrix plus ridge.
 
@@ -45,7 +45,7 @@ def _combine(gram, active, weights, size, ridge, out):
         out[active[i]] += ridge * weights[i]
 
 
-@compiled_without_memory
+@part
 def _join_times(corr, slope, alpha, closed, positive, never, flat, times):
     """How far alpha can fall until each atom joins; `never` for closed and parallel atoms."""
     one, zero = slope.dtype.type(1.0), slope.dtype.type(0.0)
@@ -62,7 +62,7 @@ def _join_times(corr, slope, alpha, closed, positive, never, flat, times):
         times[j] = first if closed[j] == zero else never
 
 
-@compiled_without_memory
+@part
 def _multiply(inverse, vector, size, out):
     """Set `out` to the active inverse times a vector, by columns, four at a time.
 
@@ -84,7 +84,7 @@ def _multiply(inverse, vector, size, out):
             )
 
 
-@compiled_without_memory
+@part
 def _grow(inverse, size, left, work):
     """Border the inverse by an atom with `left` of its squared norm outside the active span."""
     wide = (size + 15) // 16 * 16
@@ -98,7 +98,7 @@ def _grow(inverse, size, left, work):
     inverse[size, size] = scale
 
 
-@compiled_without_memory
+@part
 def _shrink(inverse, size, gone):
     """Take row and column `gone` out of the inverse; the last one moves into its place."""
     scale = 1 / inverse[gone, gone]
@@ -120,7 +120,7 @@ def _shrink(inverse, size, gone):
         inverse[i, last] = 0
 
 
-@compiled_without_memory
+@part
 def _leave(inverse, size, gone, active, signs, coefs, closed):
     """Take active atom `gone` out; the last one moves into its place. Returns the new size."""
     _shrink(inverse, size, gone)
@@ -134,7 +134,7 @@ def _leave(inverse, size, gone, active, signs, coefs, closed):
     return last
 
 
-@compiled_without_memory
+@part
 def _first_smallest(times):
     """Index of the first smallest of nonnegative floats, which order as their bits do."""
     size = np.int32(times.shape[0])
@@ -147,7 +147,7 @@ def _first_smallest(times):
     return first
 
 
-@compiled_without_memory
+@part
 def _first_largest(times):
     """Index of the first largest of nonnegative floats."""
     size = np.int32(times.shape[0])
@@ -160,7 +160,7 @@ def _first_largest(times):
     return first
 
 
-@compiled_without_memory
+@part
 def _check(
     correlations, row, slope, active, size, coefs, signs, goal, energy, positive, times
 ):  # fmt: skip
@@ -186,7 +186,7 @@ def _check(
     return worst, 0.5 * max(energy[row] - fit, 0.0) + goal * norm
 
 
-@compiled_without_memory
+@part
 def _begin(correlations, row, positive, corr, closed, times):
     """State of a row before its first event: the first atom, and the largest correlation."""
     zero = corr.dtype.type(0.0)
@@ -203,7 +203,7 @@ def _begin(correlations, row, positive, corr, closed, times):
     return atom, peak
 
 
-@compiled_without_memory
+@part
 def _write(active, final, size, row, target, atoms, values, counts):
     """Write a code, in increasing atom order."""
     for i in range(size):
@@ -246,6 +246,7 @@ def homotopy_block(
     kind = gram.dtype.type
     zero, one, never = kind(0.0), kind(1.0), kind(np.inf)
     flat = kind(8.0) * np.finfo(gram.dtype).eps
+    nought = np.int64(0)  # a literal 0 would have every part compiled twice, for it and for int64
     dependent, doubtful, precision = limits[0], limits[1], limits[2]
     signs, coefs, move = small[0], small[1], small[2]
     work, final, pull = small[3], small[4], small[5]
@@ -256,7 +257,7 @@ def homotopy_block(
         atom, peak = _begin(correlations, row, positive, corr, closed, times)
         status[row] = DONE if peak > LOWEST and peak < HIGHEST else RETRY
         alpha = times[atom]
-        target, n_active, dropped = 0, 0, -1
+        target, n_active, dropped = nought, nought, nought - 1
         for m in range(alphas.shape[0]):
             counts[row, m] = 0
             target += alphas[m] >= alpha
@@ -306,7 +307,7 @@ def homotopy_block(
                 times[dropped] = back / away if away > flat and not positive else never
             atom = _first_smallest(times)
             step = times[atom]
-            joining, gone = True, -1
+            joining, gone = True, nought - 1
             for i in range(n_active):
                 if coefs[i] * move[i] < zero and -coefs[i] / move[i] < step:
                     step = -coefs[i] / move[i]

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 Kernel = Callable[..., Any]
 
+_OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+
 
 def compiled(function: Kernel) -> Kernel:
     """Compile `function` at first call, and keep the machine code on disk for later processes.
@@ -38,10 +40,19 @@ def compiled_without_memory(function: Kernel) -> Kernel:
     return _compile(function, _nrt=False)
 
 
+def part(function: Kernel) -> Kernel:
+    """Compile a part of a kernel that allocates nothing and is never called from Python.
+
+    It goes without the wrapper that unpacks Python's arguments, and without a place on disk of
+    its own: kernels on disk contain their parts. That halves the time of the first use.
+    """
+    options: Any = {**_OPTIONS, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    kernel: Kernel = numba.njit(**options)(function)
+    return kernel
+
+
 def _compile(function: Kernel, **more: bool) -> Kernel:
-    options: Any = {
-        "nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy", **more,
-    }  # fmt: skip
+    options: Any = {**_OPTIONS, **more}
     kernel: Kernel
     try:
         kernel = numba.njit(cache=True, **options)(function)

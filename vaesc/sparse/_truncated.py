@@ -21,10 +21,10 @@ from vaesc.sparse._homotopy import (
     _leave,
     _multiply,
 )
-from vaesc.sparse._jit import compiled_without_memory
+from vaesc.sparse._jit import compiled_without_memory, part
 
 
-@compiled_without_memory
+@part
 def _refit(correlations, row, gram, inverse, active, size, final, pull, work, fitted, energy):
     """Least squares on the active atoms, refined once; return the squared residual."""
     for i in range(size):
@@ -72,6 +72,7 @@ def truncated_block(
     n_atoms, n_levels = gram.shape[0], levels.shape[0]
     most = levels[n_levels - 1]
     flat = 8.0 * np.finfo(gram.dtype).eps
+    nought = np.int64(0)  # as in _homotopy.py
     signs, coefs, move = small[0], small[1], small[2]
     work, final, pull = small[3], small[4], small[5]
     corr, slope, closed, fitted = large[0], large[1], large[2], large[3]
@@ -85,7 +86,8 @@ def truncated_block(
         residual[row] = energy[row]
         for m in range(n_levels):
             counts[row, m] = 0
-        target, start, n_active, n_used, dropped = 0, 0, 0, 0, -1
+        target, start, n_active, dropped = nought, nought, nought, nought - 1
+        n_used = 0
         joining, ended, side, rounds = True, not alpha > 0.0, 1.0, 0
         while alpha > 0.0 and target < n_levels:
             rounds += 1
@@ -129,7 +131,7 @@ def truncated_block(
                 away = 1.0 + side * slope[dropped]
                 times[dropped] = (alpha + side * corr[dropped]) / away if away > flat else np.inf
             atom = _first_smallest(times)
-            step, gone = times[atom], -1
+            step, gone = times[atom], nought - 1
             for i in range(n_active):
                 if coefs[i] * move[i] < 0.0 and -coefs[i] / move[i] < step:
                     step, gone = -coefs[i] / move[i], i

@@ -13,6 +13,7 @@ References:
     Gregor, LeCun, "Learning Fast Approximations of Sparse Coding", 2010.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,22 +62,29 @@ class AmortisedCoder(nn.Module):
             codes = _shrink(drive + codes @ self.mix.T, threshold)
         return codes
 
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Return what was learned, as arrays: ``read``, ``mix`` and ``thresholds``."""
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
+
     @torch.no_grad()
-    def encode(self, X: ArrayLike) -> csr_array:
+    def encode(self, X: ArrayLike, n_nonzero_coefs: int | None = None) -> csr_array:
         """Code samples: the network's support, least-squares coefficients.
 
         Args:
             X: Samples, shape (n, d).
+            n_nonzero_coefs: Sparsity level, from 1 to K; None means the one distilled at, where
+                the network is best.
 
         Returns:
             Codes, shape (n, K), float32, `n_nonzero_coefs` a row; none for a zero sample.
 
         Raises:
-            ValueError: `X` does not fit the dictionary.
+            ValueError: `X` does not fit the dictionary, or the level is out of range.
         """
         n_atoms, d = self.dictionary.shape
         samples = as_samples(X, d)
-        n, k = samples.shape[0], self.n_nonzero_coefs
+        level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
+        n, k = samples.shape[0], check_level("n_nonzero_coefs", level, n_atoms)
         atoms, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
         for start in range(0, n, _BLOCK):
             rows = slice(start, min(start + _BLOCK, n))
@@ -96,6 +104,29 @@ class AmortisedCoder(nn.Module):
         target = (chosen @ X[:, :, None]).squeeze(2)
         coefs: Tensor = torch.linalg.solve(gram, target)
         return coefs
+
+
+def from_weights(
+    dictionary: ArrayLike, n_nonzero_coefs: int, weights: Mapping[str, NDArray[np.float32]]
+) -> AmortisedCoder:
+    """Put a coder together from its :meth:`AmortisedCoder.weights`.
+
+    Args:
+        dictionary: Atoms, shape (K, d).
+        n_nonzero_coefs: Sparsity level it was distilled at.
+        weights: What was learned.
+
+    Raises:
+        ValueError: The weights are not those of a coder of this dictionary.
+    """
+    try:
+        coder = AmortisedCoder(dictionary, n_nonzero_coefs, len(weights["thresholds"]) - 1)
+        for name, parameter in coder.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(np.array(weights[name], np.float32)))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"these are no weights of an amortised coder: {error}") from error
+    return coder.eval()
 
 
 def _shrink(codes: Tensor, threshold: Tensor) -> Tensor:
@@ -134,6 +165,21 @@ def distil(
     Raises:
         ValueError: Shapes do not fit or a setting is out of range.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # small products, and the same sums on any number of cores
+    try:
+        return _distil(
+            X, dictionary, n_nonzero_coefs, seed, n_layers, max_epochs, batch_size,
+            learning_rate, selection,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+
+
+def _distil(
+    X: ArrayLike, dictionary: ArrayLike, n_nonzero_coefs: int, seed: int, n_layers: int,
+    max_epochs: int, batch_size: int, learning_rate: float, selection: Selection,
+) -> AmortisedCoder:  # fmt: skip
     coder = AmortisedCoder(dictionary, n_nonzero_coefs, n_layers)
     samples = np.asarray(as_samples(X, coder.dictionary.shape[1]), np.float32)
     exact = orthogonal_matching_pursuit(

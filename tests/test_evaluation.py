@@ -66,7 +66,10 @@ class Heard(Listener):
 
 def run(inputs, folder, block_size=8192, *, relearn=True, listener=SILENT):
     folder.mkdir()
-    config = EvaluationConfig(sparsity_levels=LEVELS, elbo_samples=2, relearn=relearn)
+    config = EvaluationConfig(
+        sparsity_levels=LEVELS, elbo_samples=2, relearn=relearn, iwae_samples=(1, 50),
+        iwae_images=(1000, 397),
+    )  # fmt: skip
     return evaluate(
         config, DICTIONARY, inputs, folder, seed=1, device="cpu", block_size=block_size,
         listener=listener,
@@ -425,6 +428,14 @@ def test_every_method_has_every_level_and_every_key(evaluated):
         assert np.isfinite(metrics[f"test/{name}"])
     assert 0 < metrics["train/mutual_coherence"] <= 1
     assert evaluated[1]["n_test"] == 397
+
+
+def test_importance_weighted_bounds_lie_below_the_negative_elbo(evaluated, results):
+    metrics = evaluated[1]["metrics"]
+    one, fifty = (metrics[f"test/iwae_{n}_samples"] for n in (1, 50))
+    assert one == pytest.approx(metrics["test/distortion"] + metrics["test/kl"], abs=0.5)
+    assert fifty < one - 0.1
+    assert [(b["samples"], b["images"]) for b in results["bounds"]] == [(1, 397), (50, 397)]
 
 
 def test_errors_fall_with_k_for_projections_and_codes_of_pixels(results):

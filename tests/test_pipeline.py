@@ -7,8 +7,10 @@ and break things.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +288,37 @@ def test_the_same_seed_gives_the_same_bytes_in_another_home(project, first, serv
     assert len(theirs) == 5
     assert all(mine[key] == content for key, content in theirs.items())
     assert again["metrics"] == first["metrics"]
+
+
+def test_a_run_killed_while_training_goes_on_to_the_same_bytes(project, first, server, tmp_path):
+    settings = ["training.epochs=80", "training.patience=0", "evaluation.relearn=false"]
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    killed = Project(tmp_path / "killed", server)
+    command = [sys.executable, "-m", "vaesc", "run", "--config", str(killed.config), *arguments]
+    command += ["--set", "runtime.checkpoint_seconds=0.05"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=killed.env, cwd=killed.home, stderr=log, stdout=log
+        )
+    deadline = time.monotonic() + 120
+    while not list(killed.home.glob("checkpoints/*/*.safetensors")):
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+    again = killed.vaesc("run", "--config", str(killed.config), "--json", *arguments)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "resumed in epoch" in again.stderr
+    assert states(json.loads(again.stdout))["ingest"] == "cached"
+    whole = project.run(*arguments)
+    digests = {step["name"]: step["digest"] for step in whole["steps"]}
+    mine, theirs = artifacts(killed.home), artifacts(project.home)
+    for kind in ("train", "extract", "learn", "evaluate"):
+        (key,) = [key for key in mine if key[1] == digests[kind]]
+        assert mine[key] == theirs[key]
+    assert not list(killed.home.glob("checkpoints/*/*"))
 
 
 def test_another_seed_gives_other_weights(project, first):

@@ -218,6 +218,17 @@ def test_cosine_begins_at_the_rate_halves_and_ends_at_nothing():
     assert {learning_rate(constant, step, 50) for step in range(1000)} == {0.2}
 
 
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("sqrt", 2.0), ("linear", 4.0)])
+def test_the_rate_grows_with_the_batch_as_asked(scaling, factor):
+    plain = TrainingConfig(learning_rate=0.2)
+    config = dataclasses.replace(plain, rate_scaling=scaling)
+    large = dataclasses.replace(config, batch_size=512)
+    for step in (0, 300):
+        expected = learning_rate(plain, step, 50)
+        assert learning_rate(config, step, 50) == expected
+        assert learning_rate(large, step, 50) == pytest.approx(factor * expected)
+
+
 # The data on the device
 
 

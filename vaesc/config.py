@@ -138,6 +138,8 @@ class TrainingConfig:
     """Images per gradient step."""
     learning_rate: float = 1e-3
     """Adam's step size."""
+    rate_scaling: Literal["none", "sqrt", "linear"] = "none"
+    """Growth of the learning rate with `batch_size`: by its ratio to 128, or the `sqrt` of it."""
     schedule: Literal["constant", "cosine", "flat-linear"] = "cosine"
     """Learning rate: `constant`, `cosine` to zero, or `flat-linear`: to zero in the last half."""
     warmup_epochs: float = 0.0
@@ -230,6 +232,10 @@ class EvaluationConfig:
     """Learn both dictionaries anew for each k; false: those of `n_nonzero_coefs` serve every k."""
     elbo_samples: int = 8
     """Latent samples per image in the estimate of the negative ELBO."""
+    iwae_samples: tuple[int, ...] = (100, 5000)
+    """Latent samples per image in importance-weighted bounds on the log-likelihood."""
+    iwae_images: tuple[int, ...] = (1000, 100)
+    """Test images, from the first on, that each of `iwae_samples` is taken for."""
     n_examples: int = 10
     """Images shown in the grid of originals and reconstructions."""
 
@@ -242,6 +248,14 @@ class EvaluationConfig:
             "must be increasing and start at 1 or above",
         )
         _require(self.elbo_samples >= 1, self, "elbo_samples", "must be at least 1")
+        for name in ("iwae_samples", "iwae_images"):
+            _require(all(n >= 1 for n in getattr(self, name)), self, name, "must be at least 1")
+        _require(
+            len(self.iwae_images) == len(self.iwae_samples),
+            self,
+            "iwae_images",
+            f"must hold as many numbers as iwae_samples={self.iwae_samples}",
+        )
         _require(1 <= self.n_examples <= 100, self, "n_examples", "must be between 1 and 100")
 
 

@@ -72,6 +72,10 @@ def evaluate(
     written["metrics"] |= _model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
     )
+    written["bounds"] = _bounds(config, subject, seed=seed, block_size=block_size)
+    written["metrics"] |= {
+        f"test/iwae_{bound['samples']}_samples": bound["nats"] for bound in written["bounds"]
+    }
     results.write(written, measured, folder)
     _draw(config, subject, splits["test"], measured, written, learned, inputs, folder)
     return {
@@ -158,6 +162,26 @@ def _model_metrics(
         "test/dead_fraction": float((measured.atoms.share == 0).mean()),
         "train/mutual_coherence": metrics.mutual_coherence(subject.model.dictionary.dictionary),
     }
+
+
+def _bounds(
+    config: EvaluationConfig, subject: _Subject, *, seed: int, block_size: int
+) -> list[dict[str, Any]]:
+    """Importance-weighted bounds on the negative log-likelihood, each with what it is taken on."""
+    from vaesc.models import evaluate_iwae
+
+    n_test = subject.dataset.n("test")
+    return [
+        {
+            "samples": n_samples,
+            "images": min(n_images, n_test),
+            "nats": evaluate_iwae(
+                subject.model.vae, subject.dataset, "test", n_samples=n_samples,
+                n_images=n_images, seed=seed, block_size=block_size,
+            ),
+        }
+        for n_samples, n_images in zip(config.iwae_samples, config.iwae_images, strict=True)
+    ]  # fmt: skip
 
 
 class _Progress(Listener):

@@ -204,6 +204,7 @@ def _vae(results: Mapping[str, Any], history: Sequence[Mapping[str, Any]], folde
     facts = (
         f"<p>On the test split: negative ELBO <b>{m['test/negative_elbo']:.2f}</b> nats per image "
         f"= distortion {m['test/distortion']:.2f} + beta &times; KL ({m['test/kl']:.2f}). "
+        f"{_bounds(results)}"
         f"{m['test/active_units']:.0f} of {results['latent_dim']} latent dimensions are active. "
         f"Reconstruction from the latent: mean squared error {number(results['vae']['mse'])}, "
         f"{results['vae']['psnr_db']:.2f} dB.</p>"
@@ -214,6 +215,15 @@ def _vae(results: Mapping[str, Any], history: Sequence[Mapping[str, Any]], folde
     if (folder / "posterior.png").exists():
         figure += _figure(folder, "posterior", alt, "")
     return _section("The VAE", facts + figure + _epochs(history))
+
+
+def _bounds(results: Mapping[str, Any]) -> str:
+    """Importance-weighted bounds on the negative log-likelihood, and which images they are of."""
+    return "".join(
+        f"With {b['samples']:,} importance-weighted samples, on the first {b['images']:,} test "
+        f"images, the bound on the negative log-likelihood is <b>{b['nats']:.2f}</b>. "
+        for b in results.get("bounds", ())
+    )
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> str:

@@ -46,7 +46,12 @@ def part(function: Kernel) -> Kernel:
     It goes without the wrapper that unpacks Python's arguments, and without a place on disk of
     its own: kernels on disk contain their parts. That halves the time of the first use.
     """
-    options: Any = {**_OPTIONS, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    options: Any = {
+        **_OPTIONS,
+        "_nrt": False,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     kernel: Kernel = numba.njit(**options)(function)
     return kernel
 

@@ -116,5 +116,19 @@ class BlockRunner:
             for start, stop in spans:
                 work(start, stop)
             return
-        for future in [self._pool.submit(work, *span) for span in spans]:
+        left, failed = iter(spans), threading.Event()
+
+        def drain() -> None:
+            # One task a thread, from one iterator: handing over a task costs a hundred samples.
+            for start, stop in left:
+                if failed.is_set():
+                    return
+                try:
+                    work(start, stop)
+                except BaseException:
+                    failed.set()
+                    raise
+
+        futures = [self._pool.submit(drain) for _ in range(min(self.n_threads, len(spans)))]
+        for future in futures:
             future.result()

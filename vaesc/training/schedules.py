@@ -1,7 +1,7 @@
 """The learning rate over a run.
 
-Larger batches have less noise in their gradients and make fewer steps, which a larger rate can make
-up for: in proportion to the batch under plain gradient descent (Goyal et al. 2017,
+Larger batches have less noise in their gradients and make fewer steps, which a larger rate can
+make up for: in proportion to the batch under plain gradient descent (Goyal et al. 2017,
 https://arxiv.org/abs/1706.02677), to its root under Adam (Malladi et al. 2022,
 https://arxiv.org/abs/2205.10287).
 """

@@ -67,3 +67,41 @@ def test_zero_samples_have_empty_codes_and_wrong_use_is_told():
         AmortisedCoder(dictionary, 3, n_layers=-1)
     with pytest.raises(ValueError, match="same number of columns"):
         AmortisedCoder(dictionary, 3).encode(np.zeros((4, 23), np.float32))
+
+
+def test_samples_that_are_no_numbers_are_refused():
+    from vaesc.sparse import AmortisedCoder
+
+    X, dictionary = data(6)
+    X[2, 3], X[4, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=r"finite, got NaN or infinity in rows \[2, 4\]"):
+        AmortisedCoder(dictionary, 3).encode(X)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_codes_scale_with_the_samples(scale):
+    from vaesc.sparse import distil
+
+    X, dictionary = data(500)
+    coder = distil(X, dictionary, 3, seed=0, max_epochs=3)
+    plain = coder.encode(X).toarray()
+    scaled = coder.encode(X * np.float32(scale)).toarray()
+    np.testing.assert_allclose(scaled / scale, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_wrong_settings_and_weights_get_a_sentence():
+    from vaesc.sparse import distil
+    from vaesc.sparse.amortised import from_weights
+
+    X, dictionary = data(50)
+    for settings in ({"batch_size": 0}, {"max_epochs": -1}):
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            distil(X, dictionary, 3, seed=0, **settings)
+    with pytest.raises(ValueError, match="at least one sample"):
+        distil(X[:0], dictionary, 3, seed=0)
+    good = distil(X, dictionary, 3, seed=0, max_epochs=0).weights()
+    for name, wrong in (
+        ("read", good["read"] * np.nan), ("read", good["read"][:1]), ("thresholds", np.float32(1)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="no weights of an amortised coder"):
+            from_weights(dictionary, 3, {**good, name: wrong})

@@ -188,3 +188,35 @@ def test_wrong_groups_are_told():
         group_pursuit(X, dictionary, np.arange(19), 2)
     with pytest.raises(ValueError, match="n_groups must be a whole number from 1 to"):
         group_pursuit(X, dictionary, np.arange(20) // 10, 3)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e200])
+def test_codes_scale_with_the_dictionary(scale):
+    rng = np.random.default_rng(0)
+    dictionary, X = rng.standard_normal((6, 4)), rng.standard_normal((5, 4))
+    for code in (
+        lambda D: nonnegative_pursuit(X, D, 2),
+        lambda D: group_pursuit(X, D, [0, 0, 1, 1, 2, 2], 1),
+        lambda D: metric_pursuit(X, D, 2, np.ones(4)),
+    ):
+        plain, scaled = code(dictionary).toarray(), code(dictionary * scale).toarray()
+        np.testing.assert_allclose(scaled * scale, plain, rtol=1e-9)
+
+
+def test_the_size_of_a_metric_changes_nothing():
+    rng = np.random.default_rng(0)
+    dictionary, X = rng.standard_normal((6, 4)), rng.standard_normal((5, 4))
+    weights = rng.uniform(0.1, 1, (5, 4))
+    plain = metric_pursuit(X, dictionary, 2, weights)
+    for size in (1e-310, 1e-200, 1e300):
+        codes = metric_pursuit(X, dictionary, 2, weights * size)
+        np.testing.assert_allclose(codes.toarray(), plain.toarray(), rtol=1e-6)
+
+
+def test_what_is_no_metric_is_refused():
+    rng = np.random.default_rng(0)
+    dictionary, X = rng.standard_normal((6, 4)), rng.standard_normal((3, 4))
+    good, bad = np.eye(4), np.diag([1.0, 1, 1, -1])
+    for metric in (np.stack([good, good, bad]), np.stack([good, good, np.triu(np.ones((4, 4)))])):
+        with pytest.raises(ValueError, match=r"positive semidefinite.*rows \[2\]"):
+            metric_pursuit(X, dictionary, 2, metric)

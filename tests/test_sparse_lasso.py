@@ -195,3 +195,45 @@ def test_the_homotopy_needs_no_help_far_down_the_path():
         _, status = coder._run(X, np.array([1e-4]), 9)
 
         assert not status.any()
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e200])
+@pytest.mark.parametrize("positive", [False, True])
+def test_codes_scale_with_the_dictionary(scale, positive):
+    rng = np.random.default_rng(0)
+    dictionary, X = rng.standard_normal((6, 4)), rng.standard_normal((5, 4))
+    plain = lasso(X, dictionary, 0.1, positive=positive)
+
+    codes = lasso(X, dictionary * scale, 0.1 * scale, positive=positive)
+
+    np.testing.assert_allclose(codes.toarray() * scale, plain.toarray(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nearly_equal_atoms_reach_scikit_learns_objective(seed):
+    rng = np.random.default_rng(seed)
+    dictionary, eps = rng.standard_normal((59, 10)), 10.0 ** rng.uniform(-7, -4)
+    dictionary[29:58] = dictionary[:29] + eps * rng.standard_normal((29, 10))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    X = rng.standard_normal((15, 10))
+    theirs = sparse_encode(X, dictionary, algorithm="lasso_lars", alpha=0.01, max_iter=10_000)
+
+    mine, best = (
+        duality_gap(X, dictionary, csr_array(codes), 0.01)[0]
+        for codes in (lasso(X, dictionary, 0.01), theirs)
+    )
+
+    assert (mine <= best * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.01, 0.1])
+def test_float32_codes_are_optimal_down_to_small_weights(alpha):
+    rng = np.random.default_rng(0)
+    dictionary, X = rng.standard_normal((128, 32)), rng.standard_normal((1000, 32))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    small = X.astype(np.float32), dictionary.astype(np.float32)
+    wide = tuple(part.astype(float) for part in small)
+
+    mine, best = (duality_gap(*wide, lasso(*given, alpha), alpha)[0] for given in (small, wide))
+
+    assert (mine <= best * (1 + 1e-6)).all()

@@ -1,7 +1,11 @@
 """Greedy codes: truth in closed form, optimality on the support, and other implementations."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import orthogonal_mp_gram
 
 from vaesc.sparse import orthogonal_matching_pursuit, pursuit_path, reconstruct
+from vaesc.sparse._blocks import BlockRunner
 
 RULES = ("omp", "ols")
 
@@ -314,3 +319,77 @@ def test_integer_products_give_the_codes_of_floats(selection):
 def test_wrong_byte_digits_are_told():
     with pytest.raises(ValueError, match="byte_digits must be 2 or 3"):
         orthogonal_matching_pursuit(np.ones((40, 8), np.uint8), np.eye(8), 2, byte_digits=4)
+
+
+@pytest.mark.parametrize("selection", RULES)
+def test_atoms_a_hair_apart_are_told_apart_in_float32(selection):
+    dictionary = np.array([[1, 0, 0], [1, 5e-4, 0]], np.float32)
+    X = np.array([[1, 0.5, 0]], np.float32)
+
+    codes = orthogonal_matching_pursuit(X, dictionary, 2, selection=selection)
+
+    np.testing.assert_allclose(codes.toarray(), [[-999, 1000]], rtol=1e-3)
+
+
+def test_an_atom_given_twice_is_used_once():
+    X, dictionary = problem(60, 12, 20, dtype=np.float32)
+    twice = np.concatenate([dictionary, dictionary])
+
+    for selection in RULES:
+        once = orthogonal_matching_pursuit(X, dictionary, 6, selection=selection)
+        codes = orthogonal_matching_pursuit(X, twice, 6, selection=selection)
+        assert (codes[:, :20] != once).nnz == 0
+        assert codes[:, 20:].nnz == 0
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_residuals_are_reached_in_both_precisions(tol, dtype):
+    X, dictionary = problem(200, 32, 64, dtype=dtype)
+
+    codes = orthogonal_matching_pursuit(X, dictionary, None, tol=tol)
+
+    # Coefficients rounded to float32 move the residual by their last digit.
+    slack = 64 * np.square(np.finfo(dtype).eps * np.linalg.norm(X, axis=1) * 8)
+    residual = np.square(X - codes.astype(float) @ dictionary.astype(float)).sum(axis=1)
+    assert (residual <= 1.01 * tol + slack).all()
+
+
+def test_codes_beyond_the_range_of_their_type_are_refused():
+    X = np.stack([np.ones(3), np.full(3, 1e30)]).astype(np.float32)
+    with pytest.raises(ValueError, match=r"codes of rows \[1\] exceed the range of float32"):
+        orthogonal_matching_pursuit(X, np.eye(3, dtype=np.float32) * np.float32(1e-12), 2)
+
+
+def test_bytes_refuse_more_columns_than_32_bits_can_sum():
+    pytest.importorskip("torch")
+    X, dictionary = np.zeros((2, 140_000), np.uint8), np.ones((2, 140_000), np.float32)
+    with pytest.raises(ValueError, match="enough for 132104 columns, got 140000"):
+        orthogonal_matching_pursuit(X, dictionary, 1, byte_digits=2)
+
+
+def test_an_interruption_begins_no_further_block():
+    done = []
+
+    def work(start, stop):
+        done.append(start)
+        time.sleep(0.02)
+
+    def interrupt():
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt), BlockRunner(2) as runner:
+        runner.run(work, 1000, 1)
+    assert len(done) < 200
+
+
+def test_of_several_bad_blocks_the_first_is_named():
+    def work(start, stop):
+        time.sleep(0.002 if start else 0.02)
+        raise ValueError(f"block {start}")
+
+    for _ in range(5):
+        with pytest.raises(ValueError, match="block 0"), BlockRunner(3) as runner:
+            runner.run(work, 30, 1)

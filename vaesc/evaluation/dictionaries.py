@@ -191,6 +191,9 @@ def _learn_latents(
     new = {k: d.dictionary for k, d in learned.items() if d is not registered}
     if new:
         common = {"mean": registered.mean, "scale": registered.scale}
+        for k in new:
+            weights = learned[k].network or {}
+            common |= {f"network_k{k}.{name}": array for name, array in weights.items()}
         _save(new, common, config.coder, folder / LATENTS)
     return {k: learned[at] for k, at in learned_at.items()}, told
 
@@ -221,7 +224,7 @@ def _learn_pixels(
             learned[k] = PixelDictionary(dictionary=atoms, mean=mean, coder=exact(config.coder))
             told.append(history)
     atoms_of = {k: d.dictionary for k, d in learned.items()}
-    _save(atoms_of, {"mean": mean}, config.coder, folder / PIXELS)
+    _save(atoms_of, {"mean": mean}, exact(config.coder), folder / PIXELS)
     return {k: learned[at] for k, at in learned_at.items()}, told
 
 

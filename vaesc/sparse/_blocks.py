@@ -109,26 +109,35 @@ class BlockRunner:
         self._blas.__exit__(None, None, None)
 
     def run(self, work: Callable[[int, int], None], n_rows: int, rows_per_block: int) -> None:
-        """Call ``work(start, stop)`` for each block of `rows_per_block` rows; any order."""
+        """Call ``work(start, stop)`` for each block of `rows_per_block` rows; any order.
+
+        What `work` raises ends the run; of several errors that of the first block is raised.
+        """
         starts = range(0, n_rows, rows_per_block)
         spans = [(start, min(start + rows_per_block, n_rows)) for start in starts]
         if self._pool is None or len(spans) == 1:
             for start, stop in spans:
                 work(start, stop)
             return
-        left, failed = iter(spans), threading.Event()
+        left, stopped = iter(spans), threading.Event()
+        errors: dict[int, Exception] = {}
 
         def drain() -> None:
             # One task a thread, from one iterator: handing over a task costs a hundred samples.
             for start, stop in left:
-                if failed.is_set():
+                if stopped.is_set():
                     return
                 try:
                     work(start, stop)
-                except BaseException:
-                    failed.set()
-                    raise
+                except Exception as error:
+                    errors[start] = error
+                    stopped.set()
 
         futures = [self._pool.submit(drain) for _ in range(min(self.n_threads, len(spans)))]
-        for future in futures:
-            future.result()
+        try:
+            for future in futures:
+                future.result()
+        finally:  # also if the caller is interrupted: no further block is begun
+            stopped.set()
+        if errors:  # blocks before the first bad one were begun, so it is the same every time
+            raise errors[min(errors)]

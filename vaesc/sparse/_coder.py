@@ -13,7 +13,9 @@ from vaesc.sparse._digits import ByteProducts
 from vaesc.sparse._validation import (
     Selection,
     check_finite_rows,
+    check_representable,
     check_selection,
+    power_of_two,
     working_dtype,
 )
 from vaesc.sparse._workspace import GreedyWorkspace, aligned_zeros, greedy_workspace
@@ -49,9 +51,7 @@ class GreedyCoder:
         check_selection(selection)
         if tol is not None and not tol >= 0:
             raise ValueError(f"tol must not be negative, got {tol}")
-        # A common power of two is exact, and keeps squared norms representable.
-        peak = float(np.abs(dictionary).max())
-        self.scale = 2.0 ** -np.frexp(peak)[1] if peak and not 2**-20 < peak < 2**20 else 1.0
+        self.scale = power_of_two(float(np.abs(dictionary).max()))
         self.dictionary = dictionary if self.scale == 1.0 else dictionary * self.scale
         self.levels = np.asarray(levels, np.int64)
         self.ols = selection == "ols"
@@ -130,8 +130,9 @@ class GreedyCoder:
         for i in np.flatnonzero(hazy).tolist():
             self._refit(rows[i], part.rows(i, i + 1))
         slots.atoms[again], slots.counts[again] = part.atoms, part.counts
-        slots.values[again] = np.ldexp(part.values, shift[:, None])
-        slots.residual[again] = np.ldexp(part.residual, 2 * shift)
+        with np.errstate(over="ignore"):  # to_csr looks for what does not fit
+            slots.values[again] = np.ldexp(part.values, shift[:, None])
+            slots.residual[again] = np.ldexp(part.residual, 2 * shift)
 
     def _refit(self, sample: NDArray[np.float64], slot: "Slots") -> None:
         """Least squares from the atoms themselves, where the Gram matrix is too rough."""
@@ -236,6 +237,7 @@ def to_csr(
     else:
         filled = np.arange(level) < counts[:, None]
         data, indices = values[filled], atoms[filled]
+    check_representable(data, indptr)
     codes = csr_array((data, indices, indptr), shape=(n, n_atoms), copy=False)
     codes.has_sorted_indices = True
     return codes

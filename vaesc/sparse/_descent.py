@@ -84,7 +84,9 @@ def descend_rows(correlations, gram, ridge, alpha, positive, energy, rtol, max_s
                 gap, objective = _gap(
                     correlations, row, corr, codes[row], ridge, alpha[row], positive, energy[row]
                 )
-                relative = gap / objective if objective > 0.0 else 0.0
+                # Beside a residual of zero the gap is a difference of rounding errors.
+                whole = max(objective, 1e-9 * energy[row])
+                relative = gap / whole if whole > 0.0 else 0.0
                 if relative <= rtol:
                     break
             for i in range(n_atoms):

@@ -21,6 +21,12 @@ class ByteProducts:
 
         if n_digits not in (2, 3):
             raise ValueError(f"byte_digits must be 2 or 3 (or 0 for float32), got {n_digits}")
+        widest = (2**31 - 1) // (127 * 128)
+        if dictionary.shape[1] > widest:
+            raise ValueError(
+                f"byte_digits sums products in 32 bits, enough for {widest} columns, got "
+                f"{dictionary.shape[1]}; pass byte_digits=0"
+            )
         self.n_digits = n_digits
         self.n_atoms = len(dictionary)
         rest = dictionary.astype(np.float64)

@@ -12,7 +12,9 @@ residual and the rows :math:`W_{lj} = d_j^\top q_l`. Choosing atom :math:`p` the
 and the Cholesky factor of the chosen Gram matrix is read off as :math:`L_{li} = W_{i p_l}`: one
 triangular solve at the end gives the coefficients, for any prefix of the steps. OMP chooses the
 largest :math:`|a_j|`; OLS the largest drop of the residual, :math:`a_j^2 / h_j` with
-:math:`h_j = \|d_j\|^2 - \sum_i W_{ij}^2` the squared norm left of atom :math:`j`.
+:math:`h_j = \|d_j\|^2 - \sum_i W_{ij}^2` the squared norm left of atom :math:`j`. A chosen
+atom has no correlation left; if rounding makes it best all the same, nothing is left of its norm,
+and it is closed then.
 
 References:
     Rubinstein, Zibulevsky, Elad, "Efficient Implementation of the K-SVD Algorithm using Batch
@@ -45,7 +47,7 @@ def _first_largest(score):
     """Index of the first largest of nonnegative scores.
 
     Nonnegative floats order as the integers of the same bits, and, unlike float maxima, integer
-    maxima vectorise. A NaN counts as larger than any number.
+    maxima vectorise. A positive NaN counts as larger than any number, a negative one as smaller.
     """
     largest = float_bits(score[0])
     for j in range(score.shape[0]):
@@ -114,7 +116,8 @@ def _deflate(begun, basis, factor, done, new, inverse_norm, coef, ols, corr, nor
             )
             left = corr[j] - coef * w
             rest = norm_sq[j] - w * w
-            gain = left * left / rest if rest > bar[j] else zero
+            least = bar[j]
+            gain = left * left / (rest if rest > least else least)
             basis[new, j], corr[j], norm_sq[j], score[j] = w, left, rest, gain
             largest = max(largest, float_bits(gain))
     else:
@@ -138,12 +141,15 @@ def _start(correlations, row, diagonal, dependent, ols, corr, norm_sq, bar, scor
     """State and scores before the first step, and the best atom. A zero atom scores zero."""
     zero = diagonal.dtype.type(0.0)
     one = diagonal.dtype.type(1.0)
+    never = diagonal.dtype.type(np.inf)
     largest = float_bits(zero)
     if ols:
         for j in range(corr.shape[0]):
             a, size = correlations[row, j], diagonal[j]
-            gain = a * a / size if size > zero else zero
-            corr[j], norm_sq[j], bar[j], score[j] = a, size, size * dependent, gain
+            lives = size > zero
+            gain = a * a / size if lives else zero
+            corr[j], norm_sq[j], score[j] = a, size, gain
+            bar[j] = size * dependent if lives else never
             largest = max(largest, float_bits(gain))
     else:
         for j in range(corr.shape[0]):
@@ -198,8 +204,9 @@ def greedy_block(
         diagonal: Its diagonal, shape (K,).
         dependent: An atom of which at most this fraction of its squared norm is left outside
             the span of the chosen atoms is never chosen.
-        doubtful: At or below this fraction the row is handed back, to be coded in float64; a
-            negative fraction only marks the row, whose coefficients need a second look.
+        doubtful: At or below this fraction the row is handed back, to be coded in float64, as it
+            is if `tol` is too near to tell; a negative fraction only marks the row, whose
+            coefficients need a second look.
         ols: Choose by OLS instead of OMP.
         levels: Sparsity levels, increasing, shape (m,); all at most K.
         energy: In: squared norms of the samples, shape (b,), float64. Out: of their residuals.
@@ -226,16 +233,28 @@ def greedy_block(
         status[row] = DONE if usable else RETRY
         negligible = top * smallest * smallest if ols else top * smallest
         left = energy[row]
+        # What is left is a difference of sums: so little of the whole is rounding.
+        haze = 64.0 * np.finfo(gram.dtype).eps * left
         n_chosen = 0
         while usable and n_chosen < most and score[atom] > negligible:
-            if tol >= 0.0 and left <= tol:
-                break
+            if tol >= 0.0:
+                if doubtful > zero and abs(left - tol) <= haze:
+                    status[row] = RETRY
+                    break
+                if left <= tol:
+                    break
             pivot = diagonal[atom]
             for i in range(n_chosen):
                 w = basis[i, atom]
                 factor[n_chosen, i] = w
                 pivot -= w * w
             if pivot <= dependent * diagonal[atom]:
+                known = False
+                for i in range(n_chosen):
+                    known = known or chosen[i] == atom
+                if doubtful > zero and not known:
+                    status[row] = RETRY
+                    break
                 bar[atom] = closed
                 score[atom] = zero
                 atom = _first_largest(score)

@@ -323,14 +323,19 @@ def homotopy_block(
                         correlations, row, fitted, active, n_active, final, signs, goal, energy,
                         positive, times,
                     )  # fmt: skip
-                    done = worst * worst <= precision * objective * least
-                    if done:
-                        break
                     for i in range(n_active):
                         pull[i] = (
                             correlations[row, active[i]] - goal * signs[i] - fitted[active[i]]
                         )
                     _multiply(inverse, pull, n_active, work)
+                    # Twice what moving the coefficients to their minimum would gain.
+                    gain = zero
+                    for i in range(n_active):
+                        gain += pull[i] * work[i]
+                    done = worst * worst <= precision * objective * least
+                    done = done and gain <= precision * objective
+                    if done:
+                        break
                     for i in range(n_active):
                         final[i] += work[i]
                 if not done:

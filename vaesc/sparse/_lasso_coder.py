@@ -10,21 +10,28 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from vaesc.sparse._blocks import BlockRunner, block_rows
-from vaesc.sparse._validation import check_finite_rows, working_dtype
+from vaesc.sparse._validation import (
+    check_finite_rows,
+    check_representable,
+    power_of_two,
+    working_dtype,
+)
 from vaesc.sparse._workspace import aligned_zeros
 
 logger = logging.getLogger(__name__)
 
-_LIMITS = {4: (1e-6, 1e-3, 2e-7), 8: (1e-12, 0.0, 1e-13)}
+_LIMITS = {4: (1e-6, 1e-3, 5e-8), 8: (1e-12, 0.0, 1e-13)}
 """Bytes per float -> the kernel's `limits`: dependent, doubtful, precision."""
 _LENIENT = (1e-12, 0.0, 1e30)
 """The same, when only a wrong sign is refused."""
-_FIRST_CAP = 64
-"""Active atoms a row may have at first; the few that need more are coded again."""
+_FIRST_CAP, _FIRST_SHARE = 64, 0.9
+"""Active atoms a row may have at first, and part of the dimensions they may span; the few rows
+that need more are coded again. Once the span is all but full, atoms trade places at next to no
+cost, and single precision cannot tell which is the better."""
 _GAP = 1e-8
 """Relative duality gap that coordinate descent goes to."""
-_SWEEPS = 100_000
-"""Sweeps after which coordinate descent gives up, with a warning."""
+_SWEEPS, _ROUNDS = 1000, 30
+"""Sweeps of coordinate descent between two polishes, and how many of these there may be."""
 
 Codes = tuple[NDArray[np.int32], NDArray[Any], NDArray[np.int32]]
 """Atoms and values, shape (b, m, cap), and counts, shape (b, m)."""
@@ -40,9 +47,11 @@ class LassoCoder:
         ridge: float,
         positive: bool,
     ) -> None:
-        self.dictionary = dictionary
-        self.alphas = np.asarray(alphas, np.float64)
-        self.ridge = ridge
+        # With atoms s d_j the code is z / s, under the weights s alpha and s^2 ridge.
+        self.scale = scale = power_of_two(float(np.abs(dictionary).max()))
+        self.dictionary = dictionary if scale == 1.0 else dictionary * scale
+        self.alphas = np.asarray(alphas, np.float64) * scale
+        self.ridge = ridge * scale * scale
         self.positive = positive
         self._tables: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
 
@@ -57,7 +66,7 @@ class LassoCoder:
             block = np.asarray(X[start:stop], dtype)
             parts[start] = self._code_block(block, start)
 
-        cap = min(_FIRST_CAP, len(self.dictionary)) * len(self.alphas)
+        cap = self._first_cap() * len(self.alphas)
         row_bytes = (len(self.dictionary) + 2 * cap) * dtype.itemsize
         runner.run(work, n, block_rows(row_bytes, block_bytes))
         if not parts:
@@ -73,6 +82,11 @@ class LassoCoder:
             self._tables[itemsize] = atoms, np.matmul(atoms, atoms.T, out=gram)
         return self._tables[itemsize]
 
+    def _first_cap(self) -> int:
+        n_atoms, d = len(self.dictionary), int(self.dictionary.shape[1])
+        span = n_atoms if self.ridge > 0 else max(1, int(_FIRST_SHARE * d))
+        return min(_FIRST_CAP, n_atoms, span)
+
     def _room(self, rows: int, cap: int) -> tuple[NDArray[Any], ...]:
         """This thread's memory for a block, used again: fresh pages cost a tenth of the time."""
         room: tuple[NDArray[Any], ...] | None = getattr(self._local, "room", None)
@@ -84,14 +98,14 @@ class LassoCoder:
 
     def _code_block(self, block: NDArray[Any], start: int) -> list[csr_array]:
         n_atoms, d = self.dictionary.shape
-        cap = min(_FIRST_CAP, n_atoms)
+        cap = self._first_cap()
         room = self._room(len(block), cap)
         (atoms, values, counts), status = self._run(block, self.alphas, cap, room)
         # A zero sample has a zero code, and is no reason to load the float64 kernel.
         again = np.flatnonzero(status)
         again = again[np.any(block[again], axis=1)]
         if again.size == 0:
-            return self._pack(atoms, values, counts)
+            return self._pack(atoms, values, counts, start)
         rows = block[again].astype(np.float64)
         check_finite_rows(rows, start + again)
         most = n_atoms if self.ridge > 0 else min(n_atoms, d)
@@ -100,7 +114,7 @@ class LassoCoder:
         values = np.pad(values, ((0, 0), (0, 0), (0, wide - cap)))
         for i, row in zip(again, rows, strict=True):
             atoms[i], values[i], counts[i] = self._code_again(row, wide)
-        return self._pack(atoms, values, counts)
+        return self._pack(atoms, values, counts, start)
 
     def _code_again(self, row: NDArray[np.float64], cap: int) -> Codes:
         """Code one sample in float64, scaled by a power of two so that squares are ordinary."""
@@ -115,7 +129,8 @@ class LassoCoder:
             codes, status = self._run(scaled, alphas, cap, lenient=True)
             codes = self._descend(scaled, alphas, cap, None if status[0] else codes)
         atoms, values, counts = codes
-        return atoms[0], np.ldexp(values[0], shift), counts[0]
+        with np.errstate(over="ignore"):  # _pack looks for what does not fit
+            return atoms[0], np.ldexp(values[0], shift), counts[0]
 
     def _run(
         self,
@@ -168,6 +183,7 @@ class LassoCoder:
     ) -> Codes:
         """Code one sample by coordinate descent, from `start` or from the weight before."""
         from vaesc.sparse._descent import descend_rows
+        from vaesc.sparse._polish import polish
 
         dictionary, gram = self._table(8)
         correlations, energy = row @ dictionary.T, np.square(row).sum(axis=1)
@@ -180,13 +196,17 @@ class LassoCoder:
                 size = start[2][0, m]
                 code[:] = 0.0
                 code[0, start[0][0, m, :size]] = start[1][0, m, :size]
-            gap = descend_rows(
-                correlations, gram, float(self.ridge), np.array([alpha]), self.positive, energy,
-                _GAP, _SWEEPS, code,
-            )  # fmt: skip
-            if gap > 1e-5:
+            for _ in range(_ROUNDS):
+                gap = descend_rows(
+                    correlations, gram, float(self.ridge), np.array([alpha]), self.positive,
+                    energy, _GAP, _SWEEPS, code,
+                )  # fmt: skip
+                code[0] = polish(dictionary, row[0], code[0], float(alpha), float(self.ridge))
+                if gap <= _GAP:
+                    break
+            if gap > 1e-6:
                 logger.warning("a lasso code is within %.1e of the least objective only", gap)
-            # Between dependent atoms any split is optimal; the smallest of too many give way.
+            # A polished code has no more atoms than there are dimensions but for rounding.
             used = np.flatnonzero(code[0])
             used = np.sort(used[np.argsort(-np.abs(code[0, used]), kind="stable")[:cap]])
             atoms[0, m, : used.size], values[0, m, : used.size] = used, code[0, used]
@@ -194,7 +214,11 @@ class LassoCoder:
         return atoms, values, counts
 
     def _pack(
-        self, atoms: NDArray[np.int32], values: NDArray[Any], counts: NDArray[np.int32]
+        self,
+        atoms: NDArray[np.int32],
+        values: NDArray[Any],
+        counts: NDArray[np.int32],
+        start: int,
     ) -> list[csr_array]:
         n, _, cap = atoms.shape
         packed = []
@@ -202,7 +226,12 @@ class LassoCoder:
             filled = np.arange(cap) < counts[:, m, None]
             indptr = np.zeros(n + 1, np.int32)
             np.cumsum(counts[:, m], out=indptr[1:])
-            part = values[:, m][filled], atoms[:, m][filled], indptr
+            data = values[:, m][filled]
+            if self.scale != 1.0:
+                with np.errstate(over="ignore"):
+                    data *= data.dtype.type(self.scale)
+            check_representable(data, indptr, start)
+            part = data, atoms[:, m][filled], indptr
             packed.append(csr_array(part, shape=(n, len(self.dictionary))))
         return packed
 

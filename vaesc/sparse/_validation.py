@@ -39,12 +39,21 @@ def check_level(name: str, level: int | None, n_atoms: int) -> int:
     """
     if level is None:
         return n_atoms
-    if not isinstance(level, (int, np.integer)) or not 1 <= level <= n_atoms:
+    is_whole = isinstance(level, (int, np.integer)) and not isinstance(level, bool)
+    if not is_whole or not 1 <= level <= n_atoms:
         raise ValueError(
             f"{name} must be a whole number from 1 to the number of atoms, {n_atoms}, got "
             f"{level!r}; lower it or use a larger dictionary"
         )
     return int(level)
+
+
+def power_of_two(peak: float) -> float:
+    """Return what brings a largest entry near 1: a power of two, and 1 if it is not needed.
+
+    Scaling by it is exact, and keeps squared norms representable.
+    """
+    return 2.0 ** -int(np.frexp(peak)[1]) if peak and not 2**-20 < peak < 2**20 else 1.0
 
 
 def as_samples(X: Any, n_features: int | None = None) -> Any:  # noqa: ANN401
@@ -82,6 +91,10 @@ def as_dictionary(dictionary: Any, dtype: Any = None) -> NDArray[Any]:  # noqa: 
     Raises:
         ValueError: `dictionary` is not 2-d, is empty, or holds a NaN or an infinity.
     """
+    if np.asarray(dictionary).dtype.kind not in "fiub":
+        raise ValueError(
+            f"dictionary must hold real numbers, got dtype {np.asarray(dictionary).dtype}"
+        )
     atoms = np.ascontiguousarray(dictionary, dtype=dtype)
     if atoms.ndim != 2 or 0 in atoms.shape:
         raise ValueError(
@@ -93,6 +106,22 @@ def as_dictionary(dictionary: Any, dtype: Any = None) -> NDArray[Any]:  # noqa: 
         rows = np.flatnonzero(~finite)[:5].tolist()
         raise ValueError(f"dictionary must be finite, got NaN or infinity in atoms {rows}")
     return atoms
+
+
+def check_representable(values: NDArray[Any], indptr: NDArray[Any], first_row: int = 0) -> None:
+    """Refuse packed coefficients, of rows from `first_row` on, beyond the range of their type.
+
+    Raises:
+        ValueError: A row has such a coefficient.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        places = np.flatnonzero(~finite)
+        rows = np.unique(np.searchsorted(indptr, places, side="right") - 1)[:5] + first_row
+        raise ValueError(
+            f"codes of rows {rows.tolist()} exceed the range of {values.dtype}; pass float64 "
+            "samples, or atoms of norm 1"
+        )
 
 
 def check_finite_rows(rows: NDArray[Any], numbers: NDArray[Any]) -> None:

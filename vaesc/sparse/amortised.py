@@ -5,9 +5,9 @@ Unrolled shrinkage steps with learned weights,
 .. math::
     z_0 = s_{\theta_0}(W x), \qquad z_{t+1} = s_{\theta_t}(W x + S z_t),
 
-propose a support: the k largest entries. Their coefficients are refitted by least squares, so an
-amortised code is never worse than its support. On a CPU the exact kernels are about as fast; a
-network is for GPUs, and for where a coder must be differentiable.
+of a sample of norm 1 propose a support: the k largest entries. Their coefficients are refitted by
+least squares, so an amortised code is never worse than its support. On a CPU the exact kernels are
+about as fast; a network is for GPUs, and for where a coder must be differentiable.
 
 References:
     Gregor, LeCun, "Learning Fast Approximations of Sparse Coding", 2010.
@@ -23,7 +23,13 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from vaesc.sparse._coder import to_csr
-from vaesc.sparse._validation import Selection, as_dictionary, as_samples, check_level
+from vaesc.sparse._validation import (
+    Selection,
+    as_dictionary,
+    as_samples,
+    check_finite_rows,
+    check_level,
+)
 from vaesc.sparse.pursuit import orthogonal_matching_pursuit
 
 _BLOCK = 4096
@@ -51,7 +57,7 @@ class AmortisedCoder(nn.Module):
         """Propose dense codes, shape (n, K), differentiably.
 
         Args:
-            X: Samples, shape (n, d), float32.
+            X: Samples of norm 1 (or 0), shape (n, d), float32.
 
         Returns:
             Proposal; its k largest entries are the support.
@@ -79,7 +85,8 @@ class AmortisedCoder(nn.Module):
             Codes, shape (n, K), float32, `n_nonzero_coefs` a row; none for a zero sample.
 
         Raises:
-            ValueError: `X` does not fit the dictionary, or the level is out of range.
+            ValueError: `X` does not fit the dictionary or is not finite, or the level is out of
+                range.
         """
         n_atoms, d = self.dictionary.shape
         samples = as_samples(X, d)
@@ -88,11 +95,12 @@ class AmortisedCoder(nn.Module):
         atoms, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
         for start in range(0, n, _BLOCK):
             rows = slice(start, min(start + _BLOCK, n))
-            block = torch.from_numpy(np.ascontiguousarray(samples[rows], np.float32))
-            block = block.to(self.dictionary.device)
+            unit, norms = _unit_rows(np.asarray(samples[rows]), start)
+            block = torch.from_numpy(unit).to(self.dictionary.device)
             support = self(block).abs().topk(k, dim=1).indices.sort(dim=1).values
             atoms[rows] = support.cpu().numpy()
-            values[rows] = self._refit(block, support).cpu().numpy()
+            with np.errstate(over="ignore"):  # to_csr looks for what does not fit
+                values[rows] = self._refit(block, support).cpu().numpy() * norms
         counts = np.where(np.abs(values).max(axis=1, initial=0) > 0, k, 0).astype(np.int32)
         return to_csr(atoms, values, counts, n_atoms)
 
@@ -122,11 +130,28 @@ def from_weights(
     try:
         coder = AmortisedCoder(dictionary, n_nonzero_coefs, len(weights["thresholds"]) - 1)
         for name, parameter in coder.named_parameters():
+            value = torch.from_numpy(np.array(weights[name], np.float32))
+            if value.shape != parameter.shape or not value.isfinite().all():
+                raise RuntimeError(f"{name} must be finite, of shape {tuple(parameter.shape)}")
             with torch.no_grad():
-                parameter.copy_(torch.from_numpy(np.array(weights[name], np.float32)))
-    except (KeyError, RuntimeError) as error:
+                parameter.copy_(value)
+    except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"these are no weights of an amortised coder: {error}") from error
     return coder.eval()
+
+
+def _unit_rows(X: NDArray[Any], first_row: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Samples divided by their norms, and the norms, shape (n, 1); zero rows stay.
+
+    The thresholds know one scale only: without this a small sample would have no code.
+    """
+    wide = np.asarray(X, np.float64)
+    check_finite_rows(wide, np.arange(first_row, first_row + len(wide)))
+    shift = np.frexp(np.abs(wide).max(axis=1, initial=0.0))[1][:, None]
+    wide = np.ldexp(wide, -shift)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit = np.ascontiguousarray(wide / np.where(norms > 0, norms, 1.0), np.float32)
+    return unit, np.ldexp(norms, shift)
 
 
 def _shrink(codes: Tensor, threshold: Tensor) -> Tensor:
@@ -180,8 +205,16 @@ def _distil(
     X: ArrayLike, dictionary: ArrayLike, n_nonzero_coefs: int, seed: int, n_layers: int,
     max_epochs: int, batch_size: int, learning_rate: float, selection: Selection,
 ) -> AmortisedCoder:  # fmt: skip
+    if batch_size < 1 or max_epochs < 0:
+        raise ValueError(
+            f"batch_size must be at least 1 and max_epochs at least 0, got {batch_size} and "
+            f"{max_epochs}"
+        )
     coder = AmortisedCoder(dictionary, n_nonzero_coefs, n_layers)
-    samples = np.asarray(as_samples(X, coder.dictionary.shape[1]), np.float32)
+    given = as_samples(X, coder.dictionary.shape[1])
+    if given.shape[0] == 0:
+        raise ValueError("X must hold at least one sample, got none")
+    samples, _ = _unit_rows(np.asarray(given[:]), 0)
     exact = orthogonal_matching_pursuit(
         samples, dictionary, coder.n_nonzero_coefs, selection=selection
     ).astype(np.float32)

@@ -103,8 +103,10 @@ def _code_block(
     first = peak
     tiny = (16 * torch.finfo(corr.dtype).eps) ** (2 if ols else 1)
     for step in range(level):
-        score = corr.square() / norm_sq.clamp_min(1e-30) if ols else corr.abs()
-        score = torch.where(is_open & (norm_sq > floor), score, torch.zeros_like(score))
+        # Less than the floor is not told from nothing here: the host will, if such an atom wins.
+        left = norm_sq.maximum(floor).clamp_min(1e-30)
+        score = corr.square() / left if ols else corr.abs()
+        score = torch.where(is_open, score, torch.zeros_like(score))
         top, pick = score.max(dim=1)
         first = top if step == 0 else first
         running = running & (top > first * tiny)

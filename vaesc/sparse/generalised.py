@@ -22,6 +22,7 @@ from vaesc.sparse._validation import (
     check_finite_rows,
     check_level,
     check_selection,
+    power_of_two,
     working_dtype,
 )
 from vaesc.sparse._workspace import greedy_workspace
@@ -56,20 +57,22 @@ def metric_pursuit(
         metric are not used.
 
     Raises:
-        ValueError: Shapes do not fit, a number is not finite, or a weight is negative.
+        ValueError: Shapes do not fit, a number is not finite, a weight is negative, or a matrix
+            is not symmetric positive semidefinite.
     """
     check_selection(selection)
     atoms = as_dictionary(dictionary, np.float64)
     level = check_level("n_nonzero_coefs", n_nonzero_coefs, len(atoms))
     samples = as_samples(X, atoms.shape[1])
     weights, full = _as_metric(metric, samples.shape)
-    columns = np.ascontiguousarray(atoms.T)
+    scale = power_of_two(float(np.abs(atoms).max()))
+    columns = np.ascontiguousarray(atoms.T * scale)
 
     def code(block: NDArray[np.float64], rows: slice, out: "_Out") -> None:
         from vaesc.sparse._metric import metric_block
 
         d = block.shape[1]
-        part = np.ascontiguousarray(weights[rows], np.float64)
+        part = _normalised(weights[rows], rows.start)
         metric_block(
             block,
             columns,
@@ -85,7 +88,7 @@ def metric_pursuit(
             out.counts[rows][:, None],
         )
 
-    return _run(samples, len(atoms), level, code, n_threads)
+    return _run(samples, len(atoms), level, code, n_threads, scale)
 
 
 def nonnegative_pursuit(
@@ -173,6 +176,8 @@ def _grouped(
     positive: bool,
     n_threads: int | None,
 ) -> csr_array:
+    scale = power_of_two(float(np.abs(atoms).max()))
+    atoms = atoms * scale
     gram = atoms @ atoms.T
 
     def code(block: NDArray[np.float64], rows: slice, out: "_Out") -> None:
@@ -191,7 +196,7 @@ def _grouped(
             out.counts[rows],
         )
 
-    return _run(as_samples(X, atoms.shape[1]), len(atoms), cap, code, n_threads)
+    return _run(as_samples(X, atoms.shape[1]), len(atoms), cap, code, n_threads, scale)
 
 
 class _Out:
@@ -203,8 +208,15 @@ class _Out:
         self.counts = np.zeros(n, np.int32)
 
 
-def _run(X: Any, n_atoms: int, cap: int, code: Any, n_threads: int | None) -> csr_array:  # noqa: ANN401
-    """Apply `code` to blocks of scaled rows and pack what it wrote."""
+def _run(
+    X: Any,  # noqa: ANN401
+    n_atoms: int,
+    cap: int,
+    code: Any,  # noqa: ANN401
+    n_threads: int | None,
+    scale: float,
+) -> csr_array:
+    """Apply `code` to blocks of scaled rows and pack what it wrote, times `scale`."""
     out = _Out(X.shape[0], cap)
 
     def work(start: int, stop: int) -> None:
@@ -212,11 +224,14 @@ def _run(X: Any, n_atoms: int, cap: int, code: Any, n_threads: int | None) -> cs
         check_finite_rows(block, np.arange(start, stop))
         shift = np.frexp(np.abs(block).max(axis=1, initial=0.0))[1]
         code(np.ldexp(block, -shift[:, None]), slice(start, stop), out)
-        out.values[start:stop] = np.ldexp(out.values[start:stop], shift[:, None])
+        with np.errstate(over="ignore"):  # to_csr looks for what does not fit
+            out.values[start:stop] = np.ldexp(out.values[start:stop] * scale, shift[:, None])
 
     with BlockRunner(n_threads) as runner:
         runner.run(work, X.shape[0], block_rows(8 * n_atoms, _BLOCK_BYTES))
-    return to_csr(out.atoms, out.values.astype(working_dtype(X)), out.counts, n_atoms)
+    with np.errstate(over="ignore"):
+        values = out.values.astype(working_dtype(X))
+    return to_csr(out.atoms, values, out.counts, n_atoms)
 
 
 def _as_metric(metric: ArrayLike, shape: tuple[int, int]) -> tuple[NDArray[Any], bool]:
@@ -234,3 +249,25 @@ def _as_metric(metric: ArrayLike, shape: tuple[int, int]) -> tuple[NDArray[Any],
     if array.ndim == 1:
         array = np.broadcast_to(array, (n, d))
     return array, array.ndim == 3
+
+
+def _normalised(metric: NDArray[Any], first_row: int) -> NDArray[np.float64]:
+    """Metrics of a block, each with a largest entry near 1, which changes no code.
+
+    Raises:
+        ValueError: A matrix is not symmetric positive semidefinite.
+    """
+    part = np.ascontiguousarray(metric, np.float64)
+    others = tuple(range(1, part.ndim))
+    shift = np.frexp(np.abs(part).max(axis=others, initial=0.0))[1]
+    part = np.asarray(np.ldexp(part, -shift.reshape(-1, *(1 for _ in others))), np.float64)
+    if part.ndim == 3:
+        even = np.abs(part - part.transpose(0, 2, 1)).max(axis=(1, 2)) <= 1e-6
+        least = np.linalg.eigvalsh(part)[:, 0]
+        bad = np.flatnonzero(~even | (least < -1e-6 * part.shape[1]))
+        if bad.size:
+            raise ValueError(
+                "metric must hold symmetric positive semidefinite matrices, got others for rows "
+                f"{(bad[:5] + first_row).tolist()}"
+            )
+    return part

@@ -54,7 +54,8 @@ def orthogonal_matching_pursuit(
             does. 0, and any other `X`, multiplies floats.
         n_threads: Threads; None uses all cores. The codes do not depend on it.
         block_bytes: Memory for one thread's block of correlations. Apart from X and the codes,
-            memory stays below a few blocks per thread.
+            memory stays below a few blocks per thread. Products of other sizes may round the
+            last bits of coefficients otherwise.
 
     Returns:
         Codes, shape (n, K), in the precision of X, column indices sorted. A row has fewer than

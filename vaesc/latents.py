@@ -12,6 +12,7 @@ they come from.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,15 +155,26 @@ def _extract_split(
         create_array(group, f"{split}/{name}", shape, np.float32, ("sample", "latent"))
         for name in ("latents", "latent_std")
     )
-    spread = _Spread()
-    # One shard at a time: two writers inside one shard would lose data.
-    for rows in shard_blocks(means, 1):
-        blocks = list(_encode(vae, dataset, split, rows, block_size, heard))
-        mean, std = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-            raise DataError(f"a latent of the {split} split is not finite; train the VAE again")
-        means[rows], stds[rows] = mean, std
-        spread.add(mean)
+    spread, written = _Spread(), list[Future[None]]()
+    # One shard at a time: two writers inside one shard would lose data. It is written while the
+    # next one is encoded.
+    with ThreadPoolExecutor(1, "vaesc-write") as writer:
+        for rows in shard_blocks(means, 1):
+            blocks = list(_encode(vae, dataset, split, rows, block_size, heard))
+            mean, std = (np.concatenate(part) for part in zip(*blocks, strict=True))
+            if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+                raise DataError(
+                    f"a latent of the {split} split is not finite; train the VAE again"
+                )
+            for done in written:
+                done.result()
+            written = [
+                writer.submit(array.__setitem__, rows, values)
+                for array, values in ((means, mean), (stds, std))
+            ]
+            spread.add(mean)
+        for done in written:
+            done.result()
     return float(count_active(spread.variance()))
 
 

@@ -8,6 +8,7 @@ group draws its noise from a stream of its own name, so a split has one noise, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,6 +89,8 @@ def group_images(
 ) -> Iterator[Tensor]:
     """Yield the images of `rows` in [0, 1], `GROUP` at a time from the first row on.
 
+    The next block is read and scaled while this one is used: two are in memory at most.
+
     Args:
         dataset: Where from.
         split: ``train``, ``validation`` or ``test``.
@@ -95,9 +98,16 @@ def group_images(
         block_size: About how many are read at once.
     """
     step = max(1, block_size // GROUP) * GROUP
-    for start in range(rows.start, rows.stop, step):
-        block = dataset.floats(split, slice(start, min(start + step, rows.stop)))
-        yield from torch.split(torch.from_numpy(block), GROUP)
+    blocks = [slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
+    if not blocks:
+        return
+    with ThreadPoolExecutor(1, "vaesc-read") as reader:
+        ahead = reader.submit(dataset.floats, split, blocks[0])
+        for following in [*blocks[1:], None]:
+            block = ahead.result()
+            if following:
+                ahead = reader.submit(dataset.floats, split, following)
+            yield from torch.split(torch.from_numpy(block), GROUP)
 
 
 def group_noise(shape: tuple[int, ...], seed: int, stream: str) -> Tensor:

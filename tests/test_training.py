@@ -302,7 +302,7 @@ def test_only_steps_of_some_size_are_shared_between_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    for vae, batch_size in ((VAE(SMALL, (8, 8)), 128), (VAE(VAEConfig(), (28, 28)), 128)):
+    for vae, batch_size in ((VAE(SMALL, (8, 8)), 128), (VAE(VAEConfig(), (28, 28)), 1024)):
         with fitting_threads(vae, batch_size):
             asked.append("work")
     assert asked == [1, "work", 4, "work", 4]

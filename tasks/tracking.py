@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
 from vaesc.config import PipelineConfig, config_digest, flat_settings
-from vaesc.errors import VaescError
+from vaesc.errors import RegistryError, VaescError
 from vaesc.progress import Listener
 from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.tracking import Tracking
@@ -31,6 +31,7 @@ from vaesc.registry.tracking import connect as connect_tracking
 from vaesc.store import read_artifact
 
 LOG_EPOCHS_EVERY_SECONDS = 5.0
+SEND_EPOCHS_EVERY_SECONDS = 2.0
 _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
 
 
@@ -55,10 +56,14 @@ class PipelineRun:
         """
         run_id = self._start_nested(step)
         reporter = ProgressReporter(step, _logger())
+        heard = StepRun(run_id, self.tracking, reporter)
         try:
             with reporter.shown():
-                yield StepRun(run_id, self.tracking, reporter)
+                yield heard
+            heard.flush()
         except BaseException as error:
+            with suppress(RegistryError):  # the failed step's last epochs, if MLflow is there
+                heard.flush()
             self.tracking.finish(run_id, _status(error))
             self._open.pop(step)
             raise
@@ -108,8 +113,7 @@ class PipelineRun:
         metrics = {k: float(v) for k, v in artifact.summary.get("metrics", {}).items()}
         self.tracking.log_metrics(run_id, metrics, step=0)
         if cached:
-            for epoch, row in enumerate(_history(folder), start=1):
-                self.tracking.log_metrics(run_id, row, step=epoch)
+            self.tracking.log_history(run_id, enumerate(_history(folder), start=1))
         if isinstance(record, Dataset):
             known = {k: artifact.summary[k] for k in ("licence", "sha256")}
             for run in (run_id, self.run_id):
@@ -122,20 +126,32 @@ class StepRun(Listener):
 
     def __init__(self, run_id: str, tracking: Tracking, reporter: ProgressReporter) -> None:
         self.id, self._tracking, self._reporter = run_id, tracking, reporter
-        self._said = -LOG_EPOCHS_EVERY_SECONDS
+        self._said = self._sent = -LOG_EPOCHS_EVERY_SECONDS
+        self._waiting: list[tuple[int, dict[str, float]]] = []
 
     def progress(self, done: float, total: float, **figures: float) -> None:
         """Show progress."""
         self._reporter(done, total, **figures)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics to MLflow, all of them, and to the log, one in five seconds."""
-        self._tracking.log_metrics(self.id, dict(metrics), step=epoch)
+        """Log an epoch's metrics to MLflow, all of them, and to the log, one in five seconds.
+
+        A request to MLflow takes some ten milliseconds: quick epochs wait for one another.
+        """
+        self._waiting.append((epoch, dict(metrics)))
+        if time.monotonic() - self._sent >= SEND_EPOCHS_EVERY_SECONDS:
+            self.flush()
         if time.monotonic() - self._said < LOG_EPOCHS_EVERY_SECONDS:
             return
         self._said = time.monotonic()
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _logger().info("epoch %d  %s", epoch, text)
+
+    def flush(self) -> None:
+        """Send the epochs that wait."""
+        if self._waiting:
+            self._tracking.log_history(self.id, self._waiting)
+        self._waiting, self._sent = [], time.monotonic()
 
 
 @contextmanager

@@ -215,6 +215,15 @@ def test_metrics_arrive_in_batches_and_infinity_as_nan(mlflow_runs):
     assert data.metrics["test/odd"] != data.metrics["test/odd"]
 
 
+def test_a_history_is_logged_epoch_by_epoch(mlflow_runs):
+    run = mlflow_runs.start_run("x")
+    history = [(epoch, {"train/kl": epoch / 7, "train/odd": 0.0}) for epoch in range(1, 801)]
+    mlflow_runs.log_history(run, history)
+    logged = mlflow_runs.client.get_metric_history(run, "train/kl")
+    found = sorted((metric.step, metric.value) for metric in logged)
+    assert found == [(epoch, row["train/kl"]) for epoch, row in history]
+
+
 def test_settings_are_logged_as_text_or_json(mlflow_runs):
     params = {f"a.b{i}": i for i in range(150)} | {"s": "a b", "l": [1, 2], "n": None, "t": True}
     run = mlflow_runs.start_run("x", params=params)

@@ -10,7 +10,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,11 +143,34 @@ class Tracking:
             step: The epoch they belong to, or 0.
             model_id: The logged model they are figures of.
         """
+        self._log([(step, metrics)], run_id, model_id)
+
+    def log_history(self, run_id: str, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Log the metrics of many epochs as :meth:`log_metrics` would, in few requests.
+
+        Args:
+            run_id: The run.
+            history: Pairs of an epoch and its metrics.
+        """
+        self._log(history, run_id, None)
+
+    def _log(
+        self,
+        history: Iterable[tuple[int, Mapping[str, float]]],
+        run_id: str,
+        model_id: str | None,
+    ) -> None:
         from mlflow.entities import Metric
 
         now = _now()
-        finite = {k: float(v) if math.isfinite(v) else math.nan for k, v in metrics.items()}
-        rows = [Metric(k, v, now, step, model_id, run_id=run_id) for k, v in finite.items()]
+        rows = [
+            Metric(
+                key, float(value) if math.isfinite(value) else math.nan, now, step, model_id,
+                run_id=run_id,
+            )
+            for step, metrics in history
+            for key, value in metrics.items()
+        ]  # fmt: skip
         with self.explained(f"log metrics to run {run_id}"):
             for batch in _batches(rows, _METRICS_PER_BATCH):
                 self.client.log_batch(run_id, metrics=batch)

@@ -10,7 +10,7 @@ from imagesets import digits, write_digits
 from vaesc.config import TrainingConfig, VAEConfig
 from vaesc.models import VAE, load_vae
 from vaesc.training import train, work
-from vaesc.training.engine import Engine, pure_step
+from vaesc.training.engine import Engine, compile_options, hold_still, pure_step
 from vaesc.training.objective import Objective
 from vaesc.training.state import State
 
@@ -157,6 +157,17 @@ def test_a_machine_without_bf16_says_so_and_trains(dataset, tmp_path, monkeypatc
     summary = train(MODEL, training, dataset, tmp_path, seed=0, device="cpu")
     assert summary["engine"]["precision"] == "float32"
     assert "no fast bf16" in summary["engine"]["fallbacks"][0]
+
+
+def test_on_a_gpu_the_step_would_be_a_graph_over_memory_that_stays():
+    assert compile_options("cpu") == {"fullgraph": True, "dynamic": False}
+    assert compile_options("cuda")["mode"] == "reduce-overhead"
+    state = State(VAE(VAEConfig(hidden=(8,), latent_dim=2), (8, 8)), averaged=True)
+    hold_still(state)
+    places = [w.data_ptr() for w in (*state.weights, *state.average)]
+    state.restore(state.copy(), 3)
+    with state.kept_weights():
+        assert [w.data_ptr() for w in (*state.weights, *state.average)] == places
 
 
 def test_only_long_trainings_are_compiled():

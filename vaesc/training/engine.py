@@ -53,7 +53,12 @@ class Engine:
         self.clip = objective.config.gradient_clip
         self.batch_size = batch_size
         self.fallback = ""
-        self._graph = _compile(pure_step(objective, state.names)) if compiled else None
+        self._graph = None
+        if compiled:
+            device = objective.vae.device.type
+            if device == "cuda":
+                hold_still(state)
+            self._graph = _compile(pure_step(objective, state.names), compile_options(device))
         self._parameters = list(objective.vae.parameters())
         self._counters = [torch.zeros((), device=p.device) for p in self._parameters]
         self._is_started = False
@@ -192,13 +197,29 @@ def shortening(gradients: list[Tensor], longest: float) -> Tensor:
     return (longest / norm.clamp_min(1e-12)).clamp_max(1.0)
 
 
-def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compile_options(device_type: str) -> dict[str, Any]:
+    """Return how the step is compiled: on a GPU as a CUDA graph, replayed in one launch."""
+    options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+    return {**options, "mode": "reduce-overhead"} if device_type == "cuda" else options
+
+
+def hold_still(state: State) -> None:
+    """Promise that what a step changes stays where it is: else a CUDA graph would copy it.
+
+    The tensors are views of :attr:`State.flat`, which is filled anew but never moved.
+    """
+    for tensors in (state.weights, state.first, state.second, state.average):
+        for tensor in tensors:
+            torch._dynamo.mark_static_address(tensor)
+
+
+def _compile(function: Callable[..., Tensor], options: dict[str, Any]) -> Callable[..., Tensor]:
     # The compiler keeps its cache at the code object, which all runs of a process would share.
     own = types.FunctionType(
         function.__code__.replace(), function.__globals__, "step", None, function.__closure__
     )
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(own, fullgraph=True, dynamic=False)
+    return torch.compile(own, **options)
 
 
 def _first_line(error: BaseException) -> str:

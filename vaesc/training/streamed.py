@@ -49,7 +49,7 @@ class StreamedBatches:
                 if following:
                     ahead = reader.submit(self._read, epoch, *following)
                 for positions in window.batches[first_batch:]:
-                    yield images[positions].to(self.device, non_blocking=True)
+                    yield _sent(images[positions], self.device)
                 first_batch = 0
                 del images
 
@@ -67,6 +67,13 @@ class StreamedBatches:
             images[start:stop] = torch.from_numpy(self.dataset.images("train", page))
             start = stop
         return self.order.window(epoch, pages, number), images
+
+
+def _sent(images: Tensor, device: torch.device) -> Tensor:
+    """Copy a batch to its device; from pinned memory a GPU fetches it while it computes."""
+    if device.type == "cuda":
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
 
 
 def open_batches(

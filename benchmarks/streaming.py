@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -91,7 +90,13 @@ def _child(mode: str, folder: Path) -> dict[str, Any]:
 
 def _measure(mode: str, folder: Path) -> dict[str, Any]:
     found = _extraction(folder) if mode == "extraction" else _training(mode, folder)
-    return {**found, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {**found, "peak_rss_mb": _status("VmHWM")}
+
+
+def _status(name: str) -> float:
+    """Read a size of this process in megabytes; getrusage's would be the parent's too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
 def _training(mode: str, folder: Path) -> dict[str, Any]:
@@ -109,8 +114,7 @@ def _training(mode: str, folder: Path) -> dict[str, Any]:
 
         def progress(self, done: float, total: float, **figures: float) -> None:
             self.rates.append(figures["images_per_second"])
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+            self.memory.append(_status("VmRSS"))
 
     ear = Ear()
     (folder / mode).mkdir()

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench bench-sparse bench-training serve ui stop lock clean
+.PHONY: help setup run test check bench bench-sparse bench-training bench-streaming serve ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-sparse: $(READY) ## sparse coding against scikit-learn and SPAMS (first: A
 
 bench-training: $(READY) ## time VAE training against other trainers (first: ARGS=--setup)
 	$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-streaming: $(READY) ## train from disk and from memory, and extract latents (2,000,000 images; ARGS="--images N")
+	$(BIN)/python -m benchmarks.streaming $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve

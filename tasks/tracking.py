@@ -26,7 +26,7 @@ from vaesc.config import PipelineConfig, config_digest, flat_settings
 from vaesc.errors import RegistryError, VaescError
 from vaesc.progress import Listener
 from vaesc.records import Dataset, ModelVersion, Record
-from vaesc.registry.tracking import Tracking
+from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
 from vaesc.store import read_artifact
 
@@ -62,8 +62,9 @@ class PipelineRun:
                 yield heard
             heard.flush()
         except BaseException as error:
-            with suppress(RegistryError):  # the failed step's last epochs, if MLflow is there
-                heard.flush()
+            if isinstance(error, Exception):  # an interruption waits for no server
+                with suppress(Exception):  # the step's own error is the one to raise
+                    heard.flush()
             self.tracking.finish(run_id, _status(error))
             self._open.pop(step)
             raise
@@ -128,6 +129,7 @@ class StepRun(Listener):
         self.id, self._tracking, self._reporter = run_id, tracking, reporter
         self._said = self._sent = -LOG_EPOCHS_EVERY_SECONDS
         self._waiting: list[tuple[int, dict[str, float]]] = []
+        self._times: list[int] = []
 
     def progress(self, done: float, total: float, **figures: float) -> None:
         """Show progress."""
@@ -139,8 +141,13 @@ class StepRun(Listener):
         A request to MLflow takes some ten milliseconds: quick epochs wait for one another.
         """
         self._waiting.append((epoch, dict(metrics)))
+        self._times.append(now())
         if time.monotonic() - self._sent >= SEND_EPOCHS_EVERY_SECONDS:
-            self.flush()
+            try:
+                self.flush()
+            except RegistryError as error:  # no reason to lose a training: they wait on
+                self._sent = time.monotonic()
+                _logger().warning("metrics of %d epochs wait: %s", len(self._waiting), error)
         if time.monotonic() - self._said < LOG_EPOCHS_EVERY_SECONDS:
             return
         self._said = time.monotonic()
@@ -150,8 +157,8 @@ class StepRun(Listener):
     def flush(self) -> None:
         """Send the epochs that wait."""
         if self._waiting:
-            self._tracking.log_history(self.id, self._waiting)
-        self._waiting, self._sent = [], time.monotonic()
+            self._tracking.log_history(self.id, self._waiting, self._times)
+        self._waiting, self._times, self._sent = [], [], time.monotonic()
 
 
 @contextmanager

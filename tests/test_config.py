@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from vaesc.config import (
     DatasetConfig,
+    EvaluationConfig,
     PipelineConfig,
     RegistryConfig,
     RuntimeConfig,
+    TrainingConfig,
     VAEConfig,
     config_digest,
     derive_seed,
@@ -178,3 +180,21 @@ def test_loading_a_config_imports_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_numbers_that_no_json_can_hold_are_refused_in_the_library_too(number):
+    for make in (
+        lambda: TrainingConfig(learning_rate=number),
+        lambda: TrainingConfig(capacity=number),
+        lambda: VAEConfig(beta=number),
+    ):
+        with pytest.raises(ValueError, match="must be finite"):
+            make()
+
+
+def test_a_bound_is_asked_for_once():
+    with pytest.raises(ValueError, match="iwae_samples must hold no number twice"):
+        EvaluationConfig(iwae_samples=(100, 100), iwae_images=(1000, 50))
+    with pytest.raises(ValueError, match="iwae_images must hold as many numbers"):
+        EvaluationConfig(iwae_samples=(100,), iwae_images=(1000, 50))

@@ -16,7 +16,7 @@ from vaesc.progress import Listener
 from vaesc.training import train
 from vaesc.training.order import Order
 from vaesc.training.resident import load_split, to_unit
-from vaesc.training.run import Best
+from vaesc.training.run import Best, _patience
 from vaesc.training.schedules import learning_rate
 from vaesc.training.threads import fitting_threads
 
@@ -227,6 +227,21 @@ def test_the_rate_grows_with_the_batch_as_asked(scaling, factor):
         expected = learning_rate(plain, step, 50)
         assert learning_rate(config, step, 50) == expected
         assert learning_rate(large, step, 50) == pytest.approx(factor * expected)
+
+
+def test_a_batch_larger_than_the_data_scales_the_rate_by_what_it_holds():
+    config = TrainingConfig(learning_rate=0.2, rate_scaling="linear", batch_size=10**7)
+    assert learning_rate(config, 0, 1, 512) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wait"), [("constant", (5, 0)), ("warm-up", (5, 7)), ("cyclical", (7, 0))]
+)
+def test_patience_waits_for_the_kl_weight(schedule, wait):
+    assert _patience(TrainingConfig(beta_schedule=schedule, beta_epochs=6.5)) == wait
+    best = Best(epoch=1)
+    assert not best.is_old(11, 5, 7)
+    assert best.is_old(12, 5, 7)
 
 
 # The data on the device

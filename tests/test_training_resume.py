@@ -14,6 +14,7 @@ import pytest
 import torch
 from imagesets import write_digits
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vaesc.config import PipelineConfig, RuntimeConfig, TrainingConfig, VAEConfig
 from vaesc.housekeeping import collect_garbage
@@ -233,3 +234,42 @@ def test_old_checkpoints_are_garbage(tmp_path, monkeypatch):
     found = collect_garbage(Store(), set(), keep_days=7, delete=True)
     assert [item.path.name for item in found] == ["old"]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("damage", ["bytes", "missing", "nan"])
+def test_a_checkpoint_of_other_numbers_is_not_gone_on_from(dataset, tmp_path, caplog, damage):
+    place = tmp_path / "checkpoints"
+    with pytest.raises(Interrupted):
+        trained(
+            dataset, tmp_path / "one", checkpoints=place, checkpoint_batches=2,
+            listener=Interrupter(1),
+        )  # fmt: skip
+    (path,) = place.glob("*.safetensors")
+    if damage == "bytes":
+        whole = bytearray(path.read_bytes())
+        whole[-400:] = bytes(400)
+        path.write_bytes(whole)
+    else:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if damage == "missing":
+            del tensors["sums"]
+        else:
+            tensors["now.weights"][3] = float("nan")
+        save_file(tensors, path, metadata=header)
+
+    resumed = trained(dataset, tmp_path / "two", checkpoints=place)
+    anew = trained(dataset, tmp_path / "three")
+
+    assert "starting anew" in caplog.text
+    assert resumed == anew
+    assert files(tmp_path / "two") == files(tmp_path / "three")
+
+
+def test_success_deletes_the_checkpoint_and_nothing_else(dataset, tmp_path):
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "thesis.txt").write_text("years of work")
+    trained(dataset, tmp_path / "vae", checkpoints=place, checkpoint_batches=1)
+    assert [path.name for path in place.iterdir()] == ["thesis.txt"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -121,6 +122,7 @@ class VAEConfig:
     """Weight of the KL term in the negative ELBO; 1 is the true bound."""
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         for name in ("hidden", "channels"):
             _require(all(w >= 1 for w in getattr(self, name)), self, name, "must be at least 1")
         _require(self.latent_dim >= 1, self, "latent_dim", "must be at least 1")
@@ -166,6 +168,7 @@ class TrainingConfig:
     """Epochs without a better validation ELBO before stopping early; 0 never stops early."""
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         _require(self.epochs >= 1, self, "epochs", "must be at least 1")
         _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
         _require(self.learning_rate > 0, self, "learning_rate", "must be positive")
@@ -250,6 +253,12 @@ class EvaluationConfig:
         _require(self.elbo_samples >= 1, self, "elbo_samples", "must be at least 1")
         for name in ("iwae_samples", "iwae_images"):
             _require(all(n >= 1 for n in getattr(self, name)), self, name, "must be at least 1")
+        _require(
+            len(set(self.iwae_samples)) == len(self.iwae_samples),
+            self,
+            "iwae_samples",
+            "must hold no number twice",
+        )
         _require(
             len(self.iwae_images) == len(self.iwae_samples),
             self,
@@ -384,6 +393,14 @@ def _plain(value: Any, what_only: bool) -> Any:  # noqa: ANN401
     if is_dataclass(value):
         return settings(value, what_only=what_only)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _require_finite(config: Any) -> None:  # noqa: ANN401 - a settings dataclass
+    """Refuse NaN and infinities, which no JSON can hold."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        _require(finite, config, one.name, "must be finite")
 
 
 def _require(holds: bool, config: object, name: str, rule: str) -> None:

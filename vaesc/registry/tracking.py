@@ -7,6 +7,7 @@ one round trip an epoch, where single calls manage a few dozen a second.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import time
@@ -116,7 +117,7 @@ class Tracking:
         every = {**origin_tags(), **system_tags(device), **git_tags(), **(tags or {}), **nesting}
         with self.explained(f"open the run {name!r}"):
             run = self.client.create_run(
-                self.experiment_id, start_time=_now(), run_name=name,
+                self.experiment_id, start_time=now(), run_name=name,
                 tags={key: str(value) for key, value in every.items()},
             )  # fmt: skip
             run_id = str(run.info.run_id)
@@ -145,30 +146,37 @@ class Tracking:
         """
         self._log([(step, metrics)], run_id, model_id)
 
-    def log_history(self, run_id: str, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+    def log_history(
+        self,
+        run_id: str,
+        history: Iterable[tuple[int, Mapping[str, float]]],
+        times: Iterable[int] | None = None,
+    ) -> None:
         """Log the metrics of many epochs as :meth:`log_metrics` would, in few requests.
 
         Args:
             run_id: The run.
             history: Pairs of an epoch and its metrics.
+            times: When each was measured, in milliseconds since 1970; default: now.
         """
-        self._log(history, run_id, None)
+        self._log(history, run_id, None, times)
 
     def _log(
         self,
         history: Iterable[tuple[int, Mapping[str, float]]],
         run_id: str,
         model_id: str | None,
+        times: Iterable[int] | None = None,
     ) -> None:
         from mlflow.entities import Metric
 
-        now = _now()
+        moments = itertools.repeat(now()) if times is None else times
         rows = [
             Metric(
-                key, float(value) if math.isfinite(value) else math.nan, now, step, model_id,
+                key, float(value) if math.isfinite(value) else math.nan, moment, step, model_id,
                 run_id=run_id,
             )
-            for step, metrics in history
+            for (step, metrics), moment in zip(history, moments, strict=False)
             for key, value in metrics.items()
         ]  # fmt: skip
         with self.explained(f"log metrics to run {run_id}"):
@@ -242,7 +250,7 @@ class Tracking:
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """End a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         with self.explained(f"end run {run_id}"):
-            self.client.set_terminated(run_id, status, _now())
+            self.client.set_terminated(run_id, status, now())
 
     def close_stale_runs(self) -> list[str]:
         """End, as ``KILLED``, the runs whose process on this machine is dead.
@@ -300,6 +308,6 @@ def _batches(rows: Sequence[Any], size: int) -> Iterator[list[Any]]:
     return (list(rows[start : start + size]) for start in range(0, len(rows), size))
 
 
-def _now() -> int:
+def now() -> int:
     """Return the time as MLflow counts it, in milliseconds."""
     return time.time_ns() // 1_000_000

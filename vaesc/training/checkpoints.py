@@ -1,23 +1,25 @@
 """Where a killed training goes on: one safetensors file, written beside and renamed.
 
 The file holds every number that training changes and, in its header, everything else as JSON
-(position, best epoch, history, and a fingerprint of what is being trained). Streams of random
-numbers are named after epoch and batch, so there is no generator to save: a resumed training is
-byte for byte the uninterrupted one.
+(position, best epoch, history, a fingerprint of what is being trained, a digest of the numbers).
+Streams of random numbers are named after epoch and batch, so there is no generator to save: a
+resumed training is byte for byte the uninterrupted one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,7 +37,7 @@ class Checkpoints:
 
     Args:
         folder: Where it lies; None keeps none.
-        fingerprint: What is being trained; a checkpoint of anything else is left alone.
+        fingerprint: What is being trained; a checkpoint of anything else is not gone on from.
         seconds: Least time between two; 0 for no such rule.
         batches: Gradient steps between two; 0 for no such rule.
     """
@@ -47,6 +49,7 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         self._last, self._steps = time.perf_counter(), 0
+        self._is_mine = False
 
     def is_due(self) -> bool:
         """Count a gradient step, and say whether to save after it."""
@@ -64,16 +67,18 @@ class Checkpoints:
         """
         assert self.folder is not None
         self._last, self._steps = time.perf_counter(), 0
-        header = canonical_json({**facts, "fingerprint": self.fingerprint})
+        contiguous = {name: value.detach().cpu() for name, value in tensors.items()}
+        sums = {"fingerprint": self.fingerprint, "content": _content(contiguous)}
+        header = canonical_json({**facts, **sums})
         path = self.folder / _NAME
         beside = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            contiguous = {name: value.detach().cpu() for name, value in tensors.items()}
             save_file(contiguous, beside, metadata={"vaesc": header})
             with beside.open("rb") as stream:
                 os.fsync(stream.fileno())
             beside.replace(path)
+            self._is_mine = True
         except (OSError, SafetensorError) as error:
             logger.warning("no checkpoint was written to %s: %s", self.folder, error)
 
@@ -88,12 +93,29 @@ class Checkpoints:
                 if facts["fingerprint"] != self.fingerprint:
                     logger.info("the checkpoint %s is of another training: starting anew", path)
                     return None
-                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if _content(tensors) != facts["content"]:
+                raise ValueError("its bytes are not those that were written")
+            self._is_mine = True
+            return tensors, facts
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             logger.warning("the checkpoint %s cannot be read (%s): starting anew", path, error)
             return None
 
     def remove(self) -> None:
-        """Delete what is no longer needed."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the checkpoint, what killed runs left, and the folder if it is empty then."""
+        if self.folder is None or not self._is_mine:
+            return
+        with suppress(OSError):  # training has succeeded: what stays is swept up by `vaesc gc`
+            for path in (self.folder / _NAME, *self.folder.glob(f"{Path(_NAME).stem}.*.tmp")):
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the tensors' names and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

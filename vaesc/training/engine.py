@@ -65,8 +65,8 @@ class Engine:
 
     @property
     def compiled(self) -> bool:
-        """Whether whole batches are stepped by compiled code."""
-        return self._graph is not None
+        """Whether whole batches have been stepped by compiled code; others never are."""
+        return self._graph is not None and self._is_started
 
     def step(
         self, images: Tensor, noise: Tensor, rate: float, knobs: tuple[float, float]

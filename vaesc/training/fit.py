@@ -136,7 +136,8 @@ def _prepare(
         logger.warning("training.precision=bf16: this device has no fast bf16; using float32")
     flops = flops_per_image(vae) * config.epochs * dataset.n("train")
     worth = is_worth_compiling(flops, "bf16" if bf16 else "float32", place.type)
-    compiled = how.compile == "always" or (how.compile == "auto" and worth)
+    wanted = how.compile == "always" or (how.compile == "auto" and worth)
+    compiled = wanted and dataset.n("train") >= config.batch_size  # only whole batches are
     state = State(vae, averaged=config.weight_average > 0)
     engine = Engine(
         Objective(vae, config, bf16=bf16), state, compiled=compiled, batch_size=config.batch_size

@@ -29,11 +29,12 @@ def check_finite(
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
+            scaled = "" if config.rate_scaling == "none" else ", grown by training.rate_scaling"
             lowered = f" (lowered to {config.learning_rate * rate_share:g})"
             raise DivergedError(
                 f"the loss is not finite ({name} = {value}) in epoch {epoch} at "
                 f"training.learning_rate={config.learning_rate:g}"
-                f"{lowered if rate_share < 1 else ''}; nothing was saved: "
+                f"{lowered if rate_share < 1 else ''}{scaled}; nothing was saved: "
                 "lower training.learning_rate, and check that the images are finite"
             )
 

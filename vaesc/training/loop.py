@@ -46,6 +46,7 @@ class Loop:
         self.engine, self.batches, self.seed, self.listener = engine, batches, seed, listener
         self.vae, self.config = engine.objective.vae, engine.objective.config
         self.n, self.n_batches = batches.order.n, batches.order.n_batches
+        self.batch_size = min(self.config.batch_size, self.n)
         self.rate_share = 1.0
         """What rollbacks have left of the learning rate."""
         self.sums = torch.zeros(self.n_batches, 2, device=self.vae.device)
@@ -92,7 +93,8 @@ class Loop:
         return torch.randn(shape, generator=generator).to(self.vae.device)
 
     def _rate(self, step: int) -> float:
-        return self.rate_share * learning_rate(self.config, step, self.n_batches)
+        rate = learning_rate(self.config, step, self.n_batches, self.batch_size)
+        return self.rate_share * rate
 
     def means(self, epoch: int, n_batches: int) -> dict[str, float]:
         """Return the means per image over the first `n_batches` batches, checked.

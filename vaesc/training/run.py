@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaesc.config import TrainingConfig
 from vaesc.errors import TrainingError
 from vaesc.models import PosteriorStatistics, mean_elbo
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.health import DivergedError, check_finite
 from vaesc.training.loop import Loop
+from vaesc.training.schedules import peak_rate
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +40,12 @@ class Best:
         if score < self.score:
             self.epoch, self.score, self.weights = epoch, score, weights.clone()
 
-    def is_old(self, epoch: int, patience: int) -> bool:
-        """Whether `patience` epochs have passed without a better one; never if it is 0."""
-        return 0 < patience <= epoch - self.epoch
+    def is_old(self, epoch: int, patience: int, first: int = 0) -> bool:
+        """Whether `patience` epochs after `first` have passed without a better one.
+
+        Never if `patience` is 0.
+        """
+        return 0 < patience <= epoch - max(self.epoch, first)
 
 
 class Run:
@@ -79,7 +85,7 @@ class Run:
                 self._roll_back(error)
                 continue
             self._keep(epoch, metrics)
-            if self.best.is_old(epoch, self.config.patience):
+            if self.best.is_old(epoch, *_patience(self.config)):
                 logger.info(
                     "no better epoch since %d: stopped early at %d", self.best.epoch, epoch
                 )
@@ -102,7 +108,10 @@ class Run:
         return metrics
 
     def _score(self, metrics: Metrics) -> float:
-        """Return what the best epoch has least of: the objective, without what warms it up."""
+        """Return what the best epoch has least of: the negative ELBO, whatever shapes the loss.
+
+        A target of KL is kept to.
+        """
         if not self.config.capacity:
             return metrics["validation/negative_elbo"]
         excess = abs(metrics["validation/kl"] - self.config.capacity)
@@ -135,7 +144,8 @@ class Run:
         logger.warning(
             "rollback %d of at most %d: back to the start of epoch %d with learning rate %g (%s)",
             self.rollbacks, self.config.max_rollbacks, len(self.history) + 1,
-            self.config.learning_rate * self.loop.rate_share, str(error).partition(";")[0],
+            peak_rate(self.config, self.loop.batch_size) * self.loop.rate_share,
+            str(error).partition(";")[0],
         )  # fmt: skip
 
     def _after_batch(self, n_batches: int) -> None:
@@ -174,6 +184,18 @@ class Run:
         logger.info("resumed in epoch %d after %d batches", len(self.history) + 1, self._batch)
         for number, metrics in enumerate(self.history, start=1):
             self.loop.listener.epoch(number, metrics)
+
+
+def _patience(config: TrainingConfig) -> tuple[int, int]:
+    """Return the epochs to wait for a better one, and the epoch to wait from.
+
+    While the KL term's weight rises, the negative ELBO at its full weight says little: a warm-up
+    is waited out, and a cycle is given its end.
+    """
+    if config.patience and config.beta_schedule == "cyclical":
+        return max(config.patience, math.ceil(config.beta_epochs)), 0
+    warm = config.beta_schedule == "warm-up"
+    return config.patience, math.ceil(config.beta_epochs) if warm else 0
 
 
 def _below(prefix: str, tensors: dict[str, Tensor], place: torch.device) -> dict[str, Tensor]:

@@ -20,19 +20,27 @@ _GROWTH: dict[str, Callable[[float], float]] = {
 }  # fmt: skip
 
 
-def learning_rate(config: TrainingConfig, step: int, n_batches: int) -> float:
+def learning_rate(
+    config: TrainingConfig, step: int, n_batches: int, batch_size: int | None = None
+) -> float:
     """Return Adam's step size for one gradient step.
 
     Args:
         config: `learning_rate`, `rate_scaling`, `schedule`, `warmup_epochs`, `epochs`.
         step: Number of the gradient step, from 0.
         n_batches: Gradient steps of an epoch; early stopping is left aside.
+        batch_size: Images of a batch, if there are fewer than `config.batch_size`.
     """
     share = step / (config.epochs * n_batches)
     rise = config.warmup_epochs * n_batches
     warm = min(1.0, (step + 1) / rise) if rise else 1.0
-    grown = _GROWTH[config.rate_scaling](config.batch_size / REFERENCE_BATCH)
-    return config.learning_rate * grown * warm * _decay(config.schedule, share)
+    peak = peak_rate(config, batch_size or config.batch_size)
+    return peak * warm * _decay(config.schedule, share)
+
+
+def peak_rate(config: TrainingConfig, batch_size: int) -> float:
+    """Return the largest learning rate of a run with batches of `batch_size`."""
+    return config.learning_rate * _GROWTH[config.rate_scaling](batch_size / REFERENCE_BATCH)
 
 
 def _decay(schedule: str, share: float) -> float:

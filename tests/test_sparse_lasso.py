@@ -209,6 +209,7 @@ def test_codes_scale_with_the_dictionary(scale, positive):
     np.testing.assert_allclose(codes.toarray() * scale, plain.toarray(), rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("seed", range(6))
 def test_nearly_equal_atoms_reach_scikit_learns_objective(seed):
     rng = np.random.default_rng(seed)

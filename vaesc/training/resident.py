@@ -32,15 +32,22 @@ class ResidentBatches:
         self.images, self.order = images, order
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
-        """Yield the batches of an epoch as stored, from one of them on."""
+        """Yield the batches of an epoch as stored, from one of them on.
+
+        A window's permutation goes to the device as a whole; batches are gathered there.
+        """
         for number, pages in enumerate(self.order.windows(epoch)):
             window = self.order.window(epoch, pages, number)
             skipped = min(first_batch, len(window.batches))
             first_batch -= skipped
-            rows = window.rows() if len(window.batches) < self.order.n_batches else None
-            for positions in window.batches[skipped:]:
-                chosen = positions if rows is None else rows[positions]
-                yield self.images[chosen.to(self.images.device)]
+            if skipped == len(window.batches):
+                continue
+            chosen = torch.cat(window.batches)
+            if len(window.batches) < self.order.n_batches:
+                chosen = window.rows()[chosen]
+            sizes = [len(positions) for positions in window.batches]
+            for rows in chosen.to(self.images.device).split(sizes)[skipped:]:
+                yield self.images[rows]
 
 
 def load_split(

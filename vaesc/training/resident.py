@@ -46,7 +46,7 @@ class ResidentBatches:
             if len(window.batches) < self.order.n_batches:
                 chosen = window.rows()[chosen]
             sizes = [len(positions) for positions in window.batches]
-            for rows in chosen.to(self.images.device).split(sizes)[skipped:]:
+            for rows in torch.split(chosen.to(self.images.device), sizes)[skipped:]:
                 yield self.images[rows]
 
 

@@ -112,25 +112,34 @@ class LassoCoder:
         wide = max(cap, most)
         atoms = np.pad(atoms, ((0, 0), (0, 0), (0, wide - cap)))
         values = np.pad(values, ((0, 0), (0, 0), (0, wide - cap)))
-        for i, row in zip(again, rows, strict=True):
-            atoms[i], values[i], counts[i] = self._code_again(row, wide)
+        # Scaled by powers of two, so that squares are ordinary: rows of one scale go together.
+        shifts = np.frexp(np.abs(rows).max(axis=1))[1]
+        for shift in np.unique(shifts).tolist():
+            of_shift = shifts == shift
+            codes = self._code_again(rows[of_shift], shift, wide)
+            for whole, part in zip((atoms, values, counts), codes, strict=True):
+                whole[again[of_shift]] = part
         return self._pack(atoms, values, counts, start)
 
-    def _code_again(self, row: NDArray[np.float64], cap: int) -> Codes:
-        """Code one sample in float64, scaled by a power of two so that squares are ordinary."""
-        shift = int(np.frexp(np.abs(row).max(initial=0.0))[1])
-        scaled, alphas = np.ldexp(row, -shift)[None], np.ldexp(self.alphas, -shift)
-        if not np.isfinite(alphas).all():  # a sample so small that its code is zero
+    def _code_again(self, rows: NDArray[np.float64], shift: int, cap: int) -> Codes:
+        """Code samples in float64, divided by two to the power of `shift`."""
+        scaled, alphas = np.ldexp(rows, -shift), np.ldexp(self.alphas, -shift)
+        if not np.isfinite(alphas).all():  # samples so small that their code is zero
             alphas = np.minimum(alphas, np.finfo(np.float64).max)
         codes, status = self._run(scaled, alphas, cap)
-        if status[0] and np.abs(scaled @ self._table(8)[0].T).max(initial=0.0) > 0:
+        for i in np.flatnonzero(status).tolist():
+            row = scaled[i : i + 1]
+            if not np.abs(row @ self._table(8)[0].T).max(initial=0.0) > 0:
+                continue
             # Where atoms nearly depend on each other the strict check cannot be met: take what
             # the homotopy has, if its duality gap is small, or descend from there.
-            codes, status = self._run(scaled, alphas, cap, lenient=True)
-            codes = self._descend(scaled, alphas, cap, None if status[0] else codes)
+            part, failed = self._run(row, alphas, cap, lenient=True)
+            part = self._descend(row, alphas, cap, None if failed[0] else part)
+            for whole, piece in zip(codes, part, strict=True):
+                whole[i] = piece[0]
         atoms, values, counts = codes
         with np.errstate(over="ignore"):  # _pack looks for what does not fit
-            return atoms[0], np.ldexp(values[0], shift), counts[0]
+            return atoms, np.ldexp(values, shift), counts
 
     def _run(
         self,

@@ -362,7 +362,6 @@ def test_codes_beyond_the_range_of_their_type_are_refused():
 
 
 def test_bytes_refuse_more_columns_than_32_bits_can_sum():
-    pytest.importorskip("torch")
     X, dictionary = np.zeros((2, 140_000), np.uint8), np.ones((2, 140_000), np.float32)
     with pytest.raises(ValueError, match="enough for 132104 columns, got 140000"):
         orthogonal_matching_pursuit(X, dictionary, 1, byte_digits=2)

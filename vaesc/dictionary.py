@@ -278,13 +278,14 @@ def fit_dictionary(
     """
     train = latents.latents("train")
     mean, scale = fit_scaling(train, config.scaling)
+    scaled = (train - mean) / scale
     atoms, history = learn_atoms(
-        config, (train - mean) / scale, (latents.latents("validation") - mean) / scale,
+        config, scaled, (latents.latents("validation") - mean) / scale,
         n_nonzero_coefs=n_nonzero_coefs, seed=seed, listener=listener, prefix=prefix,
     )  # fmt: skip
     network = None
     if config.coder == "lista":
-        network = _distilled(config, (train - mean) / scale, atoms, n_nonzero_coefs, seed)
+        network = _distilled(config, scaled, atoms, n_nonzero_coefs, seed)
     dictionary = LatentDictionary(
         dictionary=atoms,
         mean=mean,

@@ -18,7 +18,7 @@ from vaesc.sparse._validation import (
     power_of_two,
     working_dtype,
 )
-from vaesc.sparse._workspace import GreedyWorkspace, aligned_zeros, greedy_workspace
+from vaesc.sparse._workspace import GreedyWorkspace, aligned_zeros, gram_of, greedy_workspace
 
 _DEPENDENT = {4: 1e-6, 8: 1e-13}
 """Bytes per float -> squared distance to the chosen atoms' span, below which an atom is in it."""
@@ -99,8 +99,7 @@ class GreedyCoder:
         """Dictionary, Gram matrix and its diagonal in a precision, made once."""
         if itemsize not in self._tables:
             atoms = self.dictionary.astype(f"f{itemsize}", copy=False)
-            gram = aligned_zeros((len(atoms), len(atoms)), atoms.dtype)
-            np.matmul(atoms, atoms.T, out=gram)
+            gram = gram_of(atoms)
             self._tables[itemsize] = atoms, gram, gram.diagonal().copy()
         return self._tables[itemsize]
 

@@ -22,6 +22,7 @@ References:
 
 import numpy as np
 
+from vaesc.sparse._greedy import _first_equal
 from vaesc.sparse._greedy_range import DONE, HIGHEST, LOWEST, RETRY
 from vaesc.sparse._jit import compiled_without_memory, float_bits, part
 
@@ -85,6 +86,30 @@ def _multiply(inverse, vector, size, out):
 
 
 @part
+def _outside(gram, atom, active, size, inverse, ridge, pull, work):
+    """What is left of an atom's squared norm (plus ridge) outside the active atoms' span.
+
+    Sets `work` to the active inverse times the atom's products with the active ones.
+    """
+    left = gram[atom, atom] + ridge
+    for i in range(size):
+        pull[i] = gram[atom, active[i]]
+    _multiply(inverse, pull, size, work)
+    for i in range(size):
+        left -= work[i] * pull[i]
+    return left
+
+
+@part
+def _advance(step, coefs, move, size, corr, slope):
+    """Let alpha fall by `step`: the active coefficients and all correlations follow."""
+    for i in range(size):
+        coefs[i] += step * move[i]
+    for j in range(corr.shape[0]):
+        corr[j] -= step * slope[j]
+
+
+@part
 def _grow(inverse, size, left, work):
     """Border the inverse by an atom with `left` of its squared norm outside the active span."""
     wide = (size + 15) // 16 * 16
@@ -137,27 +162,19 @@ def _leave(inverse, size, gone, active, signs, coefs, closed):
 @part
 def _first_smallest(times):
     """Index of the first smallest of nonnegative floats, which order as their bits do."""
-    size = np.int32(times.shape[0])
     best = float_bits(times[0])
-    for j in range(size):
+    for j in range(times.shape[0]):
         best = min(best, float_bits(times[j]))
-    first = size
-    for j in range(size):
-        first = min(first, np.int32(j) if float_bits(times[j]) == best else size)
-    return first
+    return _first_equal(times, best)
 
 
 @part
 def _first_largest(times):
     """Index of the first largest of nonnegative floats."""
-    size = np.int32(times.shape[0])
     best = float_bits(times[0])
-    for j in range(size):
+    for j in range(times.shape[0]):
         best = max(best, float_bits(times[j]))
-    first = size
-    for j in range(size):
-        first = min(first, np.int32(j) if float_bits(times[j]) == best else size)
-    return first
+    return _first_equal(times, best)
 
 
 @part
@@ -242,7 +259,7 @@ def homotopy_block(
         counts: Out, shape (b, m): filled slots.
         status: Out, shape (b,): DONE or RETRY.
     """
-    n_atoms, cap = gram.shape[0], atoms.shape[2]
+    cap = atoms.shape[2]
     kind = gram.dtype.type
     zero, one, never = kind(0.0), kind(1.0), kind(np.inf)
     flat = kind(8.0) * np.finfo(gram.dtype).eps
@@ -275,12 +292,7 @@ def homotopy_block(
                 break
             if joining:
                 whole = gram[atom, atom] + ridge
-                left = whole
-                for i in range(n_active):
-                    pull[i] = gram[atom, active[i]]
-                _multiply(inverse, pull, n_active, work)
-                for i in range(n_active):
-                    left -= work[i] * pull[i]
+                left = _outside(gram, atom, active, n_active, inverse, ridge, pull, work)
                 if left <= dependent * whole:
                     closed[atom] = one
                 elif n_active == cap or left <= doubtful * whole:
@@ -346,10 +358,7 @@ def homotopy_block(
             if not step < never:
                 status[row] = DONE if target == alphas.shape[0] else RETRY
                 break
-            for i in range(n_active):
-                coefs[i] += step * move[i]
-            for j in range(n_atoms):
-                corr[j] -= step * slope[j]
+            _advance(step, coefs, move, n_active, corr, slope)
             alpha -= step
             dropped = -1
             if not joining:

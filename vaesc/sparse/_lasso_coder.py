@@ -16,7 +16,7 @@ from vaesc.sparse._validation import (
     power_of_two,
     working_dtype,
 )
-from vaesc.sparse._workspace import aligned_zeros
+from vaesc.sparse._workspace import aligned_zeros, gram_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ class LassoCoder:
         """Dictionary and Gram matrix in a precision, made once."""
         if itemsize not in self._tables:
             atoms = self.dictionary.astype(f"f{itemsize}", copy=False)
-            gram = aligned_zeros((len(atoms), len(atoms)), atoms.dtype)
-            self._tables[itemsize] = atoms, np.matmul(atoms, atoms.T, out=gram)
+            self._tables[itemsize] = atoms, gram_of(atoms)
         return self._tables[itemsize]
 
     def _first_cap(self) -> int:
@@ -232,6 +231,7 @@ class LassoCoder:
         n, _, cap = atoms.shape
         packed = []
         for m in range(len(self.alphas)):
+            # Not `to_csr`: it may return a view, and this memory is used again.
             filled = np.arange(cap) < counts[:, m, None]
             indptr = np.zeros(n + 1, np.int32)
             np.cumsum(counts[:, m], out=indptr[1:])

@@ -6,7 +6,7 @@
 
 import numpy as np
 
-from vaesc.sparse._homotopy import _combine, _grow, _multiply, _shrink
+from vaesc.sparse._homotopy import _combine, _grow, _multiply, _outside, _shrink
 from vaesc.sparse._jit import compiled
 
 
@@ -68,12 +68,7 @@ def support_block(
             n_taken += 1
             for m in range(starts[chosen], starts[chosen + 1]):
                 atom = members[m]
-                left = gram[atom, atom]
-                for i in range(size):
-                    pull[i] = gram[atom, active[i]]
-                _multiply(inverse, pull, size, work)
-                for i in range(size):
-                    left -= work[i] * pull[i]
+                left = _outside(gram, atom, active, size, inverse, 0.0, pull, work)
                 if left <= dependent * gram[atom, atom] or size == cap:
                     n_taken -= 1 if positive else 0
                     continue

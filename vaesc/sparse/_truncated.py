@@ -13,6 +13,7 @@ shrinkage. Everything is in double precision, so there is no second look.
 import numpy as np
 
 from vaesc.sparse._homotopy import (
+    _advance,
     _begin,
     _combine,
     _first_smallest,
@@ -20,6 +21,7 @@ from vaesc.sparse._homotopy import (
     _join_times,
     _leave,
     _multiply,
+    _outside,
 )
 from vaesc.sparse._jit import compiled_without_memory, part
 
@@ -93,12 +95,7 @@ def truncated_block(
             rounds += 1
             full = joining and n_active == levels[target]
             if joining and not full and not ended:
-                left = gram[atom, atom]
-                for i in range(n_active):
-                    pull[i] = gram[atom, active[i]]
-                _multiply(inverse, pull, n_active, work)
-                for i in range(n_active):
-                    left -= work[i] * pull[i]
+                left = _outside(gram, atom, active, n_active, inverse, 0.0, pull, work)
                 closed[atom] = 1.0
                 if left > dependent * gram[atom, atom]:
                     _grow(inverse, n_active, left, work)
@@ -139,10 +136,7 @@ def truncated_block(
             ended = not step < alpha or rounds > 8 * most + 64 + n_atoms
             if ended:
                 continue
-            for i in range(n_active):
-                coefs[i] += step * move[i]
-            for j in range(n_atoms):
-                corr[j] -= step * slope[j]
+            _advance(step, coefs, move, n_active, corr, slope)
             alpha -= step
             dropped = -1
             if not joining:

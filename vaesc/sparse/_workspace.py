@@ -22,6 +22,13 @@ def aligned_zeros(shape: tuple[int, ...] | int, dtype: Any) -> NDArray[Any]:  # 
     return zeros
 
 
+def gram_of(atoms: NDArray[Any]) -> NDArray[Any]:
+    """Return D D^T of a dictionary, rows on cache lines where K allows it."""
+    gram = aligned_zeros((len(atoms), len(atoms)), atoms.dtype)
+    np.matmul(atoms, atoms.T, out=gram)
+    return gram
+
+
 class GreedyWorkspace(NamedTuple):
     """Arrays that :func:`~vaesc.sparse._greedy.greedy_block` works in; k steps at most."""
 

@@ -17,6 +17,7 @@ from tasks.extract import extract
 from tasks.ingest import ingest
 from tasks.learn import learn
 from tasks.publish import publish
+from tasks.refine import refine
 from tasks.register import register
 from tasks.tracking import pipeline_run
 from tasks.train import train
@@ -39,6 +40,10 @@ def pipeline(config: PipelineConfig = PipelineConfig()) -> dict[str, Any]:
         vae = train(config, dataset)  # 1. train a VAE by maximising the ELBO
         latents = extract(config, dataset, vae)  # 2. encode every image to its latent z
         dictionary = learn(config, latents)  # 3. sparse-code the latents, z ~ D a
-        evaluation = evaluate(config, dataset, vae, latents, dictionary)  # 4. reconstruct from D a
-        register(config, dataset, vae, dictionary, evaluation)
+        refined = (
+            refine(config, dataset) if config.refine.epochs else None
+        )  # no part of the article
+        # 4. reconstruct from D a
+        evaluation = evaluate(config, dataset, vae, latents, dictionary, refined)
+        register(config, dataset, vae, dictionary, evaluation, refined)
         return publish(run)

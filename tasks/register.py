@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 from tasks.step import step_task
 from tasks.tracking import current
 from vaesc.config import PipelineConfig
-from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, TrainedVAE
+from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, Refined, TrainedVAE
 from vaesc.registry.connection import tracking_uri
 from vaesc.source import source_digest
 from vaesc.steps import Step
@@ -51,14 +51,22 @@ def register(
     vae: TrainedVAE,
     dictionary: Dictionary,
     evaluation: Evaluation,
+    refined: Refined | None = None,
 ) -> ModelVersion:
-    """Register the bundle as a model version, unless an equal one is registered already."""
+    """Register the bundle as a model version, unless an equal one is registered already.
+
+    A run that refines registers the refined model of the dictionary's own sparsity level.
+    """
     from vaesc.bundle import SparseVAE
+    from vaesc.evaluation.refined import refined_folder
     from vaesc.registry.registration import register as register_bundle
 
     run = current()
     with run.nested("register") as step_run, tempfile.TemporaryDirectory() as folder:
-        bundle = SparseVAE.from_artifacts(Path(dataset.uri), Path(vae.uri), Path(dictionary.uri))
+        network, atoms = Path(vae.uri), Path(dictionary.uri)
+        if refined is not None:
+            network = atoms = refined_folder(Path(refined.uri), dictionary.n_nonzero_coefs)
+        bundle = SparseVAE.from_artifacts(Path(dataset.uri), network, atoms)
         bundle.save(Path(folder, "bundle"))
         return register_bundle(
             Path(folder, "bundle"),

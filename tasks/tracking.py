@@ -205,7 +205,8 @@ def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
     """Return the settings that concern `step`."""
     sections = {
         "ingest": ("dataset",), "train": ("vae", "training"), "extract": ("runtime",),
-        "learn": ("dictionary",), "evaluate": ("evaluation", "dictionary"),
+        "learn": ("dictionary",), "refine": ("refine", "dictionary", "evaluation"),
+        "evaluate": ("evaluation", "dictionary"),
         "register": ("registry",),
     }[step]  # fmt: skip
     return {k: v for k, v in flat_settings(config) if k == "seed" or k.split(".")[0] in sections}

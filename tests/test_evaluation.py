@@ -514,3 +514,19 @@ def test_latents_of_another_vae_are_refused(inputs, tmp_path):
     )  # fmt: skip
     with pytest.raises(DataError, match="another VAE"):
         run({**inputs, "vae": other}, tmp_path / "evaluated")
+
+
+def test_what_refinement_won_is_not_said_of_the_article():
+    def claim(k, verdict):
+        return Claim(k=k, ratio=0.9, low=0.8, high=0.95, verdict=verdict)
+
+    ours = [claim(1, "better"), claim(2, "better")]
+    text = sentence(ours, [], [claim(1, "worse"), claim(2, "better")])
+    assert text.startswith("With refinement, the article's claim held at every sparsity level")
+    assert text.endswith("With the article's own recipe, unrefined, it held at k = 2.")
+    assert sentence(ours, [], [claim(1, "worse")]).endswith("it held at no sparsity level.")
+
+
+def test_a_difference_of_rounding_alone_is_a_draw():
+    assert judge(1 + 1e-7, 1 + 2e-7, 1000) == "no difference shown"
+    assert judge(1 + 1e-4, 1 + 2e-4, 1000) == "worse"

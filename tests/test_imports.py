@@ -16,7 +16,7 @@ FLOORS = [
     {"errors", "config", "records", "store", "arrays", "progress", "source", "config_files"},
     {"datasets", "models", "sparse", "metrics"},
     {"training", "latents", "dictionary", "dictionary_files", "bundle"},
-    {"evaluation", "applications", "report", "steps"},
+    {"evaluation", "refinement", "applications", "report", "steps"},
     {"registry", "housekeeping", "cli"},
 ]
 

@@ -37,4 +37,4 @@ def test_what_is_not_a_record_is_refused(value):
 
 def test_records_are_frozen_and_hashable():
     assert hash(DATASET) == hash(record_from_json(DATASET.to_json()))
-    assert len(RECORDS) == 6
+    assert len(RECORDS) == 7

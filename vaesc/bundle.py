@@ -147,6 +147,16 @@ class SparseVAE:
         codes = self.dictionary.encode(self._encoded(unit), n_nonzero_coefs)
         return squared_errors(unit, self.unit_images(self.dictionary.decode(codes)))
 
+    def unit_reconstructions(self, unit: Floats, n_nonzero_coefs: int | None = None) -> Floats:
+        """Return :meth:`reconstruct` of images that are in [0, 1] already, in [0, 1] too.
+
+        Args:
+            unit: Shape (n, *shape).
+            n_nonzero_coefs: Sparsity level; default: the model's own.
+        """
+        codes = self.dictionary.encode(self._encoded(unit), n_nonzero_coefs)
+        return self.unit_images(self.dictionary.decode(codes))
+
     def decode_latents(self, latents: NDArray[Any]) -> Floats:
         """Return the images that `latents`, shape (n, d), stand for, in :meth:`decode`'s range."""
         from vaesc.datasets.scaling import from_unit

@@ -269,6 +269,29 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """Training of encoder, dictionary and decoder on what the decoder will really see, D a."""
+
+    epochs: int = 0
+    """Passes over the training images for each sparsity level; 0 is the article's recipe alone."""
+    batch_size: int = 128
+    """Images per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's largest step size; it falls to zero along a cosine."""
+    n_hidden: int = 512
+    """Hidden units beside the linear path, in the encoder and in the decoder."""
+    plain_weight: float = 0.1
+    """Weight of plain reconstruction and KL beside the error of decoder(D a)."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, self, "epochs", "must be 0 (no refinement) or more")
+        _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
+        _require(self.learning_rate > 0, self, "learning_rate", "must be positive")
+        _require(self.n_hidden >= 1, self, "n_hidden", "must be at least 1")
+        _require(self.plain_weight >= 0, self, "plain_weight", "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegistryConfig:
     """Under which names MLflow keeps the runs and the model."""
 
@@ -315,7 +338,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """One run of the pipeline: ingest, train, extract, learn, evaluate, register."""
+    """One run of the pipeline: ingest, train, extract, learn, refine, evaluate, register."""
 
     preset: str = how("digits")
     """Name of the preset this config started from, for people and for MLflow."""
@@ -325,6 +348,7 @@ class PipelineConfig:
     vae: VAEConfig = field(default_factory=VAEConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -68,6 +68,13 @@ class Dictionary(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refined(Record):
+    """A refined VAE and dictionary for each sparsity level."""
+
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(Record):
     """Tables and figures of the comparison on the test split."""
 
@@ -84,7 +91,7 @@ class ModelVersion(Record):
 
 RECORDS: dict[str, type[Record]] = {
     cls.__name__: cls
-    for cls in (Dataset, TrainedVAE, Latents, Dictionary, Evaluation, ModelVersion)
+    for cls in (Dataset, TrainedVAE, Latents, Dictionary, Refined, Evaluation, ModelVersion)
 }
 
 

@@ -1,4 +1,4 @@
-"""The five steps that make artifacts: what goes into each, and the library call that makes it.
+"""The six steps that make artifacts: what goes into each, and the library call that makes it.
 
 ========= =========== ================================= ===================================
 step      artifact    inputs                            library call
@@ -7,10 +7,11 @@ ingest    dataset     the source's files                :func:`vaesc.datasets.in
 train     vae         dataset                           :func:`vaesc.training.train`
 extract   latents     dataset, vae                      :func:`vaesc.latents.extract`
 learn     dictionary  latents                           :func:`vaesc.dictionary.learn`
+refine    refined     dataset                           :func:`vaesc.refinement.refine`
 evaluate  evaluation  dataset, vae, latents, dictionary :func:`vaesc.evaluation.evaluate`
 ========= =========== ================================= ===================================
 
-The sixth step, register, makes a model version and lives in :mod:`vaesc.registry`.
+The seventh step, register, makes a model version and lives in :mod:`vaesc.registry`.
 A step is keyed by *contents*: if an input was made anew and came out the same, nothing after it
 runs again.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 from vaesc.config import PipelineConfig, home, settings
 from vaesc.progress import SILENT, Listener
-from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, TrainedVAE
+from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, Refined, TrainedVAE
 from vaesc.source import source_digest
 from vaesc.store import Artifact, Spec, Store
 
@@ -157,6 +158,17 @@ def _learn(
     return learn(config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener)
 
 
+def _refine(
+    config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
+) -> Mapping[str, Any]:
+    from vaesc.refinement.step import refine
+
+    return refine(
+        config.refine, config.dictionary, config.evaluation.sparsity_levels, inputs["dataset"],
+        folder, seed=config.seed, block_size=config.runtime.block_size, listener=listener,
+    )  # fmt: skip
+
+
 def _evaluate(
     config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
 ) -> Mapping[str, Any]:
@@ -183,6 +195,11 @@ EXTRACT = Step(
 LEARN = Step(
     name="learn", kind="dictionary", record=Dictionary, settings=("seed", "dictionary"),
     module="vaesc.dictionary", build=_learn,
+)  # fmt: skip
+REFINE = Step(
+    name="refine", kind="refined", record=Refined,
+    settings=("seed", "dictionary", "refine", "evaluation"),
+    module="vaesc.refinement.step", build=_refine,
 )  # fmt: skip
 EVALUATE = Step(
     name="evaluate", kind="evaluation", record=Evaluation,

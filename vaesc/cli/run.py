@@ -27,14 +27,7 @@ def add_commands(
         formatter_class=_LateHelp,
         description="Run the pipeline. Steps whose inputs are unchanged come from the cache.",
     )
-    parser.add_argument(
-        "--preset", default="digits", metavar="NAME", help="where the settings start"
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings laid over it")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="one setting laid over both"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    add_settings(parser)
     parser.set_defaults(function=run)
 
     parser = commands.add_parser(
@@ -43,6 +36,18 @@ def add_commands(
     parser.add_argument("run", nargs="?", help="MLflow run id (default: the newest run)")
     parser.add_argument("--no-open", action="store_true", help="only print the path")
     parser.set_defaults(function=report)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is to be run."""
+    parser.add_argument(
+        "--preset", default="digits", metavar="NAME", help="where the settings start"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings laid over it")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="one setting laid over both"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
 class _LateHelp(argparse.RawDescriptionHelpFormatter):

@@ -123,10 +123,12 @@ def code_levels(dictionaries: Mapping[int, Coder], samples: NDArray[Any]) -> dic
     return {k: codes[k] for k in dictionaries}
 
 
-def n_fits(plan: Plan, registered: LatentDictionary, n_pixels: int) -> int:
-    """Return how many dictionaries :func:`learn_dictionaries` learns."""
+def n_fits(plan: Plan, registered: LatentDictionary, n_pixels: int | None) -> int:
+    """Return how many dictionaries :func:`learn_dictionaries` learns; None: none of pixels."""
     reach = min(registered.dictionary.shape)
     latent = set(plan.learned_at(reach).values()) - {min(plan.own, reach)}
+    if n_pixels is None:
+        return len(latent)
     pixel = set(plan.learned_at(min(registered.n_atoms, n_pixels)).values())
     return len(latent) + len(pixel)
 
@@ -141,6 +143,7 @@ def learn_dictionaries(
     *,
     seed: int,
     listener: Listener,
+    pixels: dict[int, PixelDictionary] | None = None,
 ) -> tuple[Dictionaries, History]:
     """Learn what is compared, on every training sample.
 
@@ -157,15 +160,19 @@ def learn_dictionaries(
         folder: Folder to write into.
         seed: The run's seed.
         listener: Hears of every epoch of every dictionary.
+        pixels: Dictionaries of pixels learned before by the same call, see :func:`load_pixels`.
 
     Returns:
         The dictionaries, and one dict of metrics an epoch, of all dictionaries together.
     """
-    pixels, told = _learn_pixels(config, plan, splits, folder, seed=seed, listener=listener)
+    if pixels is None:
+        pixels, told = learn_pixels(config, plan, splits, folder, seed=seed, listener=listener)
+    else:
+        told = []
     found, told_too = _learn_latents(
         config, plan, registered, latents, folder, seed=seed, listener=listener
     )
-    return Dictionaries(latents=found, pixels=pixels), _side_by_side([*told, *told_too])
+    return Dictionaries(latents=found, pixels=pixels), side_by_side([*told, *told_too])
 
 
 def _learn_latents(
@@ -198,7 +205,7 @@ def _learn_latents(
     return {k: learned[at] for k, at in learned_at.items()}, told
 
 
-def _learn_pixels(
+def learn_pixels(
     config: DictionaryConfig,
     plan: Plan,
     splits: Mapping[str, Split],
@@ -207,6 +214,7 @@ def _learn_pixels(
     seed: int,
     listener: Listener,
 ) -> tuple[dict[int, PixelDictionary], list[History]]:
+    """Learn the dictionaries of pixels alone, and write them; see :func:`learn_dictionaries`."""
     mean = mean_of(splits["train"].images)
     learned_at = plan.learned_at(min(config.n_atoms, mean.size))
     learned, told = {}, []
@@ -228,6 +236,24 @@ def _learn_pixels(
     return {k: learned[at] for k, at in learned_at.items()}, told
 
 
+def load_pixels(plan: Plan, folder: Path) -> dict[int, PixelDictionary] | None:
+    """Return what :func:`learn_pixels` wrote into `folder`, if it holds all that `plan` needs."""
+    from safetensors import safe_open
+
+    with safe_open(folder / PIXELS, "np") as file:
+        mean, coder = file.get_tensor("mean"), file.metadata()["coder"]
+        found = {
+            int(name.removeprefix("dictionary_k")): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 - not a dict
+            if name != "mean"
+        }
+    at = plan.learned_at(min(*next(iter(found.values())).shape))
+    if not set(at.values()) <= set(found):
+        return None
+    made = {k: PixelDictionary(dictionary=found[k], mean=mean, coder=coder) for k in found}
+    return {k: made[level] for k, level in at.items()}
+
+
 def _save(atoms: Mapping[int, Floats], common: Mapping[str, Floats], coder: str, to: Path) -> None:
     from safetensors.numpy import save_file
 
@@ -246,9 +272,9 @@ def _centred(split: Split, mean: Floats, scratch: Path) -> NDArray[np.float32]:
     return samples
 
 
-def _side_by_side(histories: Sequence[History]) -> History:
+def side_by_side(histories: Sequence[History]) -> History:
     """Merge histories of differently named metrics, epoch by epoch."""
-    merged: History = [{} for _ in range(max(map(len, histories)))]
+    merged: History = [{} for _ in range(max(map(len, histories), default=0))]
     for history in histories:
         for row, found in zip(merged, history, strict=False):
             row.update(found)

@@ -29,7 +29,7 @@ class Row:
 
     title: str
     group: str
-    """What it belongs to: ``input``, ``vae``, ``article`` or ``pixel``."""
+    """What it belongs to: ``input``, ``vae``, ``refined``, ``article`` or ``pixel``."""
     mse: float | None
     """Mean squared error over the whole test split."""
     images: Floats
@@ -57,6 +57,7 @@ def reconstructions(
     latents: LatentStore,
     learned: Dictionaries,
     results: Mapping[str, Any],
+    refined: Mapping[int, SparseVAE] | None = None,
 ) -> list[Row]:
     """Reconstruct a few test images by the VAE and from sparse codes of latents and of pixels."""
     chosen = example_rows(test, config.n_examples)
@@ -72,15 +73,17 @@ def reconstructions(
         Row("VAE", "vae", floor, model.unit_images(z)),
     ]
     for k in levels:
-        mse = {m: results["methods"][m]["mse"][results["levels"].index(k)] for m in _PAIR}
+        at = results["levels"].index(k)
+        mse = {m: curve["mse"][at] for m, curve in results["methods"].items()}
+        if refined:
+            own = refined[k]
+            made = own.unit_reconstructions(images.reshape(shape), min(k, own.n_nonzero_coefs))
+            rows.append(Row(f"refined, k = {k}", "refined", mse["refined"], made))
         decoded = model.unit_images(latent[k].decode(codes[k]))
         rows.append(Row(f"latents, k = {k}", "article", mse["article"], decoded))
         coded = pixel[k].decode(pixel_codes[k]).reshape(shape)
         rows.append(Row(f"pixels, k = {k}", "pixel", mse["pixel"], coded))
     return rows
-
-
-_PAIR = ("article", "pixel")
 
 
 def shown_levels(levels: list[int]) -> list[int]:

@@ -15,8 +15,16 @@ from vaesc.dictionary import HISTORY, SPLITS
 from vaesc.evaluation import results
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.comparison import Measured, measure
-from vaesc.evaluation.dictionaries import Dictionaries, Plan, learn_dictionaries, n_fits
+from vaesc.evaluation.dictionaries import (
+    Dictionaries,
+    PixelDictionary,
+    Plan,
+    learn_dictionaries,
+    load_pixels,
+    n_fits,
+)
 from vaesc.evaluation.methods import fit_methods
+from vaesc.evaluation.refined import open_refined
 from vaesc.progress import Listener
 
 if TYPE_CHECKING:
@@ -44,7 +52,9 @@ def evaluate(
     Args:
         config: Sparsity levels, how dictionaries are learned for them, and sizes of samples.
         dictionary_config: Settings of the model's dictionary, which all others share.
-        inputs: Folders of the artifacts ``dataset``, ``vae``, ``latents`` and ``dictionary``.
+        inputs: Folders of the artifacts ``dataset``, ``vae``, ``latents`` and ``dictionary``, and
+            ``refined`` if the run refines: its models are then compared too, and the claim is
+            theirs; they started from the very pixel dictionaries they are compared with.
         folder: Empty folder to write into.
         seed: The run's seed.
         device: Where torch computes.
@@ -62,10 +72,14 @@ def evaluate(
     levels = tuple(sorted({*config.sparsity_levels, own}))
     plan = Plan(own=own, levels=levels, relearn=config.relearn)
     splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
-    heard = _Progress(listener, splits, plan, subject.model, dictionary_config.max_epochs)
+    pixels = _pixels_of(inputs, plan)
+    heard = _Progress(
+        listener, splits, plan, subject.model, dictionary_config.max_epochs,
+        None if pixels else math.prod(subject.model.shape),
+    )  # fmt: skip
     learned, history = learn_dictionaries(
         dictionary_config, plan, subject.model.dictionary, subject.latents, splits, folder,
-        seed=seed, listener=heard,
+        seed=seed, listener=heard, pixels=pixels,
     )  # fmt: skip
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
     measured, written = _compare(subject, splits, plan, learned, seed=seed, heard=heard)
@@ -93,6 +107,13 @@ class _Subject:
     model: SparseVAE
     dataset: ImageDataset
     latents: LatentStore
+    refined: Mapping[int, SparseVAE] | None
+
+
+def _pixels_of(inputs: Mapping[str, Path], plan: Plan) -> dict[int, PixelDictionary] | None:
+    """Return the pixel dictionaries that refinement started from, learned by the same call."""
+    usable = "refined" in inputs and plan.relearn
+    return load_pixels(plan, inputs["refined"]) if usable else None
 
 
 def _open(inputs: Mapping[str, Path], device: str) -> _Subject:
@@ -102,7 +123,12 @@ def _open(inputs: Mapping[str, Path], device: str) -> _Subject:
     model = SparseVAE.from_artifacts(
         inputs["dataset"], inputs["vae"], inputs["dictionary"], device=device
     )
-    return _Subject(model, open_dataset(inputs["dataset"]), open_latents(inputs["latents"]))
+    refined = None
+    if "refined" in inputs:
+        refined = open_refined(inputs["dataset"], inputs["refined"], device=device)
+    return _Subject(
+        model, open_dataset(inputs["dataset"]), open_latents(inputs["latents"]), refined
+    )
 
 
 def _compare(
@@ -117,8 +143,9 @@ def _compare(
     """Fit on the training split, measure on the test split."""
     model, latents = subject.model, subject.latents
     methods = fit_methods(
-        splits["train"], latents, model.dictionary, learned, seed=seed, on_rows=heard.add
-    )
+        splits["train"], latents, model.dictionary, learned, seed=seed, on_rows=heard.add,
+        refined=subject.refined,
+    )  # fmt: skip
     measured = measure(model, methods, splits["test"], latents, learned.latents, on_rows=heard.add)
     stream = derive_seed(seed, "evaluate/bootstrap")
     facts = {**_facts(subject), "relearn": plan.relearn}
@@ -137,6 +164,27 @@ def _facts(subject: _Subject) -> dict[str, Any]:
         "n_atoms": model.n_atoms,
         "n_nonzero_coefs": model.n_nonzero_coefs,
         "coder": model.dictionary.coder,
+        "test_sha256": dataset.sha256["test"],
+        "parameters": _parameters(subject),
+    }
+
+
+def _parameters(subject: _Subject) -> dict[str, list[int]]:
+    """Numbers that networks and dictionaries hold, which an image's own k numbers do not count.
+
+    One list entry for each distinct model: the article's VAE serves every k, all else is
+    learned for each.
+    """
+    model = subject.model
+
+    def count(one: SparseVAE) -> int:
+        return sum(w.numel() for w in one.vae.parameters()) + one.dictionary.dictionary.size
+
+    refined = {id(m): m for m in (subject.refined or {}).values()}
+    return {
+        "article": [count(model)],
+        "pixel": [model.n_atoms * math.prod(model.shape)],
+        "refined": [count(m) for m in refined.values()],
     }
 
 
@@ -189,11 +237,11 @@ class _Progress(Listener):
 
     def __init__(
         self, listener: Listener, splits: Mapping[str, Split], plan: Plan, model: SparseVAE,
-        max_epochs: int,
+        max_epochs: int, n_pixels: int | None,
     ) -> None:  # fmt: skip
         self.listener, self.done = listener, 0
         self.n_train = len(splits["train"])
-        passes = max_epochs * n_fits(plan, model.dictionary, math.prod(model.shape)) + 1
+        passes = max_epochs * n_fits(plan, model.dictionary, n_pixels) + 1
         self.total = self.n_train * passes + len(splits["test"])
 
     def add(self, n: int) -> None:
@@ -230,7 +278,9 @@ def _draw(
     )
 
     draw_curve(written, folder)
-    rows = reconstructions(config, subject.model, test, subject.latents, learned, written)
+    rows = reconstructions(
+        config, subject.model, test, subject.latents, learned, written, subject.refined
+    )
     draw_reconstructions(rows, folder)
     draw_atoms(atom_sheet(subject.model, measured.atoms), folder)
     history = inputs["vae"] / "history.json"

@@ -16,6 +16,7 @@ from vaesc.evaluation.dictionaries import Dictionaries, PixelDictionary, clipped
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from vaesc.bundle import SparseVAE
     from vaesc.latents import LatentStore
 
 Approximations = Iterator[tuple[int, Floats]]
@@ -68,6 +69,7 @@ def fit_methods(
     *,
     seed: int,
     on_rows: Callable[[int], None],
+    refined: Mapping[int, SparseVAE] | None = None,
 ) -> list[Method]:
     """Fit every method on the training split, in the order in which they are shown.
 
@@ -78,6 +80,7 @@ def fit_methods(
         learned: Dictionaries of latents and of pixels for every compared level.
         seed: The run's seed.
         on_rows: Hears how many more training images have been used.
+        refined: Compared level -> refined model, if the run has any.
     """
     levels, mean = list(learned.pixels), next(iter(learned.pixels.values())).mean
     literal = LiteralFit(levels, registered.n_atoms, mean)
@@ -86,6 +89,7 @@ def fit_methods(
         on_rows(len(batch.images))
     random = random_dictionary(registered, seed=derive_seed(seed, "evaluate/random-dictionary"))
     return [
+        *([_refined(refined)] if refined else []),
         _article(learned.latents, registered),
         _pixel(learned.pixels),
         _literal(literal.solve(), mean, registered),
@@ -93,6 +97,25 @@ def fit_methods(
         _largest(registered, levels),
         *_pcas(train, latents.latents("train"), levels, seed),
     ]
+
+
+def _refined(models: Mapping[int, SparseVAE]) -> Method:
+    def approximate(batch: Batch) -> Approximations:
+        for k, model in models.items():
+            images = batch.images.reshape(-1, *model.shape)
+            made = model.unit_reconstructions(images, min(k, model.n_nonzero_coefs))
+            yield k, made.reshape(batch.images.shape)
+
+    return Method(
+        name="refined",
+        title="Refined: decoder trained on D a",
+        about="The default method: for each k a VAE and a dictionary of its latents, started from "
+        "the pixel dictionary and trained through the sparse code, so that the decoder knows what "
+        "it will see. Its networks are larger than the article's, and there is one for each k.",
+        space="pixel",
+        approximate=approximate,
+        reach=max(model.n_nonzero_coefs for model in models.values()),
+    )
 
 
 def _article(dictionaries: Mapping[int, LatentDictionary], registered: LatentDictionary) -> Method:

@@ -38,6 +38,9 @@ MIN_IMAGES = 20
 _TINY = 1e-12
 """Added to both errors of a ratio: the square of float32's rounding, so that 0 / 0 is a draw."""
 
+_ROUNDING = 1e-5
+"""Ratios this close to 1 are a draw: one image computed in two ways differs by as much."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -112,7 +115,7 @@ def judge(low: float, high: float, n_images: int) -> Word:
         high: Upper end.
         n_images: Images it rests on; fewer than :data:`MIN_IMAGES` show nothing.
     """
-    if n_images < MIN_IMAGES or low <= 1 <= high:
+    if n_images < MIN_IMAGES or low - _ROUNDING <= 1 <= high + _ROUNDING:
         return "no difference shown"
     return "better" if high < 1 else "worse"
 
@@ -156,8 +159,19 @@ def crossovers(claims: Sequence[Claim]) -> list[Crossover]:
     return found
 
 
-def sentence(claims: Sequence[Claim], crossings: Sequence[Crossover]) -> str:
-    """Say in one plain sentence whether the claim held, at which k, and where the curves cross."""
+def sentence(
+    claims: Sequence[Claim],
+    crossings: Sequence[Crossover],
+    article: Sequence[Claim] | None = None,
+) -> str:
+    """Say in one plain sentence whether the claim held, at which k, and where the curves cross.
+
+    Args:
+        claims: Of the method that is judged.
+        crossings: Of its curve and that of the pixel dictionary.
+        article: The claims of the article's own recipe, where `claims` are those of the refined
+            method: what holds for one must not be said of the other.
+    """
     groups = {word: [c for c in claims if c.verdict == word] for word in _PHRASES}
     parts = [
         _PHRASES[word].format(k=_levels(group), change=_change(group))
@@ -165,7 +179,13 @@ def sentence(claims: Sequence[Claim], crossings: Sequence[Crossover]) -> str:
         if group
     ]
     opening = _opening(groups, len(claims))
-    return f"{opening}: {'; '.join(parts)}; {_crossing_words(crossings)}."
+    told = f"{'; '.join(parts)}; {_crossing_words(crossings)}."
+    if article is None:
+        return f"{opening}: {told}"
+    won = [c for c in article if c.verdict == "better"]
+    where = f"at {_levels(won)}" if won else "at no sparsity level"
+    opening = opening.replace("The article's claim", "With refinement, the article's claim", 1)
+    return f"{opening}: {told} With the article's own recipe, unrefined, it held {where}."
 
 
 _PHRASES: Mapping[Word, str] = {

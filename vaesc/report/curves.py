@@ -11,6 +11,7 @@ import numpy as np
 from vaesc.report.style import Theme, save_themed
 
 LABELS = {
+    "refined": "refined latents",
     "article": "sparse latents",
     "pixel": "sparse pixels",
     "literal": "step 4, literally",
@@ -20,6 +21,8 @@ LABELS = {
     "pca": "PCA of pixels",
 }
 """Short names, written at the curves' ends."""
+_MAIN = ("refined", "article", "pixel")
+"""Methods drawn with intervals."""
 _DASHES = {"literal": (4, 1.6), "random": (1.2, 1.4), "largest": (5, 1.5, 1, 1.5)}
 _DASHES |= {"pca_latents": (2.5, 1.2), "pca": (7, 2)}
 _MARKS = {"better": "o", "worse": "s", "no difference shown": "D"}
@@ -57,7 +60,7 @@ def _errors(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noq
     axes.set_yscale("log")
     axes.grid(True, axis="y")
     for name, curve in results["methods"].items():
-        colour, main = theme.colours[name], name in ("article", "pixel")
+        colour, main = theme.colours[name], name in _MAIN
         style = {"linewidth": 2.4, "marker": "o", "markersize": 5, "zorder": 4}
         axes.plot(
             levels, _drawn(curve["mse"]), color=colour,
@@ -99,7 +102,7 @@ def _end_labels(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  #
     ends = {name: (_drawn(error), colour) for name, (error, colour) in last.items()}
     order = sorted(ends, key=lambda name: ends[name][0])
     at = _shares(np.log([ends[name][0] for name in order]), np.log(axes.get_ylim()))
-    bold = {LABELS["article"], LABELS["pixel"]}
+    bold = {LABELS[name] for name in _MAIN}
     for name, end, y in zip(order, at, spread(at, _LINE), strict=True):
         colour = ends[name][1]
         axes.annotate(

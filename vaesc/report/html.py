@@ -111,8 +111,8 @@ def _curve(results: Mapping[str, Any], folder: Path) -> str:
     )
     caption = (
         "Above: mean squared error of every method at equal k and equal number of atoms, with "
-        "95 % intervals as bands for the two that are compared. Below: the ratio of those two, "
-        "below 1 where the article's claim holds; bars are 95 % intervals from 2,000 paired "
+        "95 % intervals as bands for those that are compared. Below: the ratio that the verdict "
+        "is on, below 1 where the claim holds; bars are 95 % intervals from 2,000 paired "
         "resamples of the test images, one trained model each."
     )
     return _section("Error against sparsity", _figure(folder, "curve", alt, caption))

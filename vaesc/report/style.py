@@ -41,6 +41,7 @@ LIGHT_THEME = Theme(
     faint="#5f6873",
     grid="#e6e8eb",
     colours={
+        "refined": "#1a1a8c",
         "article": "#0072b2",
         "pixel": "#d55e00",
         "literal": "#a8487f",
@@ -58,6 +59,7 @@ DARK_THEME = Theme(
     faint="#9aa4b0",
     grid="#2b3038",
     colours={
+        "refined": "#b9a3ff",
         "article": "#56b4e9",
         "pixel": "#ff8b3d",
         "literal": "#e39ac4",

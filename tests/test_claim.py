@@ -1,0 +1,108 @@
+"""The claim over seeds: intervals with the right coverage of chance, verdicts by their rule."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vaesc.cli.claim import _told
+from vaesc.evaluation.claim import rate_bits, resampled_means, weigh_seeds
+from vaesc.evaluation.verdict import bootstrap_means
+
+LEVELS = [1, 4]
+
+
+def errors(n=400, ours=0.8, seed=0, noise=0.05):
+    rng = np.random.default_rng(seed)
+    pixel = rng.gamma(2.0, 0.01, (n, 2))
+    jitter = 1 + noise * rng.standard_normal((n, 2))
+    return {
+        "refined": pixel * ours * jitter, "article": pixel * 1.5 * jitter, "pixel": pixel,
+        "random": pixel * 1.5,
+    }  # fmt: skip
+
+
+def weigh(by_seed, *, shared=True):
+    return weigh_seeds(by_seed, LEVELS, claimant="refined", shared=shared, seed=1)
+
+
+def test_one_seed_is_the_paired_bootstrap_over_images():
+    columns = np.random.default_rng(0).random((300, 3))
+    several = resampled_means([columns], shared=True, seed=5)
+    one = bootstrap_means(columns, seed=6)
+    assert several.mean(axis=0) == pytest.approx(one.mean(axis=0), rel=2e-3)
+    assert several.std(axis=0) == pytest.approx(one.std(axis=0), rel=0.1)
+
+
+def test_resamples_hold_both_sources_of_chance():
+    """Variance of the mean of S seeds with a common image: between seeds / S + images / n."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((500, 1))
+    offsets = rng.standard_normal(40) * 0.2
+    means = resampled_means([image + o for o in offsets], shared=True, seed=2, n_resamples=4000)
+    expected = offsets.var() / 40 + image.var() / 500
+    assert means.var() == pytest.approx(expected, rel=0.15)
+
+
+def test_images_drawn_for_each_seed_average_out():
+    image = np.random.default_rng(0).standard_normal((500, 1))
+    common = resampled_means([image] * 8, shared=True, seed=3).var()
+    apart = resampled_means([image] * 8, shared=False, seed=3).var()
+    # A seed drawn twice brings its images twice: (2 - 1/8) / 8 of the common variance.
+    assert apart / common == pytest.approx((2 - 1 / 8) / 8, rel=0.25)
+
+
+def test_the_block_size_does_not_change_a_bit():
+    columns = [np.random.default_rng(s).random((50, 2)) for s in range(3)]
+    a, b = (resampled_means(columns, shared=True, seed=0, block=size) for size in (7, 2000))
+    assert np.allclose(a, b, rtol=1e-12)
+
+
+def test_better_everywhere_is_told_so_and_the_geometric_mean_agrees():
+    found = weigh([errors(seed=s) for s in range(3)])
+    assert [c["verdict"] for c in found["claim"]] == ["better", "better"]
+    ratios = [c["ratio"] for c in found["claim"]]
+    middle = found["geometric_mean"]
+    assert middle["ratio"] == pytest.approx(math.sqrt(math.prod(ratios)))
+    assert middle["low"] < middle["ratio"] < middle["high"]
+    assert found["claim"][0]["ratio"] == pytest.approx(0.8, rel=0.02)
+    assert len(found["claim"][0]["by_seed"]) == 3
+
+
+def test_seeds_that_disagree_show_no_difference():
+    """Each seed alone is sure of itself; together they are not."""
+    found = weigh([errors(ours=o, noise=0.01) for o in (0.9, 1.1)])
+    assert [c["verdict"] for c in found["claim"]] == ["no difference shown"] * 2
+
+
+def test_worse_is_told_as_worse():
+    found = weigh([errors(ours=1.2, seed=s) for s in range(2)])
+    assert {c["verdict"] for c in found["claim"]} == {"worse"}
+    assert {c["verdict"] for c in found["learned_against_random"]} <= {
+        "better", "worse", "no difference shown",
+    }  # fmt: skip
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """60 test splits of one seed: about 57 intervals hold the true ratio; 52 is 3 sigma low."""
+    hits = 0
+    for seed in range(60):
+        claim = weigh([errors(n=150, seed=seed, noise=0.3)])["claim"][0]
+        hits += claim["low"] <= 0.8 <= claim["high"]
+    assert hits >= 52
+
+
+def test_bits_count_support_and_coefficients():
+    assert rate_bits([1, 4], 256, 8) == [16, 64]
+
+
+def test_the_outcome_reads_as_a_table():
+    found = weigh([errors()])
+    found |= {
+        "dataset": "digits", "n_test": 400, "seeds": [0], "n_atoms": 64, "claimant": "refined",
+        "levels": LEVELS, "order": ["refined", "pixel"], "reports": ["report.html"],
+        "bits": {"per_image": rate_bits(LEVELS, 64, 8)},
+    }  # fmt: skip
+    text = _told(found)
+    assert f"geometric mean {found['geometric_mean']['ratio']:.3f}" in text
+    assert "better" in text

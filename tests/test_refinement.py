@@ -1,0 +1,186 @@
+"""Refinement: the start is the rival to rounding, gradients are exact, and it pays and repeats."""
+
+import filecmp
+import json
+
+import numpy as np
+import pytest
+import torch
+from imagesets import write_digits
+
+from vaesc.bundle import SparseVAE
+from vaesc.config import DictionaryConfig, RefineConfig
+from vaesc.evaluation.batches import Split
+from vaesc.evaluation.dictionaries import Plan, load_pixels
+from vaesc.evaluation.refined import open_refined, refined_folder
+from vaesc.progress import SILENT
+from vaesc.refinement import refine
+from vaesc.refinement.network import LinearPathVAE, span
+from vaesc.refinement.projection import project, supports
+from vaesc.training.determinism import stream
+
+DICTIONARY = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=4, batch_size=128)
+REFINE = RefineConfig(epochs=6, batch_size=64, n_hidden=64)
+LEVELS = (1, 4, 40)
+
+
+def run(dataset, folder, config=REFINE, seed=0):
+    folder.mkdir()
+    summary = refine(
+        config, DICTIONARY, LEVELS, dataset, folder, seed=seed, block_size=512, listener=SILENT
+    )
+    return summary["metrics"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("refinement") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def refined(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refinement") / "refined"
+    return folder, run(dataset, folder)
+
+
+def atoms_and_images(n_atoms=12, n_pixels=20, n=50):
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((n_atoms, n_pixels)).astype(np.float32)
+    images = rng.random((n, n_pixels), np.float32)
+    return torch.from_numpy(atoms / np.linalg.norm(atoms, axis=1, keepdims=True)), images
+
+
+def untrained(n_hidden=8):
+    atoms, images = atoms_and_images()
+    images = torch.from_numpy(images)
+    return atoms, images, LinearPathVAE(atoms, images.mean(0), n_hidden, stream(0, "test"))
+
+
+def test_the_span_is_orthonormal_and_holds_every_atom():
+    atoms, _ = atoms_and_images()
+    basis = span(atoms)
+    assert torch.allclose(basis @ basis.T, torch.eye(len(basis)), atol=1e-5)
+    assert torch.allclose(atoms @ basis.T @ basis, atoms, atol=1e-5)
+
+
+def test_dependent_atoms_do_not_add_dimensions():
+    atoms, _ = atoms_and_images()
+    assert len(span(torch.cat([atoms, atoms[:3]]))) == len(atoms)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_the_start_reconstructs_as_the_pixel_dictionary_does(k):
+    atoms, images, network = untrained()
+    z, latent_atoms = network.encode(images).detach(), (atoms @ network.into.T).detach()
+    coded = project(z, latent_atoms, *supports(z, latent_atoms, k, "ols"))
+    centred = images - images.mean(0)
+    in_pixels = project(centred, atoms, *supports(centred, atoms, k, "ols"))
+    assert torch.allclose(network.decode(coded), in_pixels + images.mean(0), atol=1e-4)
+
+
+def test_the_exported_vae_is_the_same_function():
+    _, images, network = untrained()
+    generator = stream(0, "weights")
+    with torch.no_grad():
+        for part in (network.encoder, network.decoder):
+            part[2].weight.normal_(generator=generator)
+        network.unit = 2.5
+        z, y = network.encode(images), network.decode(network.encode(images))
+    vae = network.export((4, 5), beta=1.0, reach=float(z.abs().max()))
+    mean, log_var = vae.encode(images.reshape(-1, 4, 5))
+    assert torch.allclose(mean, z, atol=1e-4)
+    assert torch.allclose(log_var, network.log_var.expand_as(log_var), atol=1e-4)
+    assert torch.allclose(vae.decode_logits(z).flatten(1), y, atol=2e-4)
+
+
+def test_linear_units_stay_linear_for_every_image():
+    """Whatever an image shows, no unit of the linear path is cut off: black, white, noise."""
+    _, _, network = untrained()
+    vae = network.export((20,), beta=1.0, reach=1.0)
+    extreme = torch.cat([torch.zeros(1, 20), torch.ones(1, 20), torch.eye(20), 1 - torch.eye(20)])
+    assert torch.allclose(vae.encode(extreme)[0], network.encode(extreme), atol=1e-4)
+
+
+def test_the_gradient_through_the_code_is_the_projection():
+    rng = np.random.default_rng(1)
+    atoms = torch.from_numpy(rng.standard_normal((9, 5))).double()
+    z = torch.from_numpy(rng.standard_normal((4, 5))).requires_grad_(True)
+    index = torch.from_numpy(np.array([[0, 1], [2, 3], [4, 5], [6, 7]]))
+    counts = torch.ones(4, 2, dtype=torch.float64)
+    direction = torch.from_numpy(rng.standard_normal((4, 5)))
+    (gradient,) = torch.autograd.grad((project(z, atoms, index, counts) * direction).sum(), z)
+    for row, chosen in zip(range(4), index, strict=True):
+        basis, _ = np.linalg.qr(atoms[chosen].numpy().T)
+        expected = basis @ basis.T @ direction[row].numpy()
+        assert np.allclose(gradient[row], expected, atol=1e-3)
+
+
+def test_placeholders_do_not_count():
+    atoms, images = atoms_and_images()
+    z = torch.from_numpy(images[:2])
+    index = torch.tensor([[3, 0], [5, 0]])
+    counts = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert torch.allclose(
+        project(z, atoms, index, counts), project(z, atoms, index[:, :1], counts[:, :1]), atol=1e-4
+    )
+
+
+def test_validation_error_never_rises_above_the_start_and_falls_where_there_is_room(refined):
+    _, metrics = refined
+    for k in (1, 3, 4, 32):
+        start = metrics[f"validation/refined_start_mse_k{k}"]
+        assert metrics[f"validation/refined_mse_k{k}"] <= start
+    assert metrics["validation/refined_mse_k4"] < 0.97 * metrics["validation/refined_start_mse_k4"]
+
+
+def test_the_saved_models_have_the_validation_error_that_was_reported(dataset, refined):
+    folder, metrics = refined
+    models = open_refined(dataset, folder)
+    from vaesc.datasets.reader import open_dataset
+
+    images = open_dataset(dataset).floats("validation", slice(None))
+    for k, model in models.items():
+        mse = float(np.square(model.unit_reconstructions(images) - images).mean())
+        reported = metrics[f"validation/refined_mse_k{min(k, 32)}"]
+        assert mse == pytest.approx(reported, rel=2e-3)
+
+
+def test_levels_beyond_the_atoms_share_the_last_model(dataset, refined):
+    models = open_refined(dataset, refined[0])
+    assert set(models) == {1, 3, 4, 40}
+    assert models[40].n_nonzero_coefs <= 32
+
+
+def test_the_pixel_dictionaries_it_started_from_are_read_back(dataset, refined):
+    from vaesc.datasets.reader import open_dataset
+
+    plan = Plan(own=3, levels=(1, 3, 4, 40), relearn=True)
+    pixels = load_pixels(plan, refined[0])
+    assert pixels is not None
+    assert set(pixels) == set(plan.levels)
+    images = Split(open_dataset(dataset), "validation", 512).pick([0, 1])
+    assert pixels[4].path(images, [4])[4].shape == (2, 32)
+    assert load_pixels(Plan(own=3, levels=(2, 3), relearn=True), refined[0]) is None
+
+
+def test_one_level_is_a_model_of_its_own(dataset, refined, tmp_path):
+    own = refined_folder(refined[0], 3)
+    model = SparseVAE.from_artifacts(dataset, own, own)
+    model.save(tmp_path / "bundle")
+    again = SparseVAE.load(tmp_path / "bundle", device="cpu")
+    images = np.random.default_rng(0).random((5, 8, 8)).astype(np.float32)
+    assert again.encode(images).shape == (5, 32)
+    assert np.array_equal(again.reconstruct(images), model.reconstruct(images))
+
+
+def test_equal_seeds_write_equal_bytes(dataset, tmp_path):
+    quick = RefineConfig(epochs=1, batch_size=64, n_hidden=16)
+    for name in ("a", "b"):
+        run(dataset, tmp_path / name, quick)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    assert len(files) > 10
+    same, differ, _ = filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", files, shallow=False)
+    assert not differ
+    assert len(same) == len(files)
+    history = json.loads((tmp_path / "a/history.json").read_text())
+    assert len(history) == 2

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,20 +16,21 @@ from vaesc.evaluation.dictionaries import Plan, load_pixels
 from vaesc.evaluation.refined import open_refined, refined_folder
 from vaesc.progress import SILENT
 from vaesc.refinement import refine
-from vaesc.refinement.network import LinearPathVAE, span
+from vaesc.refinement.network import linear_vae, span
 from vaesc.refinement.projection import project, supports
 from vaesc.training.determinism import stream
 
 DICTIONARY = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=4, batch_size=128)
-REFINE = RefineConfig(epochs=6, batch_size=64, n_hidden=64)
+REFINE = RefineConfig(epochs=6, batch_size=64, hidden=(64, 64), channels=(8,))
 LEVELS = (1, 4, 40)
 
 
 def run(dataset, folder, config=REFINE, seed=0):
     folder.mkdir()
     summary = refine(
-        config, DICTIONARY, LEVELS, dataset, folder, seed=seed, block_size=512, listener=SILENT
-    )
+        config, DICTIONARY, LEVELS, dataset, folder, seed=seed, device="cpu", block_size=512,
+        checkpoints=folder.with_suffix(".checkpoints"), listener=SILENT,
+    )  # fmt: skip
     return summary["metrics"]
 
 
@@ -53,7 +55,10 @@ def atoms_and_images(n_atoms=12, n_pixels=20, n=50):
 def untrained(n_hidden=8):
     atoms, images = atoms_and_images()
     images = torch.from_numpy(images)
-    return atoms, images, LinearPathVAE(atoms, images.mean(0), n_hidden, stream(0, "test"))
+    config = RefineConfig(hidden=(n_hidden, n_hidden), channels=(4,))
+    return atoms, images, linear_vae(
+        atoms, images.mean(0), (4, 5), config, spread=0.7, generator=stream(0, "test")
+    )  # fmt: skip
 
 
 def test_the_span_is_orthonormal_and_holds_every_atom():
@@ -70,35 +75,29 @@ def test_dependent_atoms_do_not_add_dimensions():
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_the_start_reconstructs_as_the_pixel_dictionary_does(k):
-    atoms, images, network = untrained()
-    z, latent_atoms = network.encode(images).detach(), (atoms @ network.into.T).detach()
+    atoms, images, vae = untrained()
+    z = vae.encode(images.reshape(-1, 4, 5))[0].detach()
+    latent_atoms = atoms @ span(atoms).T
     coded = project(z, latent_atoms, *supports(z, latent_atoms, k, "ols"))
     centred = images - images.mean(0)
     in_pixels = project(centred, atoms, *supports(centred, atoms, k, "ols"))
-    assert torch.allclose(network.decode(coded), in_pixels + images.mean(0), atol=1e-4)
+    decoded = vae.decode_logits(coded).flatten(1)
+    assert torch.allclose(decoded, in_pixels + images.mean(0), atol=1e-4)
 
 
-def test_the_exported_vae_is_the_same_function():
-    _, images, network = untrained()
-    generator = stream(0, "weights")
-    with torch.no_grad():
-        for part in (network.encoder, network.decoder):
-            part[2].weight.normal_(generator=generator)
-        network.unit = 2.5
-        z, y = network.encode(images), network.decode(network.encode(images))
-    vae = network.export((4, 5), beta=1.0, reach=float(z.abs().max()))
-    mean, log_var = vae.encode(images.reshape(-1, 4, 5))
-    assert torch.allclose(mean, z, atol=1e-4)
-    assert torch.allclose(log_var, network.log_var.expand_as(log_var), atol=1e-4)
-    assert torch.allclose(vae.decode_logits(z).flatten(1), y, atol=2e-4)
+def test_the_start_is_a_posterior_of_the_stated_width():
+    _, images, vae = untrained()
+    log_var = vae.encode(images.reshape(-1, 4, 5))[1]
+    assert torch.allclose(log_var, torch.full_like(log_var, -4.0), atol=1e-4)
 
 
-def test_linear_units_stay_linear_for_every_image():
-    """Whatever an image shows, no unit of the linear path is cut off: black, white, noise."""
-    _, _, network = untrained()
-    vae = network.export((20,), beta=1.0, reach=1.0)
-    extreme = torch.cat([torch.zeros(1, 20), torch.ones(1, 20), torch.eye(20), 1 - torch.eye(20)])
-    assert torch.allclose(vae.encode(extreme)[0], network.encode(extreme), atol=1e-4)
+def test_images_that_are_no_pictures_get_no_convolutions():
+    atoms, images, _ = untrained()
+    vae = linear_vae(
+        atoms, images.mean(0), (20,), RefineConfig(), spread=1.0, generator=stream(0, "flat")
+    )
+    assert not any(isinstance(m, torch.nn.Conv2d) for m in vae.modules())
+    assert vae.decode(vae.encode(images)[0]).shape == images.shape
 
 
 def test_the_gradient_through_the_code_is_the_projection():
@@ -129,7 +128,8 @@ def test_validation_error_never_rises_above_the_start_and_falls_where_there_is_r
     _, metrics = refined
     for k in (1, 3, 4, 32):
         start = metrics[f"validation/refined_start_mse_k{k}"]
-        assert metrics[f"validation/refined_mse_k{k}"] <= start
+        undescended = metrics[f"validation/refined_undescended_mse_k{k}"]
+        assert metrics[f"validation/refined_mse_k{k}"] <= undescended <= start
     assert metrics["validation/refined_mse_k4"] < 0.97 * metrics["validation/refined_start_mse_k4"]
 
 
@@ -174,7 +174,7 @@ def test_one_level_is_a_model_of_its_own(dataset, refined, tmp_path):
 
 
 def test_equal_seeds_write_equal_bytes(dataset, tmp_path):
-    quick = RefineConfig(epochs=1, batch_size=64, n_hidden=16)
+    quick = RefineConfig(epochs=1, batch_size=64, hidden=(16, 16), channels=(4,))
     for name in ("a", "b"):
         run(dataset, tmp_path / name, quick)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
@@ -184,3 +184,36 @@ def test_equal_seeds_write_equal_bytes(dataset, tmp_path):
     assert len(same) == len(files)
     history = json.loads((tmp_path / "a/history.json").read_text())
     assert len(history) == 2
+
+
+def test_a_killed_refinement_keeps_its_finished_levels(dataset, tmp_path, monkeypatch):
+    """The second level is interrupted; the successor computes neither the first again, nor other
+    bytes."""
+    import vaesc.refinement.step as step
+
+    quick = RefineConfig(epochs=1, batch_size=64, hidden=(16, 16), channels=(4,))
+    run(dataset, tmp_path / "whole", quick)
+    genuine, seen = step._refine_level, []
+
+    def level(config, start, k, *rest, **how):
+        if k == 3 and 3 not in seen:
+            seen.append(k)
+            raise KeyboardInterrupt
+        seen.append(k)
+        return genuine(config, start, k, *rest, **how)
+
+    monkeypatch.setattr(step, "_refine_level", level)
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "cut", quick)
+    for file in sorted((tmp_path / "cut").iterdir(), reverse=True):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    (tmp_path / "cut").rmdir()
+    run(dataset, tmp_path / "cut", quick)
+    assert seen == [1, 3, 3, 4, 32]
+    files = [p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*")]
+    _, differ, missing = filecmp.cmpfiles(
+        tmp_path / "whole", tmp_path / "cut", files, shallow=False
+    )
+    assert not differ
+    assert not missing
+    assert not (tmp_path / "cut.checkpoints").exists()

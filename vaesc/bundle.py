@@ -117,7 +117,7 @@ class SparseVAE:
             DataError: The images have the wrong shape, dtype or range, or are not finite.
         """
         self._check_level(n_nonzero_coefs)
-        return self.dictionary.encode(self.latents(images), n_nonzero_coefs)
+        return self.codes_of_unit(self.to_unit(images), n_nonzero_coefs)
 
     def decode(self, codes: csr_array) -> Floats:
         """Return the images that `codes`, shape (n, K), stand for.
@@ -144,8 +144,7 @@ class SparseVAE:
         """
         self._check_level(n_nonzero_coefs)
         unit = self.to_unit(images)
-        codes = self.dictionary.encode(self._encoded(unit), n_nonzero_coefs)
-        return squared_errors(unit, self.unit_images(self.dictionary.decode(codes)))
+        return squared_errors(unit, self.unit_reconstructions(unit, n_nonzero_coefs))
 
     def unit_reconstructions(self, unit: Floats, n_nonzero_coefs: int | None = None) -> Floats:
         """Return :meth:`reconstruct` of images that are in [0, 1] already, in [0, 1] too.
@@ -154,8 +153,29 @@ class SparseVAE:
             unit: Shape (n, *shape).
             n_nonzero_coefs: Sparsity level; default: the model's own.
         """
-        codes = self.dictionary.encode(self._encoded(unit), n_nonzero_coefs)
+        codes = self.codes_of_unit(unit, n_nonzero_coefs)
         return self.unit_images(self.dictionary.decode(codes))
+
+    def codes_of_unit(self, unit: Floats, n_nonzero_coefs: int | None = None) -> csr_array:
+        """Return :meth:`encode` of images that are in [0, 1] already, shape (n, K).
+
+        A dictionary that was refined with its decoder is coded in with it
+        (:mod:`vaesc.decoder_coding`), any other by the latents alone.
+
+        Args:
+            unit: Shape (n, *shape).
+            n_nonzero_coefs: Sparsity level; default: the model's own.
+        """
+        dictionary = self.dictionary
+        level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
+        if dictionary.amounts is None and not dictionary.descent_steps:
+            return dictionary.encode(self._encoded(unit), level)
+        from vaesc.decoder_coding import DecoderCoder
+
+        coder = DecoderCoder(self.vae, dictionary)
+        if level == 1 and dictionary.amounts is not None:
+            return coder.nearest(unit)
+        return coder.descended(unit, dictionary.encode(self._encoded(unit), level))
 
     def decode_latents(self, latents: NDArray[Any]) -> Floats:
         """Return the images that `latents`, shape (n, d), stand for, in :meth:`decode`'s range."""

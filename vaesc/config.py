@@ -100,12 +100,15 @@ class DatasetConfig:
 class VAEConfig:
     """The variational autoencoder: encoder q(z|x), decoder p(x|z) and their objective."""
 
-    architecture: Literal["mlp", "conv"] = "mlp"
-    """Encoder: `mlp`, or `conv` for pictures, which puts convolutions before it."""
+    architecture: Literal["mlp", "conv", "linear-path"] = "mlp"
+    """Encoder: `mlp`; `conv`, which puts convolutions before it; `linear-path`, a linear layer
+    beside one hidden layer."""
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers, mirrored by the decoder; `linear-path`: the first is
+    the encoder's one hidden layer, the last the decoder's."""
     channels: tuple[int, ...] = ()
-    """Channels of the convolutional stages, each halving the sides; none derives them."""
+    """Channels of the stages of `conv`, each halving the sides (none: derived), or of the
+    convolutions that end the decoder of `linear-path` (none: no such convolutions)."""
     activation: Literal["relu", "silu"] = "relu"
     """What follows each hidden layer: `relu`, or the smooth `silu`."""
     residual: bool = False
@@ -125,6 +128,8 @@ class VAEConfig:
         _require_finite(self)
         for name in ("hidden", "channels"):
             _require(all(w >= 1 for w in getattr(self, name)), self, name, "must be at least 1")
+        if self.architecture == "linear-path":
+            _require(bool(self.hidden), self, "hidden", "must not be empty for linear-path")
         _require(self.latent_dim >= 1, self, "latent_dim", "must be at least 1")
         _require(self.observation_std > 0, self, "observation_std", "must be positive")
         _require(self.beta >= 0, self, "beta", "must not be negative")
@@ -278,17 +283,28 @@ class RefineConfig:
     """Images per gradient step."""
     learning_rate: float = 1e-3
     """Adam's largest step size; it falls to zero along a cosine."""
-    n_hidden: int = 512
-    """Hidden units beside the linear path, in the encoder and in the decoder."""
+    hidden: tuple[int, ...] = (512, 1024)
+    """Hidden units beside the linear path: the encoder's, and the decoder's."""
+    channels: tuple[int, ...] = (32, 32)
+    """Channels of the convolutions that end the decoder of pictures; none for other data."""
     plain_weight: float = 0.1
     """Weight of plain reconstruction and KL beside the error of decoder(D a)."""
+    descent_steps: int = 6
+    """Steps in which each image's coefficients descend its decoded error, after the pursuit."""
+    n_amounts: int = 16
+    """At k = 1: amounts of each atom that are decoded and compared with the image."""
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         _require(self.epochs >= 0, self, "epochs", "must be 0 (no refinement) or more")
         _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
         _require(self.learning_rate > 0, self, "learning_rate", "must be positive")
-        _require(self.n_hidden >= 1, self, "n_hidden", "must be at least 1")
+        _require(len(self.hidden) == 2, self, "hidden", "must hold two numbers")
+        for name in ("hidden", "channels"):
+            _require(all(w >= 1 for w in getattr(self, name)), self, name, "must be at least 1")
         _require(self.plain_weight >= 0, self, "plain_weight", "must not be negative")
+        _require(0 <= self.descent_steps <= 100, self, "descent_steps", "must be from 0 to 100")
+        _require(2 <= self.n_amounts <= 1024, self, "n_amounts", "must be from 2 to 1024")
 
 
 @dataclass(frozen=True, kw_only=True)

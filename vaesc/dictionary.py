@@ -78,6 +78,11 @@ class LatentDictionary:
     """SHA-256 of each file of the VAE whose latents it was learned on: it fits no other."""
     network: Mapping[str, Floats] | None = None
     """Under ``lista`` the weights of the network that proposes the atoms, by name."""
+    descent_steps: int = 0
+    """Steps of :func:`vaesc.decoder_coding.descend` that follow the pursuit, given the decoder."""
+    amounts: Floats | None = None
+    """Amounts of each atom, shape (K, T), increasing: at k = 1 the image whose decoded error is
+    smallest decides (:func:`vaesc.decoder_coding.nearest`), and no pursuit; None: the pursuit."""
 
     @property
     def n_atoms(self) -> int:

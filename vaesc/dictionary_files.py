@@ -1,7 +1,8 @@
 """A dictionary of latents on disk: safetensors and JSON, never pickle.
 
 ``dictionary.safetensors`` holds dictionary (K, d), mean (d,) and scale (d,), float32, and under
-the coder ``lista`` the weights of its network as ``network.<name>``;
+the coder ``lista`` the weights of its network as ``network.<name>``, and of a dictionary that
+is used with its decoder, the ``amounts`` (K, T) it tries;
 ``dictionary.json`` the coder, the sparsity level and the SHA-256 of each file of the VAE whose
 latents it was learned on. What is read is checked before it is believed.
 """
@@ -23,6 +24,7 @@ WEIGHTS = "dictionary.safetensors"
 SETTINGS = "dictionary.json"
 _FORMAT = 1
 _NETWORK = "network."
+_MAX_STEPS = 100
 
 
 def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
@@ -32,16 +34,18 @@ def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
     arrays = {name: getattr(dictionary, name) for name in ("dictionary", "mean", "scale")}
     network = dictionary.network or {}
     arrays |= {f"{_NETWORK}{name}": np.ascontiguousarray(w) for name, w in network.items()}
+    if dictionary.amounts is not None:
+        arrays["amounts"] = dictionary.amounts
     save_file(arrays, folder / WEIGHTS)
-    write_json(
-        folder / SETTINGS,
-        {
-            "format": _FORMAT,
-            "coder": dictionary.coder,
-            "n_nonzero_coefs": dictionary.n_nonzero_coefs,
-            "vae_sha256": dict(dictionary.vae_sha256),
-        },
-    )
+    settings: dict[str, Any] = {
+        "format": _FORMAT,
+        "coder": dictionary.coder,
+        "n_nonzero_coefs": dictionary.n_nonzero_coefs,
+        "vae_sha256": dict(dictionary.vae_sha256),
+    }
+    if dictionary.descent_steps:
+        settings["descent_steps"] = dictionary.descent_steps
+    write_json(folder / SETTINGS, settings)
 
 
 def load_dictionary(folder: Path) -> LatentDictionary:
@@ -68,6 +72,8 @@ def load_dictionary(folder: Path) -> LatentDictionary:
             n_nonzero_coefs=int(settings["n_nonzero_coefs"]),
             vae_sha256=dict(settings["vae_sha256"]),
             network=_network(arrays),
+            descent_steps=int(settings.get("descent_steps", 0)),
+            amounts=arrays.get("amounts"),
         )
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise DataError(f"{folder} holds no readable dictionary: {error}") from error
@@ -89,6 +95,7 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
             f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
             f"got shapes {shapes}"
         )
+    _check_decoder_coding(dictionary, folder)
     if (dictionary.coder == "lista") != (dictionary.network is not None):
         raise DataError(
             f"{folder / WEIGHTS} must hold a network if and only if the coder is lista, "
@@ -101,6 +108,24 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
             from_weights(dictionary.dictionary, dictionary.n_nonzero_coefs, dictionary.network)
         except ValueError as error:
             raise DataError(f"{folder / WEIGHTS} holds no network for it: {error}") from error
+
+
+def _check_decoder_coding(dictionary: LatentDictionary, folder: Path) -> None:
+    """Refuse amounts that are no increasing numbers, one row an atom, and absurd step counts."""
+    if not 0 <= dictionary.descent_steps <= _MAX_STEPS:
+        raise DataError(
+            f"{folder / SETTINGS} must have descent_steps from 0 to {_MAX_STEPS}, "
+            f"got {dictionary.descent_steps}"
+        )
+    amounts = dictionary.amounts
+    if amounts is None:
+        return
+    shaped = amounts.ndim == 2 and len(amounts) == dictionary.n_atoms and amounts.shape[1] >= 2
+    if not (shaped and np.isfinite(amounts).all() and (np.diff(amounts, axis=1) > 0).all()):
+        raise DataError(
+            f"{folder / WEIGHTS} must hold amounts of shape ({dictionary.n_atoms}, T), finite and "
+            f"increasing along each row, got shape {amounts.shape}"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401

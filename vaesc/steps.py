@@ -165,7 +165,8 @@ def _refine(
 
     return refine(
         config.refine, config.dictionary, config.evaluation.sparsity_levels, inputs["dataset"],
-        folder, seed=config.seed, block_size=config.runtime.block_size, listener=listener,
+        folder, seed=config.seed, device=config.runtime.device,
+        block_size=config.runtime.block_size, checkpoints=checkpoints, listener=listener,
     )  # fmt: skip
 
 

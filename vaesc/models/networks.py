@@ -2,7 +2,10 @@
 
 `mlp` flattens an image; `conv` halves its sides stage by stage, then flattens, and its decoder
 mirrors it to the pixel whatever the sides. With `residual`, layers whose width does not change
-and a block in each convolutional stage add their input to their output.
+and a block in each convolutional stage add their input to their output. `linear-path` puts a
+linear layer beside the perceptron on either side, so that it can begin as a linear code and stay
+one where that is best; with `channels` its decoder ends in a few convolutions that correct the
+picture the two have made.
 
 References:
     He et al., "Deep Residual Learning for Image Recognition", 2016.
@@ -26,6 +29,19 @@ _SMALLEST_SIDE = 4
 
 Size = tuple[int, int, int]
 """Channels, height, width."""
+
+
+class Parallel(nn.Module):
+    """f(x) + g(x)."""
+
+    def __init__(self, straight: nn.Module, branch: nn.Module) -> None:
+        super().__init__()
+        self.straight, self.branch = straight, branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return f(x) + g(x)."""
+        y: Tensor = self.straight(x) + self.branch(x)
+        return y
 
 
 class Residual(nn.Module):
@@ -54,8 +70,10 @@ def build_networks(
         Encoder, from (n, *shape) or (n, P) to (n, 2 d); decoder, from (n, d) to (n, P).
 
     Raises:
-        ConfigError: `conv` was asked for images without height and width.
+        ConfigError: `conv`, or `channels`, was asked for images without height and width.
     """
+    if config.architecture == "linear-path":
+        return _beside_linear(config, shape)
     is_mlp = config.architecture == "mlp"
     sizes = [] if is_mlp else _sizes(config, shape)
     n_features, d = math.prod(shape if is_mlp else sizes[-1]), config.latent_dim
@@ -71,14 +89,55 @@ def build_networks(
     )
 
 
-def _sizes(config: VAEConfig, shape: tuple[int, ...]) -> list[Size]:
-    """Return (channels, height, width) before and after every stage."""
+def _beside_linear(
+    config: VAEConfig, shape: tuple[int, ...]
+) -> tuple[nn.Sequential, nn.Sequential]:
+    n_pixels, d = math.prod(shape), config.latent_dim
+    n_encoder, n_decoder = config.hidden[0], config.hidden[-1]
+
+    def both(n_in: int, n_hidden: int, n_out: int) -> Parallel:
+        straight = nn.Linear(n_in, n_out, device="meta")
+        return Parallel(straight, nn.Sequential(*_perceptron(config, n_in, n_hidden, n_out)))
+
+    decoder = [both(d, n_decoder, n_pixels), *_correction(config, shape)]
+    return nn.Sequential(both(n_pixels, n_encoder, 2 * d)), nn.Sequential(*decoder)
+
+
+def _correction(config: VAEConfig, shape: tuple[int, ...]) -> list[nn.Module]:
+    """Convolutions over the finished picture, added to it; at half its sides where both are even.
+
+    A pixel's correction then sees its neighbourhood at a quarter of the cost (pixel unshuffle).
+
+    References:
+        Shi et al., "Real-time single image and video super-resolution using an efficient
+        sub-pixel convolutional neural network", 2016. https://arxiv.org/abs/1609.05158
+    """
+    if not config.channels:
+        return []
+    picture = _picture(shape)
+    fold = 1 if picture[1] % 2 or picture[2] % 2 else 2
+    n_in = picture[0] * fold**2
+    widths = [n_in, *config.channels]
+    layers: list[nn.Module] = [nn.Unflatten(1, picture), nn.PixelUnshuffle(fold)]
+    for a, b in itertools.pairwise(widths):
+        layers += [nn.Conv2d(a, b, 3, padding=1, device="meta"), _bend(config)]
+    last = nn.Conv2d(widths[-1], n_in, 3, padding=1, device="meta")
+    return [Residual(*layers, last, nn.PixelShuffle(fold), nn.Flatten())]
+
+
+def _picture(shape: tuple[int, ...]) -> Size:
+    """Return channels, height and width of images of this shape."""
     if len(shape) not in (2, 3):
         raise ConfigError(
-            f"vae.architecture=conv needs images of shape (h, w) or (c, h, w), got {shape}; "
-            "set vae.architecture=mlp"
+            f"convolutions need images of shape (h, w) or (c, h, w), got {shape}; set "
+            "vae.architecture=mlp, or vae.channels=[] for linear-path"
         )
-    c, h, w = (1, *shape) if len(shape) == 2 else shape
+    return (1, shape[0], shape[1]) if len(shape) == 2 else (shape[0], shape[1], shape[2])
+
+
+def _sizes(config: VAEConfig, shape: tuple[int, ...]) -> list[Size]:
+    """Return (channels, height, width) before and after every stage."""
+    c, h, w = _picture(shape)
     sizes = [(c, h, w)]
     for channels in config.channels or _derived_channels(min(h, w)):
         h, w = math.ceil(h / 2), math.ceil(w / 2)

@@ -8,14 +8,20 @@ code can come. Refinement removes both obstacles, for each sparsity level k by i
    written as a linear VAE: latents are coordinates in the span of its atoms, where coding is what
    it was in pixel space, to rounding. So the first decoder(D a) has exactly the pixel
    dictionary's error, and training goes on from there.
-2. *Train through the code* (:mod:`vaesc.refinement.projection`). With the atoms S that the pursuit
-   chose held fixed, the coded latent is the orthogonal projection of the latent on their span: a
-   smooth function of latent and atoms, differentiated exactly, without a straight-through guess.
+2. *Train through the code* (:mod:`vaesc.refinement.fit`). With the atoms S that the pursuit chose
+   held fixed, the coded latent is the orthogonal projection of the latent on their span: a smooth
+   function of latent and atoms, differentiated exactly, without a straight-through guess. With a
+   single atom the nearest decoded picture chooses instead, and the decoder learns a curve for
+   each atom.
 3. *Stay a VAE*. Plain reconstruction from sampled latents and the KL term stay in the loss.
-4. *Choose on validation data* (:mod:`vaesc.refinement.fit`): the epoch with the lowest error of
-   decoder(D a), the start among the candidates.
+4. *Choose on validation data*: the epoch with the lowest error of decoder(D a), the start among
+   the candidates.
+5. *Code by what will be seen* (:mod:`vaesc.decoder_coding`). When an image is coded, coefficients
+   descend the decoded error; with a single atom the nearest decoded picture chooses, as in
+   training.
 
-What comes out is an ordinary VAE and an ordinary dictionary for each level.
+What comes out is an ordinary VAE and an ordinary dictionary for each level, and the dictionary
+knows how it is to be coded in.
 """
 
 from __future__ import annotations

@@ -1,22 +1,29 @@
 r"""Training through the sparse code, for one sparsity level.
 
 .. math::
-    \underbrace{\|x - y(P_S \mu)\|^2}_{\text{through the code}}
-    + w \big( \|x - y(\mu + \sigma \epsilon)\|^2 + \beta' KL \big)
+    \underbrace{\|x - g(D^\top a)\|^2}_{\text{through the code}}
+    + w \big( \|x - g(\mu + \sigma \epsilon)\|^2 + \beta' KL \big)
 
 in squared pixels per image, summed. Outputs beyond [0, 1] are clipped, as they will be, and pay a
 tenth of the square of what was cut off, so that they still have a gradient.
 
-At k = 1 the encoder and the atoms rest. One atom's coefficient says nothing about the other atoms
-that might have served, so training both sides of that choice lets them run away from each other
-(measured on MNIST: the error rises by a quarter within two epochs); the decoder alone is safe.
+How an image gets its code is one of two things (:class:`Coding`):
+
+- for k > 1 the pursuit chooses atoms for the latent; the coded latent is its projection on them,
+  differentiated exactly (:mod:`vaesc.refinement.projection`), so encoder, atoms and decoder learn
+  together;
+- for k = 1 the atom and its amount are those whose decoded picture is nearest
+  (:class:`vaesc.decoder_coding.Codebook`), as in the assignment step of k-means, and the decoder
+  bends each atom's line into a curve. Encoder and atoms learn from plain reconstruction alone:
+  with one atom, a gradient through the choice says nothing of the atoms that might have served
+  (measured on MNIST: the error rises by a quarter within two epochs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,43 +32,52 @@ from torch import Tensor
 
 from vaesc.config import RefineConfig, derive_seed
 from vaesc.errors import TrainingError
-from vaesc.refinement.network import LinearPathVAE
-from vaesc.refinement.projection import project, supports
+from vaesc.models import VAE
+from vaesc.models.vae import kl_divergence
+from vaesc.refinement.network import BETA, OBSERVATION_STD, both_paths, corrections
 
 GROUP = 1024
 """Images per pass outside training."""
 _OVERSHOOT = 0.1
-_KL = 1e-4
-"""Weight of the KL term beside the plain error, in squared pixels a nat."""
+_KL = 2 * BETA * OBSERVATION_STD**2
 _PLAIN_SHARE = 8
 """One image in so many of a batch is also reconstructed from a latent sample."""
-_LINEAR_STEP, _ATOM_STEP, _VARIANCE_STEP = 0.03, 0.3, 10.0
-"""Step sizes of the linear path, the atoms and the log-variances over that of the perceptrons:
-the first two start at a good place, where Adam's steps of one size would throw them out."""
+_LINEAR_STEP, _BIAS_STEP = 0.03, 0.3
+"""Step sizes of the linear path over that of the branches: it starts at a good place, where Adam's
+steps of one size would throw it out."""
 _WARM_UP = 100
 """Gradient steps until the learning rate is whole."""
-_LOOK_EVERY, _DEAD_BELOW, _FORGET = 50, 0.02, 0.99
-"""Every 50 steps atoms used less than 2 % of the mean give way to badly coded latents."""
+
+
+class Coding(Protocol):
+    """How images get their coded latents while they are learned from."""
+
+    def parameters(self) -> list[tuple[list[Tensor], float]]:
+        """Return what it learns, with step sizes relative to the branches'."""
+
+    def coded(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the coded latents of images `x` with latents `z`, shape (n, d)."""
+
+    def after_step(self, i: int, x: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """Hear that the gradient step `i` of an epoch, on `x`, was taken."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of what it has learned."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`state` returned."""
 
 
 @dataclass
 class Refinement:
-    """One level's network and atoms while they are trained."""
+    """One level's VAE and the coding of its latents while they are trained."""
 
-    network: LinearPathVAE
-    atoms: Tensor
-    """In latent coordinates, unit rows, shape (K, d)."""
+    vae: VAE
+    coding: Coding
     k: int
-    selection: str
     config: RefineConfig
     seed: int
-    use: Tensor = field(init=False)
-    """Running number of images a batch that use each atom."""
-
-    def __post_init__(self) -> None:
-        self.atoms = torch.nn.Parameter(self.atoms / self.atoms.norm(dim=1, keepdim=True))
-        share = self.config.batch_size * self.k / len(self.atoms)
-        self.use = torch.full((len(self.atoms),), share)
+    _noise: Tensor = field(init=False)
 
     def run(
         self,
@@ -85,95 +101,58 @@ class Refinement:
         optimiser, schedule = self._optimiser(steps * self.config.epochs)
         best, best_epoch, kept = validate(), 0, self._state()
         on_epoch(0, {"validation": best})
-        history = [best]
+        start = best
         for epoch in range(1, self.config.epochs + 1):
-            last = epoch == self.config.epochs
             losses = []
             for i, rows in enumerate(self._batches(n, epoch)):
-                losses.append(self._step(images(rows), optimiser, (epoch, i)))
+                x = images(rows)
+                losses.append(self._step(x, optimiser, (epoch, i)))
                 schedule.step()
-                if i % _LOOK_EVERY == _LOOK_EVERY - 1 and not last and self.k > 1:
-                    self._revive(images(rows), optimiser)
+                self.coding.after_step(i, x, optimiser)
             train, error = float(np.mean(losses)), validate()
             if not np.isfinite(train):
                 raise TrainingError(
                     f"refinement at k = {self.k} lost its way in epoch {epoch}: the loss is "
                     f"{train}; lower refine.learning_rate={self.config.learning_rate}"
                 )
-            history.append(error)
             on_epoch(epoch, {"train": train, "validation": error})
             if error < best:
                 best, best_epoch, kept = error, epoch, self._state()
         self._restore(kept)
-        return {"best_epoch": best_epoch, "start": history[0], "error": best}
-
-    def code(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latents and coded latents of flat images, shape (n, d) each; no gradient."""
-        with torch.no_grad():
-            z = self.network.encode(x)
-            return z, project(z, self.atoms, *supports(z, self.atoms, self.k, self.selection))
+        return {"best_epoch": best_epoch, "start": start, "error": best}
 
     def _step(self, x: Tensor, optimiser: torch.optim.Optimizer, at: tuple[int, int]) -> float:
         """Take one gradient step; returns the batch's error a pixel."""
-        n, network = len(x), self.network
-        with _fast():
-            z = network.encode(x)
-        z = z.float()
-        index, counts = supports(z, self.atoms, self.k, self.selection)
-        coded = project(z, self.atoms, index, counts)
-        plain = z[: max(1, n // _PLAIN_SHARE)]
-        noise = torch.randn(plain.shape, generator=self._stream("noise", *at))
-        with _fast():
-            y = network.decode(torch.cat([coded, plain + noise * (network.log_var / 2).exp()]))
-        y = y.float()
+        n, vae = len(x), self.vae
+        with fast(x.device):
+            z, log_var = vae.encode(x.reshape(n, *vae.shape))
+        coded = self.coding.coded(x, z)
+        few = max(1, n // _PLAIN_SHARE)
+        noise = torch.randn((few, z.shape[1]), generator=self._stream("noise", *at)).to(x.device)
+        plain = z[:few] + noise * (log_var[:few] / 2).exp()
+        with fast(x.device):
+            y = vae.decode_logits(torch.cat([coded, plain])).flatten(1)
         error = _error(y[:n], x)
-        kl = (plain.square() + torch.expm1(network.log_var) - network.log_var).sum(1) / 2
-        rest = _error(y[n:], x[: len(plain)]).mean() + _KL * kl.mean()
+        rest = _error(y[n:], x[:few]).mean() + _KL * kl_divergence(z[:few], log_var[:few]).mean()
         loss = error.mean() + self.config.plain_weight * rest
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        self._after_step(index, counts)
-        return float(loss.detach()) / x.shape[1]
-
-    @torch.no_grad()
-    def _after_step(self, index: Tensor, counts: Tensor) -> None:
-        self.atoms /= self.atoms.norm(dim=1, keepdim=True)
-        used = torch.bincount(index.flatten(), counts.flatten(), minlength=len(self.atoms))
-        self.use = _FORGET * self.use + (1 - _FORGET) * used.float()
-
-    @torch.no_grad()
-    def _revive(self, x: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Give atoms that hardly anybody uses the residuals of badly reconstructed images."""
-        dead = torch.nonzero(self.use < _DEAD_BELOW * self.use.mean()).flatten()[: len(x) // 8]
-        if not len(dead):
-            return
-        z, coded = self.code(x)
-        worst = _error(self.network.decode(coded), x).topk(len(dead)).indices
-        residuals = (z - coded)[worst]
-        self.atoms[dead] = residuals / residuals.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        self.use[dead] = self.use.mean()
-        optimiser.state[self.atoms]["exp_avg"][dead] = 0
+        return float(error.detach().mean()) / x.shape[1]
 
     def _optimiser(
         self, n_steps: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        network, rate = self.network, self.config.learning_rate
+        into, out = both_paths(self.vae.encoder), both_paths(self.vae.decoder)
+        branches = [*into.branch.parameters(), *out.branch.parameters()]
+        straight: list[Tensor] = [into.straight.weight, into.straight.bias, out.straight.weight]  # type: ignore[list-item]
         groups: list[tuple[list[Tensor], float]] = [
-            (list(network.decoder.parameters()), 1.0),
-            ([network.out], _LINEAR_STEP),
-            ([network.bias], _ATOM_STEP),
-            ([network.log_var], _VARIANCE_STEP),
+            ([*branches, *corrections(self.vae.decoder)], 1.0),
+            (straight, _LINEAR_STEP),
+            ([out.straight.bias], _BIAS_STEP),  # type: ignore[list-item]
+            *self.coding.parameters(),
         ]
-        both = self.k > 1
-        for part in (*network.encoder.parameters(), network.into, self.atoms):
-            part.requires_grad_(both)
-        if both:
-            groups += [
-                (list(network.encoder.parameters()), 1.0),
-                ([network.into], _LINEAR_STEP),
-                ([self.atoms], _ATOM_STEP),
-            ]
+        rate = self.config.learning_rate
         optimiser = torch.optim.Adam(
             [{"params": parts, "lr": rate * step} for parts, step in groups], betas=(0.9, 0.99)
         )
@@ -194,23 +173,25 @@ class Refinement:
         name = "/".join(map(str, ("refine", self.k, *names)))
         return torch.Generator().manual_seed(derive_seed(self.seed, name))
 
-    def _state(self) -> dict[str, Tensor]:
-        weights = {name: value.clone() for name, value in self.network.state_dict().items()}
-        return {**weights, "atoms": self.atoms.detach().clone()}
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        weights = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        return {"vae": weights, "coding": self.coding.state()}
 
-    @torch.no_grad()
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self.atoms.copy_(state["atoms"])
-        self.network.load_state_dict({k: v for k, v in state.items() if k != "atoms"})
+    def _restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        self.vae.load_state_dict(state["vae"])
+        self.coding.restore(state["coding"])
+
+
+def fast(device: torch.device) -> torch.autocast:
+    """Matrix products in bfloat16 where the processor has it: twice as fast, and the same bits."""
+    if device.type == "cpu":
+        able = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    else:
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def _error(y: Tensor, x: Tensor) -> Tensor:
     """Squared error of each clipped image, and a tenth of the square of what was clipped."""
     clipped = y.clamp(0, 1)
     return (clipped - x).square().sum(1) + _OVERSHOOT * (y - clipped).square().sum(1)
-
-
-def _fast() -> torch.autocast:
-    """Matrix products in bfloat16 where the processor has it: twice as fast, and the same bits."""
-    able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(able))

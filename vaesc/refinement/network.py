@@ -1,107 +1,77 @@
-r"""A VAE with a linear path beside its perceptrons, and the same VAE as a plain perceptron.
+r"""A pixel dictionary written as a VAE: where refinement starts.
 
 .. math::
-    \mu(x) = Q (x - m) + e(x), \qquad y(z) = R^\top z + b + g(z),
+    \mu(x) = Q (x - m) + e(x), \qquad g(z) = \mathrm{correct}(R^\top z + m + h(z)),
 
-with Q = R an orthonormal basis of the span of a pixel dictionary, and e, g perceptrons with one
-hidden layer whose outputs start at zero. As Q is an isometry of that span, coding
-:math:`\mu(x)` in the dictionary's coordinates is coding x in the dictionary itself, and
-:math:`y(\hat z)`, clipped, is the dictionary's own reconstruction.
-
-A linear path needs no network of its own kind to be kept: a ReLU unit with a large bias is linear
-on all that ever reaches it. :meth:`LinearPathVAE.export` writes the whole as a
-:class:`vaesc.models.VAE` with d such units in each hidden layer.
+with Q = R an orthonormal basis of the span of the dictionary's atoms, and with e, h (perceptrons
+of one hidden layer) and the correction (a few convolutions) whose outputs start at zero. As Q is
+an isometry of that span, coding :math:`\mu(x)` in the atoms' coordinates is coding x in the pixel
+dictionary itself, and :math:`g(D^\top a)`, clipped, is the pixel dictionary's own reconstruction.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from vaesc.config import VAEConfig
+from vaesc.config import RefineConfig, VAEConfig
 from vaesc.models import VAE
+from vaesc.models.networks import Parallel
 
+OBSERVATION_STD, BETA = 0.1, 0.005
+"""2 BETA OBSERVATION_STD^2 is the weight of the KL term beside the squared error: 1e-4 a nat."""
 _START_LOG_VAR = -4.0
 """Log-variance of the posterior at the start, in squared units of pixels."""
 _LOG_VAR_BOUND = 20.0
-_MARGIN = 4.0
-"""How much farther than any training latent a linear unit stays linear."""
+"""See :class:`vaesc.models.VAE`."""
 
 
-class LinearPathVAE(nn.Module):
-    """Linear start, perceptrons beside it; the posterior's variance is one number a dimension.
+def linear_vae(
+    atoms: Tensor,
+    mean: Tensor,
+    shape: tuple[int, ...],
+    config: RefineConfig,
+    *,
+    spread: float,
+    generator: torch.Generator,
+) -> VAE:
+    """Return a VAE that does what a pixel dictionary does, with branches that add nothing yet.
 
     Args:
         atoms: Pixel dictionary, unit rows, shape (K, n_pixels).
         mean: Mean training image, shape (n_pixels,).
-        n_hidden: Hidden units of each perceptron.
-        generator: Source of the perceptrons' first weights.
+        shape: Shape of one image; one that is no picture gets no convolutions.
+        config: Widths of the branches.
+        spread: Standard deviation of the latents, by which the branches' inputs are divided.
+        generator: Source of the branches' first weights.
     """
-
-    def __init__(
-        self, atoms: Tensor, mean: Tensor, n_hidden: int, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        basis = span(atoms)
-        d, n_pixels = basis.shape
-        self.register_buffer("mean", mean.clone())
-        self.mean: Tensor
-        self.into = nn.Parameter(basis.clone())
-        self.out = nn.Parameter(basis.clone())
-        self.bias = nn.Parameter(mean.clone())
-        self.log_var = nn.Parameter(torch.full((d,), _START_LOG_VAR))
-        self.encoder = _perceptron(n_pixels, n_hidden, d, generator)
-        self.decoder = _perceptron(d, n_hidden, n_pixels, generator)
-        self.unit = 1.0
-        """Length by which inputs are divided before the perceptrons see them."""
-
-    @property
-    def latent_dim(self) -> int:
-        """Dimensions of the span of the atoms, d."""
-        return len(self.into)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the posterior means of flat images, shape (n, d)."""
-        centred = x - self.mean
-        mean: Tensor = centred @ self.into.T + self.encoder(centred / self.unit)
-        return mean
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return pixels, not yet clipped to [0, 1], shape (n, n_pixels)."""
-        y: Tensor = z @ self.out + self.bias + self.decoder(z / self.unit)
-        return y
-
-    @torch.no_grad()
-    def export(self, shape: tuple[int, ...], beta: float, reach: float) -> VAE:
-        """Return the same function as a plain VAE with a gaussian likelihood.
-
-        Args:
-            shape: Shape of one image.
-            beta: Weight of the KL term it was trained with.
-            reach: Largest absolute latent coordinate met; linear units stay linear well beyond.
-        """
-        d, n_hidden = self.latent_dim, _linears(self.encoder)[0].out_features
-        config = VAEConfig(hidden=(d + n_hidden,), latent_dim=d, likelihood="gaussian", beta=beta)
-        vae = VAE(config, shape)
-        # No image is farther from the mean image than this, whatever it shows.
-        far = float(torch.maximum(self.mean, 1 - self.mean).norm())
-        _write_linear_units(vae.encoder, self.into, self.mean, far, self.encoder, self.unit)
-        last, learned = _linears(vae.encoder)[-1], _linears(self.encoder)[-1]
-        last.weight[:d, :d], last.weight[d:] = torch.eye(d), 0
-        last.weight[:d, d:] = learned.weight
-        last.bias[:d] = learned.bias - far
-        last.bias[d:] = _LOG_VAR_BOUND * torch.atanh(self.log_var / _LOG_VAR_BOUND)
-        shift = _MARGIN * max(reach, 1.0)
-        eye, zero = torch.eye(d), torch.zeros(d)
-        _write_linear_units(vae.decoder, eye, zero, shift, self.decoder, self.unit)
-        last, learned = _linears(vae.decoder)[-1], _linears(self.decoder)[-1]
-        last.weight[:, :d], last.weight[:, d:] = self.out.T, learned.weight
-        last.bias[:] = self.bias + learned.bias - shift * self.out.sum(0)
-        vae.eval()
-        vae.requires_grad_(False)
-        return vae
+    basis = span(atoms)
+    d = len(basis)
+    settings = VAEConfig(
+        architecture="linear-path", hidden=config.hidden, latent_dim=d, likelihood="gaussian",
+        channels=config.channels if len(shape) in (2, 3) else (),
+        observation_std=OBSERVATION_STD, beta=BETA,
+    )  # fmt: skip
+    vae = VAE(settings, shape, generator=generator)
+    with torch.no_grad():
+        into, out = both_paths(vae.encoder), both_paths(vae.decoder)
+        _fill(into.straight, torch.cat([basis, torch.zeros_like(basis)]))
+        bias = cast(nn.Linear, into.straight).bias
+        bias[:d] = (basis @ mean).neg()
+        bias[d:] = _LOG_VAR_BOUND * math.atanh(_START_LOG_VAR / _LOG_VAR_BOUND)
+        _fill(out.straight, basis.T)
+        cast(nn.Linear, out.straight).bias.copy_(mean)
+        first = _linears(into.branch)[0]
+        first.weight /= spread
+        first.bias.sub_(first.weight @ mean)
+        _linears(out.branch)[0].weight.div_(spread)
+        for last in _last_layers(vae):
+            last.weight.zero_()
+            last.bias.zero_()  # type: ignore[union-attr]
+    return vae
 
 
 def span(atoms: Tensor) -> Tensor:
@@ -112,27 +82,27 @@ def span(atoms: Tensor) -> Tensor:
     return found
 
 
-def _write_linear_units(
-    network: nn.Module, rows: Tensor, centre: Tensor, shift: float, learned: nn.Module, unit: float
-) -> None:
-    """Fill a hidden layer: linear units for `rows`, shifted above zero, then the learned ones."""
-    d, to, source = len(rows), _linears(network)[0], _linears(learned)[0]
-    to.weight[:d], to.bias[:d] = rows, shift - rows @ centre
-    to.weight[d:] = source.weight / unit
-    to.bias[d:] = source.bias - source.weight @ centre / unit
+def both_paths(network: nn.Sequential) -> Parallel:
+    """Return the linear layer and the perceptron beside it of an encoder or a decoder."""
+    return cast(Parallel, network[0])
+
+
+def corrections(decoder: nn.Sequential) -> list[nn.Parameter]:
+    """Return the weights of the convolutions that end a decoder; none for what is no picture."""
+    return [p for layer in list(decoder)[1:] for p in layer.parameters()]
+
+
+def _last_layers(vae: VAE) -> list[nn.Linear | nn.Conv2d]:
+    branches = [both_paths(vae.encoder).branch, both_paths(vae.decoder).branch]
+    ends: list[nn.Linear | nn.Conv2d] = [_linears(branch)[-1] for branch in branches]
+    return ends + [m for m in vae.decoder.modules() if isinstance(m, nn.Conv2d)][-1:]
 
 
 def _linears(network: nn.Module) -> list[nn.Linear]:
     return [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
 
 
-def _perceptron(n_in: int, n_hidden: int, n_out: int, generator: torch.Generator) -> nn.Sequential:
-    """One hidden layer, drawn as torch draws them; the output layer is zero: nothing added yet."""
-    first = nn.Linear(n_in, n_hidden, device="meta").to_empty(device="cpu")
-    last = nn.Linear(n_hidden, n_out, device="meta").to_empty(device="cpu")
-    bound = 1 / math.sqrt(n_in)
-    nn.init.uniform_(first.weight, -bound, bound, generator=generator)
-    nn.init.uniform_(first.bias, -bound, bound, generator=generator)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(first, nn.ReLU(), last)
+def _fill(layer: nn.Module, weight: Tensor) -> None:
+    linear = cast(nn.Linear, layer)
+    linear.weight.copy_(weight)
+    linear.bias.zero_()

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_RIDGE = 1e-5
-"""Added to the diagonal of the chosen atoms' Gram matrix: nearly parallel atoms stay solvable."""
+from vaesc.decoder_coding import gram_of
 
 
 def supports(z: Tensor, atoms: Tensor, k: int, selection: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
@@ -37,13 +36,18 @@ def supports(z: Tensor, atoms: Tensor, k: int, selection: Any) -> tuple[Tensor, 
     from vaesc.sparse import orthogonal_matching_pursuit
 
     codes = orthogonal_matching_pursuit(
-        z.detach().numpy(), atoms.detach().numpy(), k, selection=selection, n_threads=1
+        z.detach().float().cpu().numpy(),
+        atoms.detach().cpu().numpy(),
+        k,
+        selection=selection,
+        n_threads=1,
     )
     used = np.diff(codes.indptr)
     counts = np.arange(k)[None] < used[:, None]
     index = np.zeros((len(used), k), np.int64)
     index[counts] = codes.indices
-    return torch.from_numpy(index), torch.from_numpy(counts.astype(np.float32))
+    there = torch.from_numpy(counts.astype(np.float32))
+    return torch.from_numpy(index).to(z.device), there.to(z.device)
 
 
 def project(z: Tensor, atoms: Tensor, index: Tensor, counts: Tensor) -> Tensor:
@@ -56,8 +60,8 @@ def project(z: Tensor, atoms: Tensor, index: Tensor, counts: Tensor) -> Tensor:
         counts: 0.0 where an index is a placeholder, else 1.0, shape (n, k).
     """
     chosen = atoms[index] * counts[..., None]
-    gram = chosen @ chosen.transpose(1, 2) + _RIDGE * torch.eye(index.shape[1])
-    right = chosen @ z[..., None]
+    gram = gram_of(chosen)
+    right = chosen @ z[..., None].to(chosen.dtype)
     if index.shape[1] == 1:
         coefficients = right / gram
     else:

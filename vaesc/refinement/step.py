@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +14,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.config import DictionaryConfig, RefineConfig
 from vaesc.dictionary import HISTORY, History, LatentDictionary, save_dictionary
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import PixelDictionary, Plan, learn_pixels, side_by_side
 from vaesc.evaluation.refined import LEVELS
-from vaesc.models import save_vae
+from vaesc.models import VAE, resolve_device, save_vae
 from vaesc.models.files import DESCRIPTION, WEIGHTS
 from vaesc.progress import Listener
+from vaesc.refinement.coding import CurveCoding, PursuitCoding, amounts_of
 from vaesc.refinement.fit import GROUP, Refinement
-from vaesc.refinement.network import LinearPathVAE
+from vaesc.refinement.network import linear_vae, span
 from vaesc.store import file_digest
 from vaesc.training.determinism import deterministic, stream
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
 
-Images = Callable[[NDArray[np.int64]], Tensor]
+_SAMPLE = 8192
+"""Training images from which the spread of latents and the amounts of atoms are taken."""
+_OUTCOME = "outcome.json"
 
 
 def refine(
@@ -39,7 +45,9 @@ def refine(
     folder: Path,
     *,
     seed: int,
+    device: str,
     block_size: int,
+    checkpoints: Path,
     listener: Listener,
 ) -> dict[str, Any]:
     """Refine a VAE and a dictionary for every sparsity level.
@@ -56,7 +64,10 @@ def refine(
         dataset_folder: Folder of the dataset's artifact.
         folder: Empty folder to write into.
         seed: The run's seed.
+        device: Where torch computes.
         block_size: Images read at once.
+        checkpoints: Keeps each finished level until all are: a killed run's successor takes them
+            from there.
         listener: Hears of every epoch of every level.
 
     Returns:
@@ -80,16 +91,35 @@ def refine(
     try:
         for level in sorted(set(at.values())):
             start = next(pixels[k] for k in plan.levels if at[k] == level)
-            told = _refine_level(
-                config, start, level, dataset, folder / f"k{level}", seed=seed, listener=listener
-            )
+            made = checkpoints / f"k{level}"
+            if not made.exists():
+                _refine_aside(
+                    config, start, level, dataset, made, seed=seed,
+                    device=resolve_device(device), listener=listener,
+                )  # fmt: skip
+            shutil.copytree(made, folder / made.name)
+            told = json.loads((folder / made.name / _OUTCOME).read_bytes())
+            (folder / made.name / _OUTCOME).unlink()
             history.append(told.pop("epochs"))
             metrics |= _metrics(level, told)
     finally:
         torch.set_num_threads(threads)
     _write(folder / HISTORY, side_by_side(history))
     _write(folder / LEVELS, {str(k): v for k, v in at.items()})
+    shutil.rmtree(checkpoints)
     return {"levels": sorted(set(at.values())), "metrics": metrics}
+
+
+def _refine_aside(
+    config: RefineConfig, start: PixelDictionary, k: int, dataset: ImageDataset, folder: Path,
+    **how: Any,  # noqa: ANN401
+) -> None:  # fmt: skip
+    """Refine one level beside `folder`, and move it there when it is whole."""
+    aside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    outcome = _refine_level(config, start, k, dataset, aside, **how)
+    _write(aside / _OUTCOME, outcome)
+    aside.rename(folder)
 
 
 def _plan(config: DictionaryConfig, sparsity_levels: Sequence[int]) -> Plan:
@@ -105,21 +135,13 @@ def _refine_level(
     folder: Path,
     *,
     seed: int,
+    device: torch.device,
     listener: Listener,
 ) -> dict[str, Any]:
-    """Refine one level and write its model."""
-    train, validation = (_resident(dataset, name) for name in ("train", "validation"))
-    network = LinearPathVAE(
-        torch.from_numpy(start.dictionary), torch.from_numpy(start.mean), config.n_hidden,
-        stream(seed, f"refine/{k}/init"),
-    )  # fmt: skip
+    """Refine one level, write its model into `folder`, and return what came of it."""
+    train, validation = (_Resident(dataset, name, device) for name in ("train", "validation"))
     with deterministic():
-        with torch.no_grad():
-            network.unit = float(network.encode(train(np.arange(min(GROUP, len(train))))).std())
-        atoms = torch.from_numpy(start.dictionary) @ network.into.detach().T
-        refinement = Refinement(
-            network, atoms, min(k, network.latent_dim), start.coder, config, seed
-        )
+        vae, coding = _start(config, start, k, train, tuple(dataset.shape), seed=seed)
         told: list[dict[str, float]] = []
 
         def hear(epoch: int, errors: dict[str, float]) -> None:
@@ -128,20 +150,73 @@ def _refine_level(
                 listener.epoch(epoch, told[-1])
             listener.progress(epoch, config.epochs)
 
-        outcome = refinement.run(
-            train, len(train), lambda: _validation_error(refinement, validation), hear
-        )
-    _save(refinement, dataset, train, folder)
+        def validate() -> float:
+            # Without the descent, which takes longer than the epoch and changes no ranking.
+            return _coding_error(_model(vae, coding, dataset, steps=0), validation)
+
+        outcome = Refinement(vae, coding, k, config, seed).run(train, len(train), validate, hear)
+    model = _model(vae.eval(), coding, dataset, steps=config.descent_steps)
+    outcome["descended"] = _coding_error(model, validation)
+    folder.mkdir(parents=True)
+    save_vae(vae, folder)
+    digests = {name: file_digest(folder / name) for name in (WEIGHTS, DESCRIPTION)}
+    save_dictionary(replace(model.dictionary, vae_sha256=digests), folder)
     return {**outcome, "epochs": told}
 
 
-class _resident:
+def _start(
+    config: RefineConfig,
+    start: PixelDictionary,
+    k: int,
+    train: _Resident,
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+) -> tuple[VAE, PursuitCoding | CurveCoding]:
+    """Return the pixel dictionary as a VAE, and the way in which its latents are coded."""
+    pixel_atoms, mean = (torch.from_numpy(a) for a in (start.dictionary, start.mean))
+    basis = span(pixel_atoms)
+    few = train(np.arange(min(_SAMPLE, len(train)))).cpu()
+    latents = (few - mean) @ basis.T
+    vae = linear_vae(
+        pixel_atoms, mean, shape, config, spread=float(latents.std().clamp_min(1e-3)),
+        generator=stream(seed, f"refine/{k}/init"),
+    ).to(train.device)  # fmt: skip
+    atoms = pixel_atoms @ basis.T
+    atoms /= atoms.norm(dim=1, keepdim=True)
+    if k == 1:
+        amounts = amounts_of(latents, atoms, config.n_amounts)
+        return vae, CurveCoding(vae, atoms.to(train.device), amounts.to(train.device), start.coder)
+    level = min(k, len(basis))
+    return vae, PursuitCoding(vae, atoms.to(train.device), level, start.coder, config.batch_size)
+
+
+def _model(
+    vae: VAE, coding: PursuitCoding | CurveCoding, dataset: ImageDataset, *, steps: int
+) -> SparseVAE:
+    """Return the model a user would hold, as training stands, with so many steps of descent."""
+    atoms = coding.atoms.detach().cpu().numpy()
+    dictionary = LatentDictionary(
+        dictionary=np.ascontiguousarray(atoms, np.float32),
+        mean=np.zeros(atoms.shape[1], np.float32),
+        scale=np.ones(atoms.shape[1], np.float32),
+        coder=coding.selection,
+        n_nonzero_coefs=coding.k,
+        vae_sha256={},
+        descent_steps=steps,
+        amounts=coding.amounts.cpu().numpy() if isinstance(coding, CurveCoding) else None,
+    )
+    return SparseVAE(vae, dictionary, low=dataset.low, high=dataset.high)
+
+
+class _Resident:
     """A split in memory as stored, handed out as flat floats in [0, 1]."""
 
-    def __init__(self, dataset: ImageDataset, name: str) -> None:
+    def __init__(self, dataset: ImageDataset, name: str, device: torch.device) -> None:
         from vaesc.training.resident import load_split
 
-        self.images = load_split(dataset, name, torch.device("cpu"), block_size=8192).flatten(1)
+        self.images = load_split(dataset, name, device, block_size=8192).flatten(1)
+        self.device = device
 
     def __len__(self) -> int:
         return len(self.images)
@@ -149,47 +224,25 @@ class _resident:
     def __call__(self, rows: NDArray[np.int64]) -> Tensor:
         from vaesc.training.resident import to_unit
 
-        return to_unit(self.images[torch.from_numpy(rows)])
+        return to_unit(self.images[torch.from_numpy(rows).to(self.device)])
 
 
-def _validation_error(refinement: Refinement, images: _resident) -> float:
+def _coding_error(model: SparseVAE, images: _Resident) -> float:
+    """Return the mean squared error a pixel of decoder(D a), coded as a user's images are."""
     total = 0.0
-    for x in _groups(images):
-        _, coded = refinement.code(x)
-        with torch.no_grad():
-            y = refinement.network.decode(coded).clamp(0, 1)
-        total += float((y - x).square().mean(1).double().sum())
+    for start in range(0, len(images), GROUP):
+        x = images(np.arange(start, min(start + GROUP, len(images)))).cpu().numpy()
+        unit = x.reshape(-1, *model.shape)
+        error = squared_errors(unit, model.unit_reconstructions(unit))
+        total += float(error.sum(dtype=np.float64))
     return total / len(images)
-
-
-def _groups(images: _resident) -> Any:  # noqa: ANN401 - an iterator of tensors
-    return (
-        images(np.arange(i, min(i + GROUP, len(images)))) for i in range(0, len(images), GROUP)
-    )
-
-
-def _save(refinement: Refinement, dataset: ImageDataset, train: _resident, folder: Path) -> None:
-    with torch.no_grad():
-        reach = max(float(refinement.network.encode(x).abs().max()) for x in _groups(train))
-    vae = refinement.network.export(tuple(dataset.shape), beta=1.0, reach=reach)
-    folder.mkdir()
-    save_vae(vae, folder)
-    d = refinement.network.latent_dim
-    dictionary = LatentDictionary(
-        dictionary=np.ascontiguousarray(refinement.atoms.detach().numpy(), np.float32),
-        mean=np.zeros(d, np.float32),
-        scale=np.ones(d, np.float32),
-        coder=refinement.selection,
-        n_nonzero_coefs=refinement.k,
-        vae_sha256={name: file_digest(folder / name) for name in (WEIGHTS, DESCRIPTION)},
-    )
-    save_dictionary(dictionary, folder)
 
 
 def _metrics(level: int, told: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"validation/refined_start_mse_k{level}": told["start"],
-        f"validation/refined_mse_k{level}": told["error"],
+        f"validation/refined_mse_k{level}": told["descended"],
+        f"validation/refined_undescended_mse_k{level}": told["error"],
         f"train/refined_best_epoch_k{level}": float(told["best_epoch"]),
     }
 

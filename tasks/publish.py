@@ -11,6 +11,8 @@ import base64
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,7 @@ def _in_order(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
     results = json.loads((evaluation / "results.json").read_text())
     curve = base64.b64encode((evaluation / "curve.png").read_bytes()).decode()
-    try:
+    with in_prefect():
         create_markdown_artifact(results["verdict"], key="vaesc-verdict", description="The claim")
         create_table_artifact(
             _in_order(results["table"]),
@@ -116,5 +118,12 @@ def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
         create_image_artifact(
             f"data:image/png;base64,{curve}", key="vaesc-curve", description="MSE against k"
         )
+
+
+@contextmanager
+def in_prefect() -> Iterator[None]:
+    """Show something in Prefect's UI; that its API refuses it is no failure of the run."""
+    try:
+        yield
     except (PrefectException, httpx.HTTPError) as error:
         logger.warning("the results are safe, but Prefect's UI does not show them: %s", error)

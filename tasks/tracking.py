@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
 from vaesc.store import read_artifact
 
+PARENT_RUN = "VAESC_PARENT_RUN"
+"""Environment variable: the MLflow run in which this process's pipeline run is nested."""
 LOG_EPOCHS_EVERY_SECONDS = 5.0
 SEND_EPOCHS_EVERY_SECONDS = 2.0
 _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
@@ -162,18 +165,29 @@ class StepRun(Listener):
 
 
 @contextmanager
-def pipeline_run(config: PipelineConfig) -> Iterator[PipelineRun]:
-    """Open the parent MLflow run of the current flow run, and end it with the flow."""
+def pipeline_run(
+    config: PipelineConfig, *, name: str = "", tags: Mapping[str, str] | None = None
+) -> Iterator[PipelineRun]:
+    """Open the parent MLflow run of the current flow run, and end it with the flow.
+
+    Args:
+        config: The run's config.
+        name: Its name; default: preset and the beginning of the config's digest.
+        tags: More tags.
+    """
     tracking = connect_tracking(config.registry.experiment)
     tracking.close_stale_runs()
-    tags = {
+    every = {
         "vaesc.preset": config.preset,
         "vaesc.config_digest": config_digest(config),
         "prefect.flow_run_id": _flow_run_id(),
+        **(tags or {}),
     }
-    params = dict(flat_settings(config))
-    name = f"{config.preset}-{config_digest(config)[:8]}"
-    run = PipelineRun(config, tracking, tracking.start_run(name, tags=tags, params=params))
+    run_id = tracking.start_run(
+        name or f"{config.preset}-{config_digest(config)[:8]}",
+        parent=os.environ.get(PARENT_RUN), tags=every, params=dict(flat_settings(config)),
+    )  # fmt: skip
+    run = PipelineRun(config, tracking, run_id)
     token = _CURRENT.set(run)
     try:
         yield run

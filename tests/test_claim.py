@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vaesc.cli.claim import _told
+from vaesc.cli.claim import told
 from vaesc.evaluation.claim import rate_bits, resampled_means, weigh_seeds
 from vaesc.evaluation.verdict import bootstrap_means
 
@@ -100,9 +100,10 @@ def test_the_outcome_reads_as_a_table():
     found = weigh([errors()])
     found |= {
         "dataset": "digits", "n_test": 400, "seeds": [0], "n_atoms": 64, "claimant": "refined",
-        "levels": LEVELS, "order": ["refined", "pixel"], "reports": ["report.html"],
+        "levels": LEVELS, "order": ["refined", "pixel"], "report": "report.html", "run_id": "abc",
+        "verdict": "It held.", "seconds": 1.0,
         "bits": {"per_image": rate_bits(LEVELS, 64, 8)},
     }  # fmt: skip
-    text = _told(found)
+    text = told(found)
     assert f"geometric mean {found['geometric_mean']['ratio']:.3f}" in text
     assert "better" in text

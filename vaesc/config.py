@@ -277,7 +277,7 @@ class EvaluationConfig:
 class RefineConfig:
     """Training of encoder, dictionary and decoder on what the decoder will really see, D a."""
 
-    epochs: int = 0
+    epochs: int = 5
     """Passes over the training images for each sparsity level; 0 is the article's recipe alone."""
     batch_size: int = 128
     """Images per gradient step."""
@@ -286,7 +286,7 @@ class RefineConfig:
     hidden: tuple[int, ...] = (512, 1024)
     """Hidden units beside the linear path: the encoder's, and the decoder's."""
     channels: tuple[int, ...] = (32, 32)
-    """Channels of the convolutions that end the decoder of pictures; none for other data."""
+    """Channels of the convolutions that end the decoder of pictures for k > 1."""
     plain_weight: float = 0.1
     """Weight of plain reconstruction and KL beside the error of decoder(D a)."""
     descent_steps: int = 6

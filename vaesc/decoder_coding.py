@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vaesc.models import VAE
 
 Decode = Callable[[Tensor], Tensor]
-"""Scaled latents D^T a, shape (n, d) -> flat pictures, shape (n, n_pixels); they are clipped to [0, 1]."""
+"""Scaled latents D^T a, shape (n, d) -> flat pictures, shape (n, n_pixels), not clipped yet."""
 
 _RIDGE = 1e-5
 """Added to the diagonal of the chosen atoms' Gram matrix: nearly parallel atoms stay solvable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ _ENDS = 0.01, 0.99
 @dataclass
 class PursuitCoding:
     """k > 1: atoms by the pursuit, coded latents by projection on them."""
+
+    rate: ClassVar[float] = 1.0
+    """Factor of the configured learning rate."""
 
     vae: VAE
     atoms: Tensor
@@ -86,7 +90,15 @@ class PursuitCoding:
 
 @dataclass
 class CurveCoding:
-    """k = 1: the atom and the amount of it whose decoded picture is nearest."""
+    """k = 1: the atom and the amount of it whose decoded picture is nearest.
+
+    The decoder learns from a few thousand pictures, as k-means does, and takes larger steps
+    (Fashion-MNIST's validation error over the pixel dictionary's after 8 epochs: .907 at the rate
+    of other levels, .891 at three times that).
+    """
+
+    rate: ClassVar[float] = 3.0
+    """Factor of the configured learning rate."""
 
     vae: VAE
     atoms: Tensor

@@ -22,8 +22,8 @@ How an image gets its code is one of two things (:class:`Coding`):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ _WARM_UP = 100
 class Coding(Protocol):
     """How images get their coded latents while they are learned from."""
 
+    rate: ClassVar[float]
+
     def parameters(self) -> list[tuple[list[Tensor], float]]:
         """Return what it learns, with step sizes relative to the branches'."""
 
@@ -77,7 +79,6 @@ class Refinement:
     k: int
     config: RefineConfig
     seed: int
-    _noise: Tensor = field(init=False)
 
     def run(
         self,
@@ -152,7 +153,7 @@ class Refinement:
             ([out.straight.bias], _BIAS_STEP),  # type: ignore[list-item]
             *self.coding.parameters(),
         ]
-        rate = self.config.learning_rate
+        rate = self.coding.rate * self.config.learning_rate
         optimiser = torch.optim.Adam(
             [{"params": parts, "lr": rate * step} for parts, step in groups], betas=(0.9, 0.99)
         )

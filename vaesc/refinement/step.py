@@ -178,6 +178,8 @@ def _start(
     basis = span(pixel_atoms)
     few = train(np.arange(min(_SAMPLE, len(train)))).cpu()
     latents = (few - mean) @ basis.T
+    if k == 1:  # a codebook is decoded again and again, and its few pictures need no correction
+        config = replace(config, channels=())
     vae = linear_vae(
         pixel_atoms, mean, shape, config, spread=float(latents.std().clamp_min(1e-3)),
         generator=stream(seed, f"refine/{k}/init"),

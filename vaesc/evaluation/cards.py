@@ -155,9 +155,7 @@ def _usage(rows: NDArray[np.int64], values: Floats, n: int) -> dict[str, Any]:
     }
 
 
-def _purity(
-    rows: NDArray[np.int64], values: Floats, labels: NDArray[np.int64]
-) -> dict[str, Any]:
+def _purity(rows: NDArray[np.int64], values: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
     """Return the class that most of an atom's energy falls on, that share, and its base rate."""
     weights = np.square(values, dtype=np.float64)
     by_class = np.bincount(labels[rows], weights)

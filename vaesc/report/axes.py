@@ -123,7 +123,9 @@ def ratios(axes: Any, points: Sequence[Mapping[str, Any]], x: str, theme: Theme)
         colour = verdict_colour(point["verdict"], theme)
         seeds = drawn(point.get("by_seed", ()))
         axes.plot([point[x]] * len(seeds), seeds, "_", color=theme.ink, markersize=9, zorder=5)
-        axes.plot([point[x]] * 2, drawn([point["low"], point["high"]]), color=colour, linewidth=2.2)
+        axes.plot(
+            [point[x]] * 2, drawn([point["low"], point["high"]]), color=colour, linewidth=2.2
+        )
         axes.plot(
             point[x], drawn(point["ratio"]), _MARKS[point["verdict"]], color=colour, markersize=5
         )

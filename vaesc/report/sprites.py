@@ -85,7 +85,9 @@ def effect_picture(effect: NDArray[Any], limit: float, theme: Theme) -> Picture:
     return np.asarray(zero * (1 - amount) + end * amount, np.float32)
 
 
-def draw_cards(effects: NDArray[Any], users: Sequence[NDArray[Any]], folder: Path) -> dict[str, Any]:
+def draw_cards(
+    effects: NDArray[Any], users: Sequence[NDArray[Any]], folder: Path
+) -> dict[str, Any]:
     """Draw ``card-effects`` (+t and -t of each atom) and ``card-images`` (those that use it most).
 
     Args:

@@ -77,9 +77,7 @@ DARK_THEME = Theme(
 )
 
 
-def save_wide_and_narrow(
-    draw: Callable[[Theme, bool], Any], folder: Path, name: str
-) -> None:
+def save_wide_and_narrow(draw: Callable[[Theme, bool], Any], folder: Path, name: str) -> None:
     """Save a figure for wide pages and one for phones, ``<name>-narrow``, each in both themes.
 
     Words in a figure shrink with it. One as wide as a page would be unreadable on a phone.

@@ -8,7 +8,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+EXECUTABLE = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 _FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--mute-audio",
     "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
@@ -90,7 +92,12 @@ class Browser:
 
     def complaints(self):
         """Return what the console said, and what the page tried to load beside itself."""
-        said = [e for e in self.events if e.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")]
+        said = [
+            e
+            for e in self.events
+            if e.get("method")
+            in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        ]
         loaded = [
             e["params"]["request"]["url"] for e in self.events
             if e.get("method") == "Network.requestWillBeSent"

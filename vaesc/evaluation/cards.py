@@ -7,9 +7,9 @@ the coded latent of an image whose coefficient of atom j is :math:`a_j \neq 0` (
 effect
     :math:`g(\hat z_{-j} + t\, s\, d_j) - g(\hat z_{-j})`, averaged over users, where g is the
     decoder, :math:`\hat z_{-j}` the user's coded latent without the atom, and t the mean
-    :math:`|a_j|` of all users, with either sign. A decoder is not linear: what an atom adds depends
-    on what it is added to. At the mean latent, which is no image's, one would see what the atom
-    does where nobody uses it.
+    :math:`|a_j|` of all users, with either sign. A decoder is not linear: what an atom adds
+    depends on what it is added to. At the mean latent, which is no image's, one would see what the
+    atom does where nobody uses it.
 purity
     The share of the atom's energy :math:`\sum_i a_{ij}^2` that falls on the class on which most of
     it falls. Weighted so, an image that has hardly anything of the atom counts hardly anything. It
@@ -41,7 +41,7 @@ N_CARDS = 24
 N_USERS = 6
 """Images shown on a card: those with the largest coefficients, of either sign."""
 N_EFFECT = 512
-"""Users, the first of the split, over which an effect is averaged: more change no pixel visibly."""
+"""Users, the first of the split, that an effect is averaged over: more change nothing visible."""
 _FORMAT = 1
 
 

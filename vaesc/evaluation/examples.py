@@ -88,7 +88,7 @@ def example_rows(test: Split, n: int) -> list[int]:
 
 
 def write_reconstructions(rows: list[Row], folder: Path) -> None:
-    """Write the pictures, one line a row, as ``reconstructions.png``, and what they are as JSON."""
+    """Write ``reconstructions.png``, one line a row, and what the lines are as JSON."""
     from vaesc.report.sprites import as_picture, save_sheet
 
     pictures = [[as_picture(image) for image in row.images] for row in rows]

@@ -61,6 +61,17 @@ def end_labels(axes: Any, ends: Sequence[End], size: float) -> None:  # noqa: AN
         )  # fmt: skip
 
 
+def name_point(axes: Any, text: str, at: tuple[float, float], colour: str, size: float) -> None:  # noqa: ANN401
+    """Write the name of a curve that ends early beside its end, on a rim of the background."""
+    from matplotlib.patheffects import withStroke
+
+    background = axes.figure.get_facecolor()
+    axes.annotate(
+        text, xy=at, xytext=(5, 7), textcoords="offset points", color=colour, fontsize=size,
+        path_effects=[withStroke(linewidth=3, foreground=background)], zorder=6,
+    )  # fmt: skip
+
+
 def shares(values: Any, limits: Any) -> Any:  # noqa: ANN401
     """Return how far up an axis values lie, 0 at its lower and 1 at its upper limit."""
     low, high = limits
@@ -122,7 +133,10 @@ def ratios(axes: Any, points: Sequence[Mapping[str, Any]], x: str, theme: Theme)
     for point in points:
         colour = verdict_colour(point["verdict"], theme)
         seeds = drawn(point.get("by_seed", ()))
-        axes.plot([point[x]] * len(seeds), seeds, "_", color=theme.ink, markersize=9, zorder=5)
+        axes.plot(
+            [point[x]] * len(seeds), seeds, "_", color=theme.ink, markersize=8,
+            markeredgewidth=0.8, zorder=5,
+        )  # fmt: skip
         axes.plot(
             [point[x]] * 2, drawn([point["low"], point["high"]]), color=colour, linewidth=2.2
         )

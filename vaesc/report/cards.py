@@ -13,12 +13,12 @@ from vaesc.report.page import Sprite, section
 from vaesc.report.text import escape, number, percent, signed
 
 
-def cards_section(folder: Path, intro: str = "") -> str:
+def cards_section(folder: Path, more: str = "") -> str:
     """Return the section of atom cards; '' if the evaluation wrote none.
 
     Args:
         folder: Artifact of the evaluation.
-        intro: HTML that stands before the cards.
+        more: HTML that stands below what is said of all cards.
     """
     path = folder / "cards.json"
     facts = json.loads(path.read_bytes()) if path.exists() else {"cards": []}
@@ -27,7 +27,7 @@ def cards_section(folder: Path, intro: str = "") -> str:
     effects, images = _sprites(folder, facts)
     cards = "".join(_card(i, facts, effects, images) for i in range(len(facts["cards"])))
     content = (
-        f"{intro}{_summary(facts)}{_legend(facts)}{effects.embedded()}{images.embedded()}"
+        f"{_summary(facts)}{more}{_legend(facts)}{effects.embedded()}{images.embedded()}"
         f'<div class="cards">{cards}</div>'
     )
     return section("What atoms mean", content)
@@ -61,9 +61,9 @@ def _summary(facts: Mapping[str, Any]) -> str:
     if "purity" in cards[0]:
         pure = sum(card["purity"] >= 0.5 for card in cards)
         words += (
-            f" {pure} of the {n} spend at least half of their energy on a single class "
-            f"(median {percent(median(c['purity'] for c in cards))}; the same classes make up "
-            f"{percent(median(c['base_rate'] for c in cards))} of the test images, again a median)."
+            f" {pure} of the {n} spend at least half of their energy on a single class: "
+            f"{percent(median(c['purity'] for c in cards))} in the median, where the class makes "
+            f"up {percent(median(c['base_rate'] for c in cards))} of the images."
         )
     return f"<p>{escape(words)}</p>"
 
@@ -76,7 +76,8 @@ def _legend(facts: Mapping[str, Any]) -> str:
         '<b class="worse">darker</b>, each card on a range of its own'
     )
     purity = (
-        "<dt>class</dt><dd>the one that most of the atom's energy falls on, and how much of it; "
+        "<dt>class</dt><dd>the one that most of the atom's energy (the sum of its squared "
+        "coefficients) falls on, and how much of it; "
         "the tick is the class's share of all test images, where an atom that means nothing would "
         "end</dd>"
         if "purity" in facts["cards"][0]
@@ -84,9 +85,9 @@ def _legend(facts: Mapping[str, Any]) -> str:
     )
     return (
         '<details class="print" open><summary>How to read a card</summary><dl class="legend">'
-        "<dt>+ and \N{MINUS SIGN}</dt><dd>decoder(z + t d) \N{MINUS SIGN} decoder(z): what the atom "
-        "adds to images, and what it takes away with the opposite sign, averaged over the coded "
-        f"latents z of images that use it, t their mean coefficient; {colours}</dd>"
+        "<dt>+ and \N{MINUS SIGN}</dt><dd>decoder(z + t d) \N{MINUS SIGN} decoder(z): what the "
+        "atom adds to images, and what it takes away with the opposite sign, averaged over the "
+        f"coded latents z of images that use it, t their mean coefficient; {colours}</dd>"
         "<dt>images</dt><dd>the test images with the largest coefficients, largest first, "
         "underlined in the colour of the sign</dd>"
         f"{purity}<dt>without it</dt><dd>the increase of the squared error per pixel, averaged "
@@ -99,7 +100,7 @@ def _card(i: int, facts: Mapping[str, Any], effects: Sprite, images: Sprite) -> 
     card = facts["cards"][i]
     name = f"atom {card['atom']}"
     effect = "".join(
-        f"<div>{effects.cut(i, range(j, j + 1), f'What {name} {verb}')}<small>{sign}</small></div>"
+        f"<div><small>{sign}</small>{effects.cut(i, range(j, j + 1), f'What {name} {verb}')}</div>"
         for j, (sign, verb) in enumerate(
             (("+", "adds to an image"), ("\N{MINUS SIGN}", "takes away with the opposite sign"))
         )
@@ -122,15 +123,15 @@ def _rows(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     positive = card["positive_share"]
     rows = {
         "used by": f"{percent(card['usage'])}<small> of images</small>",
-        "typical": f"{number(card['coefficient'])}<small> {_signs(positive)}</small>",
+        "coefficient": f"{number(card['coefficient'])}<small> {_signs(positive)}</small>",
     }
     if "purity" in card:
-        rows["class"] = (
-            f"{escape(_class(card, facts))} {percent(card['purity'])}"
+        rows[f"class <b>{escape(_class(card, facts))}</b> has"] = (
+            f"{percent(card['purity'])}<small> of it</small>"
             f'<span class="bar" style="--p:{100 * card["purity"]:.1f}%;'
             f'--b:{100 * card["base_rate"]:.1f}%" title="base rate {percent(card["base_rate"])}">'
             "</span>"
-            f"<small> all images: {percent(card['base_rate'])}</small>"
+            f"<small>of all images {percent(card['base_rate'])}</small>"
         )
     ablation = card["ablation"]
     relative = ablation["percent"]
@@ -142,9 +143,9 @@ def _rows(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def _signs(positive: float) -> str:
     if positive in (0.0, 1.0):
         return "always +" if positive else "always \N{MINUS SIGN}"
-    return f"{100 * positive:.0f} % +"
+    return f"{100 * positive:.0f} % of them +"
 
 
 def _class(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     classes = facts["classes"]
-    return str(classes[card["label"]]) if classes else f"class {card['label']}"
+    return str(classes[card["label"]]) if classes else str(card["label"])

@@ -6,6 +6,7 @@ for the test and how training came out; reconstructions and atom cards are those
 
 from __future__ import annotations
 
+import json
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vaesc.report.cards import cards_section
+from vaesc.report.compared import methods_section
 from vaesc.report.equal_bits import equal_bits_section
 from vaesc.report.names import label, title
 from vaesc.report.numbers import claim_table, error_table, interval_table, method_table
@@ -38,6 +40,7 @@ def render_claim(
         OSError: A file of an evaluation is missing.
     """
     folder = Path(evaluation_folders[0])
+    found = _with_titles(found, folder)
     with tempfile.TemporaryDirectory() as drawn:
         sections = [
             _head(found),
@@ -47,11 +50,24 @@ def render_claim(
             _bits(found, Path(drawn)),
             _time(found),
             reconstructions_section(folder),
-            cards_section(folder, f"<p>Of the first seed, {found['seeds'][0]}.</p>"),
+            cards_section(folder, f"<p>These are the atoms of seed {found['seeds'][0]}.</p>"),
+            methods_section(found),
             _seeds(found),
             provenance(_with_command(found, run), found),
         ]
     return document(f"vaesc claim: {found['dataset']}", sections)
+
+
+def _with_titles(found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return `found` with what the first seed's evaluation says of methods and of dictionaries."""
+    said = json.loads((folder / "results.json").read_bytes())
+    kept = {key: said[key] for key in ("coder", "relearn", "n_nonzero_coefs")}
+    words = {
+        name: {key: said["methods"].get(name, {}).get(key, "") for key in ("title", "about")}
+        for name in found["methods"]
+    }
+    methods = {name: {**words[name], **curve} for name, curve in found["methods"].items()}
+    return {**kept, **found, "methods": methods}
 
 
 def verdict_sentence(found: Mapping[str, Any]) -> str:
@@ -61,7 +77,6 @@ def verdict_sentence(found: Mapping[str, Any]) -> str:
     claims = found["claim"]
     better = [str(c["k"]) for c in claims if c["verdict"] == "better"]
     worse = [str(c["k"]) for c in claims if c["verdict"] == "worse"]
-    middle = found["geometric_mean"]
     where = "at every" if len(better) == len(claims) else f"at {len(better)} of {len(claims)}"
     opening = (
         f"The claim held {where} sparsity level{'s' if len(better) != len(claims) else ''}"
@@ -73,9 +88,8 @@ def verdict_sentence(found: Mapping[str, Any]) -> str:
     if len(better) + len(worse) < len(claims):
         parts.append("elsewhere no difference is shown")
     return (
-        f"{opening}: over {len(found['seeds'])} seeds, {label(found['claimant'])} against sparse "
-        f"pixels: {'; '.join(parts)}. Geometric mean of the error ratios {number(middle['ratio'])} "
-        f"({number(middle['low'])} to {number(middle['high'])})."
+        f"{opening}: over {len(found['seeds'])} seeds, decoding {label(found['claimant'])} "
+        f"against {label('pixel')} is {'; '.join(parts)}."
     )
 
 
@@ -121,7 +135,7 @@ def _numbers(found: Mapping[str, Any]) -> str:
     return section(
         "The numbers",
         "<h3>The claim</h3>"
-        + claim_table(found["claim"], "latents are")
+        + claim_table(found["claim"], "latents are", found["seeds"])
         + "<h3>Errors</h3>"
         + words
         + error_table(found)
@@ -135,7 +149,7 @@ def _article(found: Mapping[str, Any]) -> str:
     if found["claimant"] == "article":
         return ""
     return "<h3>The article's own recipe, unrefined</h3>" + claim_table(
-        found["article_claim"], "latents are"
+        found["article_claim"], "latents are", found["seeds"]
     )
 
 
@@ -146,7 +160,10 @@ def _random(found: Mapping[str, Any]) -> str:
     )
     claims = found.get("learned_against_random")
     return (
-        section("Learned against random atoms", words + claim_table(claims, "learned is"))
+        section(
+            "Learned against random atoms",
+            words + claim_table(claims, "learned is", found["seeds"]),
+        )
         if claims
         else ""
     )
@@ -195,8 +212,8 @@ def _seeds(found: Mapping[str, Any]) -> str:
         if name in found["methods"]
     ]
     held = (
-        "<h3>Numbers held</h3><p>In networks and dictionary, for each model: budgets are equal for "
-        "each image, not for what is learned once.</p>" + table(["", "numbers"], sizes)
+        "<h3>Numbers held</h3><p>In networks and dictionary, for each model: budgets are equal "
+        "for each image, not for what is learned once.</p>" + table(["", "numbers"], sizes)
         if sizes
         else ""
     )

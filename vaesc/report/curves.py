@@ -13,6 +13,7 @@ from vaesc.report.axes import (
     error_axis,
     level_axis,
     name_crossings,
+    name_point,
     ratio_sides,
     ratios,
 )
@@ -61,10 +62,13 @@ def _errors(axes: Any, results: Mapping[str, Any], theme: Theme, size: float) ->
     ends = []
     for name, curve in results["methods"].items():
         _method(axes, name, curve, results["levels"], theme)
+        measured = [
+            (k, e) for k, e in zip(results["levels"], curve["mse"], strict=True) if e is not None
+        ]
         if curve["mse"][-1] is not None:
             ends.append((label(name), curve["mse"][-1], theme.colour(name), name in MAIN))
-        else:
-            _name_last(axes, name, curve["mse"], results["levels"], theme, size)
+        elif measured:
+            name_point(axes, label(name), measured[-1], theme.colour(name), size)
     if "vae" in results:
         floor = results["vae"]["mse"]
         axes.axhline(drawn(floor), color=theme.colours["vae"], linewidth=1.0)
@@ -72,24 +76,6 @@ def _errors(axes: Any, results: Mapping[str, Any], theme: Theme, size: float) ->
     end_labels(axes, ends, size)
     axes.set_title("Mean squared error per pixel", loc="left", fontsize=11)
     axes.tick_params(axis="x", length=0, which="both")
-
-
-def _name_last(
-    axes: Any,  # noqa: ANN401
-    name: str,
-    errors: list[float | None],
-    levels: list[int],
-    theme: Theme,
-    size: float,
-) -> None:
-    """Write the name of a method that ends early beside its last point, if it has any."""
-    measured = [(k, e) for k, e in zip(levels, errors, strict=True) if e is not None]
-    if measured:
-        k, error = measured[-1]
-        axes.annotate(
-            label(name), xy=(k, drawn(error)), xytext=(6, 4), textcoords="offset points",
-            color=theme.colour(name), fontsize=size,
-        )  # fmt: skip
 
 
 def _method(

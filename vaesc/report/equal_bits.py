@@ -59,7 +59,7 @@ def _amortised(rate: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         return ""
     rows = [
         [
-            escape(title(results["methods"], name) if name in results["methods"] else label(name)),
+            escape(title(results["methods"], name)),
             f"{cost['numbers']:,}",
             number(cost["bits_per_image"]),
         ]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vaesc.report.cards import cards_section
+from vaesc.report.compared import methods_section
 from vaesc.report.equal_bits import equal_bits_section
-from vaesc.report.names import grouped, title
+from vaesc.report.names import title
 from vaesc.report.numbers import error_table, interval_table, measure_table
 from vaesc.report.page import details, document, figure, head, section
 from vaesc.report.pictures import reconstructions_section
@@ -47,7 +48,7 @@ def render_report(
             equal_bits_section(results, folder),
             reconstructions_section(folder),
             cards_section(folder, _coherence(results)),
-            _methods(results),
+            methods_section(results),
             _training(results, history, folder),
             provenance(run, results),
         ],
@@ -107,38 +108,6 @@ def _numbers(results: Mapping[str, Any]) -> str:
         + details("PSNR in dB", measure_table(results, "psnr_db", "{:.2f}".format))
         + (details("Fraction of the latents' variance unexplained (FVU)", fvu) if fvu else ""),
     )
-
-
-def _methods(results: Mapping[str, Any]) -> str:
-    methods = results["methods"]
-    lists = "".join(
-        f"<h3>{escape(heading)}</h3><dl>"
-        + "".join(
-            f"<dt>{escape(title(methods, name))}</dt><dd>{escape(methods[name].get('about', ''))}"
-            "</dd>"
-            for name in names
-        )
-        + "</dl>"
-        for heading, names in grouped(results["order"])
-    )
-    floor = (
-        "<h3>Floor</h3><dl><dt>VAE itself, nothing coded</dt><dd>The latent decoded without any "
-        "coding. More coefficients bring the article's method here, and no further.</dd></dl>"
-    )
-    return section(
-        "What was compared",
-        "<p>Every method is fitted on the training split and measured on the test split, at the "
-        f"same sparsity level k. Dictionaries have {results['n_atoms']} atoms and share learner, "
-        f"settings and coder ({escape(results['coder']).upper()}); {_learned(results)}.</p>"
-        f"{lists}{floor}",
-    )
-
-
-def _learned(results: Mapping[str, Any]) -> str:
-    k = results["n_nonzero_coefs"]
-    if results["relearn"]:
-        return f"each is learned anew for every k, the model's own at k = {k}"
-    return f"each is learned once, at k = {k}, and used at every k"
 
 
 def _coherence(results: Mapping[str, Any]) -> str:

@@ -69,5 +69,4 @@ def grouped(order: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def title(methods: Mapping[str, Any], name: str) -> str:
     """Return a method's full title, as far as its curve brings one."""
-    words = methods[name].get("title") or label(name)
-    return str(words[:1].upper() + words[1:])
+    return str(methods.get(name, {}).get("title") or label(name))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vaesc.report.names import MAIN, grouped, title
+from vaesc.report.page import verdict_cell
 from vaesc.report.text import NOTHING, escape, grouped_table, number
 
 Results = Mapping[str, Any]
@@ -64,16 +65,14 @@ def method_table(results: Results, cell: Cell, floor: float | None = None) -> st
     return grouped_table(["", *(f"k = {k}" for k in results["levels"])], groups)
 
 
-def claim_table(claims: Sequence[Mapping[str, Any]], words: str) -> str:
+def claim_table(claims: Sequence[Mapping[str, Any]], words: str, seeds: Sequence[int] = ()) -> str:
     """Return ratios with intervals and verdicts, one row a level, with every seed's ratio.
 
     Args:
         claims: As under ``claim``, with or without ``by_seed``.
         words: Heading of the verdicts' column.
+        seeds: The seeds that ``by_seed`` is of.
     """
-    from vaesc.report.page import verdict_cell
-
-    seeds = len(claims[0].get("by_seed", ()))
     rows = [
         [
             f"k = {c['k']}",
@@ -85,4 +84,4 @@ def claim_table(claims: Sequence[Mapping[str, Any]], words: str) -> str:
         for c in claims
     ]
     heads = ["", "error &times;", "95 % interval", escape(words)]
-    return grouped_table([*heads, *(f"seed {i + 1}" for i in range(seeds))], {"": rows})
+    return grouped_table([*heads, *(f"seed {seed}" for seed in seeds)], {"": rows})

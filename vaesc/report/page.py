@@ -59,7 +59,11 @@ def head(
 def _verdict(sentence: str) -> str:
     """Return the verdict, its first clause as the page's heading; no break inside ``k = 8``."""
     opening, _, rest = sentence.partition(": ")
-    words = escape(rest[:1].upper() + rest[1:]).replace("k = ", "k&nbsp;=&nbsp;")
+    words = (
+        escape(rest[:1].upper() + rest[1:])
+        .replace("k = ", "k&nbsp;=&nbsp;")
+        .replace(" %", "&nbsp;%")
+    )
     return f'<h1>{escape(opening)}</h1>\n<p class="verdict">{words}</p>'
 
 
@@ -125,7 +129,8 @@ class Sprite:
                 f'<image id="{self.name}-{theme}" width="{width}" height="{height}" '
                 f'href="{_data(path)}"></image>'
             )
-        return f'<svg class="sheet" width="0" height="0" aria-hidden="true"><defs>{images}</defs></svg>'
+        hidden = 'class="sheet" width="0" height="0" aria-hidden="true"'
+        return f"<svg {hidden}><defs>{images}</defs></svg>"
 
     def cut(self, row: int, columns: range, alt: str) -> str:
         """Return neighbouring tiles of one row as a picture."""

@@ -36,9 +36,9 @@ def _posterior(kl_dimensions: Sequence[Sequence[float]], theme: Theme) -> Any:  
     over.set_xlabel("epoch")
     over.set_title("KL of each latent dimension, nats per image", loc="left", fontsize=10.5)
     end.bar(np.arange(1, kl.shape[1] + 1), kl[-1][order], color=theme.colours["article"])
-    end.set_xlabel("dimension, by KL at the end")
+    end.set_xlabel("dimension, sorted")
     for axes in (over, end):
         axes.grid(True, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     over.set_ylim(bottom=0)
     return figure

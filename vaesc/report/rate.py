@@ -19,6 +19,7 @@ from vaesc.report.axes import (
     end_labels,
     error_axis,
     name_crossings,
+    name_point,
     ratio_sides,
     ratios,
 )
@@ -54,11 +55,14 @@ def _rate(rate: Mapping[str, Any], theme: Theme, narrow: bool) -> Any:  # noqa: 
     figure, above, below, size = two_panels(narrow)
     error_axis(above)
     ends = []
+    most = max((p["bits"] for m in rate["methods"].values() for p in m["envelope"]), default=1)
     for name, found in rate["methods"].items():
         _method(above, name, found, theme)
-        if found["envelope"]:
-            last = found["envelope"][-1]["mse"]
-            ends.append((label(name), last, theme.colour(name), name in MAIN))
+        last = found["envelope"][-1] if found["envelope"] else None
+        if last and last["bits"] >= most / 2:
+            ends.append((label(name), last["mse"], theme.colour(name), name in MAIN))
+        elif last:
+            name_point(above, label(name), (last["bits"], last["mse"]), theme.colour(name), size)
     at = crossover_bits(rate["ratio"])
     name_crossings(above, {bits: f"{bits:.0f} bits" for bits in at}, theme)
     end_labels(above, ends, size)

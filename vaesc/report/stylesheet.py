@@ -46,15 +46,18 @@ img{display:block;width:100%;height:auto}
 gap:.75rem;margin:1rem 0}
 .card{border:1px solid var(--line);border-radius:6px;padding:.6rem .7rem .7rem;min-width:0;
 font-size:.85rem}
-.card h3{display:flex;justify-content:space-between;align-items:baseline;gap:.5rem;margin:0 0 .5rem;
-font-size:.9rem}
+.card h3{display:flex;justify-content:space-between;align-items:baseline;gap:.5rem;
+margin:0 0 .5rem;font-size:.9rem}
 .card small{color:var(--faint);font-size:.75rem;font-weight:400}
-.does{display:grid;grid-template-columns:3.4rem 1fr;gap:.75rem}
-.effect small{display:none}.effect div{position:relative;margin-bottom:.35rem}
-.effect div small{display:block;position:absolute;left:.1rem;top:-.1rem;font-size:.8rem;
-font-weight:600;color:var(--ink)}
+.does{display:grid;grid-template-columns:4.1rem 1fr;gap:.7rem}
+.effect div{display:grid;grid-template-columns:.7rem 1fr;align-items:center;margin-bottom:.35rem}
+.card .effect small{font-size:.9rem;font-weight:600;line-height:1}
+.legend{font-size:.875rem;color:var(--faint)}
+.legend dt{display:inline;margin:0}.legend dt::after{content:": "}
+.legend dd{display:inline}.legend dd::after{content:"";display:block;margin-bottom:.35rem}
 .card dl{margin:0;min-width:0}
 .card dt{display:inline;margin:0;font-weight:400;color:var(--faint)}
+.card dt b{color:var(--ink);font-weight:600}
 .card dt::after{content:" "}
 .card dd{display:inline;margin:0;font-weight:600;font-variant-numeric:tabular-nums;
 overflow-wrap:anywhere}

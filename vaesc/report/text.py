@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 """Stands where nothing was measured."""
 Rows = Sequence[Sequence[str]]
 

@@ -67,7 +67,7 @@ def name_point(axes: Any, text: str, at: tuple[float, float], colour: str, size:
 
     background = axes.figure.get_facecolor()
     axes.annotate(
-        text, xy=at, xytext=(5, 7), textcoords="offset points", color=colour, fontsize=size,
+        text, xy=at, xytext=(4, -13), textcoords="offset points", color=colour, fontsize=size,
         path_effects=[withStroke(linewidth=3, foreground=background)], zorder=6,
     )  # fmt: skip
 

@@ -87,7 +87,9 @@ def _legend(facts: Mapping[str, Any]) -> str:
         '<details class="print" open><summary>How to read a card</summary><dl class="legend">'
         "<dt>+ and \N{MINUS SIGN}</dt><dd>decoder(z + t d) \N{MINUS SIGN} decoder(z): what the "
         "atom adds to images, and what it takes away with the opposite sign, averaged over the "
-        f"coded latents z of images that use it, t their mean coefficient; {colours}</dd>"
+        f"coded latents z of images that use it, t their mean absolute coefficient; {colours}</dd>"
+        "<dt>used by</dt><dd>share of the test images whose code holds the atom; <b>size</b>: "
+        "their mean absolute coefficient t, and how many of the coefficients are positive</dd>"
         "<dt>images</dt><dd>the test images with the largest coefficients, largest first, "
         "underlined in the colour of the sign</dd>"
         f"{purity}<dt>without it</dt><dd>the increase of the squared error per pixel, averaged "
@@ -122,12 +124,12 @@ def _card(i: int, facts: Mapping[str, Any], effects: Sprite, images: Sprite) -> 
 def _rows(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     positive = card["positive_share"]
     rows = {
-        "used by": f"{percent(card['usage'])}<small> of images</small>",
-        "coefficient": f"{number(card['coefficient'])}<small> {_signs(positive)}</small>",
+        "used by": percent(card["usage"]),
+        "size": f"{number(card['coefficient'])}<small> {_signs(positive)}</small>",
     }
     if "purity" in card:
         rows[f"class <b>{escape(_class(card, facts))}</b> has"] = (
-            f"{percent(card['purity'])}<small> of it</small>"
+            f"{percent(card['purity'])}"
             f'<span class="bar" style="--p:{100 * card["purity"]:.1f}%;'
             f'--b:{100 * card["base_rate"]:.1f}%" title="base rate {percent(card["base_rate"])}">'
             "</span>"
@@ -143,7 +145,7 @@ def _rows(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def _signs(positive: float) -> str:
     if positive in (0.0, 1.0):
         return "always +" if positive else "always \N{MINUS SIGN}"
-    return f"{100 * positive:.0f} % of them +"
+    return f"{100 * positive:.0f} % +"
 
 
 def _class(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

@@ -72,6 +72,17 @@ def test_purity_weighs_every_image_by_its_squared_coefficient(case):
         assert card["base_rate"] == pytest.approx((labels == card["label"]).mean())
 
 
+def test_chance_is_the_purity_that_shuffled_labels_give(case):
+    _, _, labels, codes, cards = case
+    rng = np.random.default_rng(9)
+    for card in cards.facts["cards"][:3]:
+        energy = np.square(codes[:, card["atom"]])
+        found = [np.bincount(rng.permutation(labels), energy).max() for _ in range(400)]
+        error = np.std(found) * np.sqrt(1 / 400 + 1 / 200) / energy.sum()
+        assert abs(card["chance"] - np.mean(found) / energy.sum()) < 4 * error + 1e-6
+        assert card["chance"] >= np.bincount(labels).max() / len(labels) - 4 * error
+
+
 def test_ablation_is_what_users_lose_when_the_coefficient_alone_becomes_zero(case):
     model, images, _, codes, cards = case
     for card in cards.facts["cards"][:3]:

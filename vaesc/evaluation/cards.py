@@ -13,7 +13,8 @@ effect
 purity
     The share of the atom's energy :math:`\sum_i a_{ij}^2` that falls on the class on which most of
     it falls. Weighted so, an image that has hardly anything of the atom counts hardly anything. It
-    says something only beside the base rate, the share of that class among all test images.
+    says something only beside the base rate, the share of that class among all test images, and
+    beside chance, what shuffled labels give.
 ablation
     The increase of a user's squared error per pixel when :math:`a_j` is set to 0 and every other
     coefficient stays, averaged over users; also as a share of the users' mean error.
@@ -42,6 +43,8 @@ N_USERS = 6
 """Images shown on a card: those with the largest coefficients, of either sign."""
 N_EFFECT = 512
 """Users, the first of the split, that an effect is averaged over: more change nothing visible."""
+N_SHUFFLES = 200
+"""Shuffles of the labels that chance is estimated from."""
 _FORMAT = 1
 
 
@@ -156,14 +159,23 @@ def _usage(rows: NDArray[np.int64], values: Floats, n: int) -> dict[str, Any]:
 
 
 def _purity(rows: NDArray[np.int64], values: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the class that most of an atom's energy falls on, that share, and its base rate."""
+    """Return the class that most of an atom's energy falls on, that share, and what to expect.
+
+    ``chance`` is the mean purity with shuffled labels. It exceeds every base rate, since the
+    largest class is picked after looking, and the more so the fewer images carry the energy.
+    """
     weights = np.square(values, dtype=np.float64)
     by_class = np.bincount(labels[rows], weights)
     label = int(np.argmax(by_class))
+    rng = np.random.default_rng(0)
+    shuffled = [
+        np.bincount(rng.permutation(labels)[: len(rows)], weights).max() for _ in range(N_SHUFFLES)
+    ]
     return {
         "label": label,
         "purity": float(by_class[label] / weights.sum()),
         "base_rate": float((labels == label).mean()),
+        "chance": float(np.mean(shuffled) / weights.sum()),
     }
 
 

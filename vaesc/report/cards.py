@@ -63,7 +63,8 @@ def _summary(facts: Mapping[str, Any]) -> str:
         words += (
             f" {pure} of the {n} spend at least half of their energy on a single class: "
             f"{percent(median(c['purity'] for c in cards))} in the median, where the class makes "
-            f"up {percent(median(c['base_rate'] for c in cards))} of the images."
+            f"up {percent(median(c['base_rate'] for c in cards))} of the images, and shuffled "
+            f"labels give {percent(median(c['chance'] for c in cards))}."
         )
     return f"<p>{escape(words)}</p>"
 
@@ -78,8 +79,9 @@ def _legend(facts: Mapping[str, Any]) -> str:
     purity = (
         "<dt>class</dt><dd>the one that most of the atom's energy (the sum of its squared "
         "coefficients) falls on, and how much of it; "
-        "the tick is the class's share of all test images, where an atom that means nothing would "
-        "end</dd>"
+        "base is the class's share of all test images, chance (the tick) "
+        "what is found with shuffled labels, more than any class's share since the "
+        "class is picked after looking</dd>"
         if "purity" in facts["cards"][0]
         else ""
     )
@@ -131,9 +133,9 @@ def _rows(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         rows[f"class <b>{escape(_class(card, facts))}</b> has"] = (
             f"{percent(card['purity'])}"
             f'<span class="bar" style="--p:{100 * card["purity"]:.1f}%;'
-            f'--b:{100 * card["base_rate"]:.1f}%" title="base rate {percent(card["base_rate"])}">'
+            f'--b:{100 * card["chance"]:.1f}%" title="by chance {percent(card["chance"])}">'
             "</span>"
-            f"<small>of all images {percent(card['base_rate'])}</small>"
+            f"<small>chance {percent(card['chance'])}, base {percent(card['base_rate'])}</small>"
         )
     ablation = card["ablation"]
     relative = ablation["percent"]

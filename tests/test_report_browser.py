@@ -48,6 +48,10 @@ def test_a_page_opens_without_complaint_and_is_no_wider_than_the_screen(
         f" && e.getBoundingClientRect().right > {width} + .5).map(e => e.outerHTML.slice(0, 80))"
     )
     assert outside == []
+    assert browser.value(
+        "[...document.querySelectorAll('.card')].every(c => [...c.querySelectorAll('dl *')]"
+        ".every(e => e.getBoundingClientRect().right <= c.getBoundingClientRect().right - 5))"
+    )
     background = browser.value("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == dark
 

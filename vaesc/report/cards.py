@@ -135,7 +135,8 @@ def _rows(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
             f'<span class="bar" style="--p:{100 * card["purity"]:.1f}%;'
             f'--b:{100 * card["chance"]:.1f}%" title="by chance {percent(card["chance"])}">'
             "</span>"
-            f"<small>chance {percent(card['chance'])}, base {percent(card['base_rate'])}</small>"
+            f"<small>chance {percent(card['chance'])},</small> "
+            f"<small>base {percent(card['base_rate'])}</small>"
         )
     ablation = card["ablation"]
     relative = ablation["percent"]

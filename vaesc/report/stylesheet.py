@@ -49,7 +49,7 @@ font-size:.85rem}
 .card h3{display:flex;justify-content:space-between;align-items:baseline;gap:.5rem;
 margin:0 0 .5rem;font-size:.9rem}
 .card small{color:var(--faint);font-size:.75rem;font-weight:400;white-space:nowrap}
-.does{display:grid;grid-template-columns:4.1rem 1fr;gap:.7rem}
+.does{display:grid;grid-template-columns:3.7rem 1fr;gap:.5rem}
 .effect div{display:grid;grid-template-columns:.7rem 1fr;align-items:center;margin-bottom:.35rem}
 .card .effect small{font-size:.9rem;font-weight:600;line-height:1}
 .legend{font-size:.875rem;color:var(--faint)}

@@ -502,7 +502,7 @@ def test_nothing_depends_on_block_size_and_everything_is_deterministic(
     assert same == files
     assert not differ
     assert not odd
-    assert {"curve.png", "atoms-dark.png", "reconstructions.png", "learning.png"} <= set(files)
+    assert {"curve.png", "cards.json", "card-effects-dark.png", "reconstructions.png"} <= set(files)
 
 
 def test_latents_of_another_vae_are_refused(inputs, tmp_path):

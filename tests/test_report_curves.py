@@ -5,7 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from vaesc.report.curves import _shares, draw_curve, draw_history
+from vaesc.report.axes import shares
+from vaesc.report.curves import draw_curve
+from vaesc.report.learning import draw_history
 
 NAMES = ["article", "pixel", "literal", "random", "largest", "pca_latents", "pca"]
 
@@ -37,7 +39,8 @@ def test_errors_of_zero_are_drawn_without_a_warning(tmp_path, errors, floor):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_curve(results(errors, floor), tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"curve.png", "curve-dark.png"}
+    ends = ("", "-dark", "-narrow", "-narrow-dark")
+    assert {p.name for p in tmp_path.iterdir()} == {f"curve{end}.png" for end in ends}
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e9, 1e12])
@@ -50,5 +53,5 @@ def test_a_flat_learning_curve_is_drawn_without_a_warning(tmp_path, value):
 
 
 def test_shares_of_an_axis():
-    np.testing.assert_allclose(_shares([2, 3, 4], (2, 4)), [0, 0.5, 1])
-    np.testing.assert_array_equal(_shares([2.0, 2.0], (2, 2)), [0, 0])
+    np.testing.assert_allclose(shares([2, 3, 4], (2, 4)), [0, 0.5, 1])
+    np.testing.assert_array_equal(shares([2.0, 2.0], (2, 2)), [0, 0])

@@ -1,9 +1,11 @@
-"""Pictures for the figures: example reconstructions, and what single atoms look like decoded."""
+"""A few test images and what the compared methods make of them at each sparsity level."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,43 +13,27 @@ import numpy as np
 from vaesc.bundle import SparseVAE
 from vaesc.config import EvaluationConfig
 from vaesc.evaluation.batches import Floats, Split
-from vaesc.evaluation.comparison import AtomUse
 from vaesc.evaluation.dictionaries import Dictionaries, code_levels
 
 if TYPE_CHECKING:
     from vaesc.latents import LatentStore
 
-N_LEVELS = 4
-"""Sparsity levels shown in the grid of reconstructions."""
-N_ATOMS = 63
-"""Atoms shown in the sheet, beside the mean."""
+EXAMPLES = "reconstructions.json"
+N_LEVELS = 6
+"""Sparsity levels shown."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the grid: the same images, reconstructed in one way."""
+    """The same images, reconstructed in one way."""
 
-    title: str
-    group: str
-    """What it belongs to: ``input``, ``vae``, ``refined``, ``article`` or ``pixel``."""
+    method: str
+    """``original``, ``vae``, ``refined``, ``article`` or ``pixel``."""
+    k: int | None
     mse: float | None
     """Mean squared error over the whole test split."""
     images: Floats
     """Shape (n, *shape), in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class AtomPictures:
-    """The atoms that carry most of the codes' energy, decoded."""
-
-    mean: Floats
-    """The image of the mean latent, shape `shape`."""
-    images: Floats
-    """The image of each atom, shape (n, *shape)."""
-    share: Floats
-    """Fraction of test images that use each, shape (n,)."""
-    n_atoms: int
-    """Atoms in the whole dictionary."""
 
 
 def reconstructions(
@@ -67,27 +53,25 @@ def reconstructions(
     levels = shown_levels(results["levels"])
     latent, pixel = ({k: d[k] for k in levels} for d in (learned.latents, learned.pixels))
     codes, pixel_codes = code_levels(latent, z), code_levels(pixel, images)
-    floor = results["vae"]["mse"]
     rows = [
-        Row("original", "input", None, images.reshape(shape)),
-        Row("VAE", "vae", floor, model.unit_images(z)),
+        Row("original", None, None, images.reshape(shape)),
+        Row("vae", None, results["vae"]["mse"], model.unit_images(z)),
     ]
     for k in levels:
-        at = results["levels"].index(k)
-        mse = {m: curve["mse"][at] for m, curve in results["methods"].items()}
+        made: dict[str, Floats] = {}
         if refined:
             own = refined[k]
-            made = own.unit_reconstructions(images.reshape(shape), min(k, own.n_nonzero_coefs))
-            rows.append(Row(f"refined, k = {k}", "refined", mse["refined"], made))
-        decoded = model.unit_images(latent[k].decode(codes[k]))
-        rows.append(Row(f"latents, k = {k}", "article", mse["article"], decoded))
-        coded = pixel[k].decode(pixel_codes[k]).reshape(shape)
-        rows.append(Row(f"pixels, k = {k}", "pixel", mse["pixel"], coded))
+            level = min(k, own.n_nonzero_coefs)
+            made["refined"] = own.unit_reconstructions(images.reshape(shape), level)
+        made["article"] = model.unit_images(latent[k].decode(codes[k]))
+        made["pixel"] = pixel[k].decode(pixel_codes[k]).reshape(shape)
+        at = results["levels"].index(k)
+        rows += [Row(m, k, results["methods"][m]["mse"][at], x) for m, x in made.items()]
     return rows
 
 
 def shown_levels(levels: list[int]) -> list[int]:
-    """Return at most four of `levels`, the first and the last among them."""
+    """Return at most six of `levels`, the first and the last among them."""
     at = np.unique(np.linspace(0, len(levels) - 1, N_LEVELS).round().astype(int))
     return [levels[i] for i in at]
 
@@ -103,18 +87,14 @@ def example_rows(test: Split, n: int) -> list[int]:
     return [*first, *others][: min(n, len(test))]
 
 
-def atom_sheet(model: SparseVAE, use: AtomUse) -> AtomPictures:
-    """Decode the atoms that matter most: ``decoder(mean + t * scale * atom)``.
+def write_reconstructions(rows: list[Row], folder: Path) -> None:
+    """Write ``reconstructions.png``, one line a row, and what the lines are as JSON."""
+    from vaesc.report.sprites import as_picture, save_sheet
 
-    They are ordered by the energy of their coefficients. Ordered by usage, the first would be
-    those that code the jitter of collapsed dimensions, which many images use and no pixel shows.
-    The amount t is the mean coefficient with which test images use the atom, counting its uses of
-    the commoner sign, so that a picture shows what the atom does where it is really used.
-    """
-    used = np.flatnonzero(use.share)
-    order = used[np.argsort(-use.energy[used], kind="stable")][:N_ATOMS]
-    d = model.dictionary
-    steps = use.amount[order, None].astype(np.float32) * d.dictionary[order] * d.scale
-    decoded = model.unit_images(np.concatenate([d.mean[None], d.mean + steps]))
-    share = use.share[order].astype(np.float32)
-    return AtomPictures(decoded[0], decoded[1:], share, d.n_atoms)
+    pictures = [[as_picture(image) for image in row.images] for row in rows]
+    facts = {
+        "tile": save_sheet(pictures, folder / "reconstructions.png"),
+        "n_images": len(rows[0].images),
+        "rows": [{"method": row.method, "k": row.k, "mse": row.mse} for row in rows],
+    }
+    (folder / EXAMPLES).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")

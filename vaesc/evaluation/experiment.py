@@ -47,7 +47,8 @@ def evaluate(
 
     Writes ``results.json``, ``table.csv``, ``errors.safetensors`` (each image's squared error by
     method and k), the dictionaries it learned (see :mod:`vaesc.evaluation.dictionaries`), their
-    ``history.json`` (one dict an epoch) and the figures (see :mod:`vaesc.report.figures`).
+    ``history.json`` (one dict an epoch), the figures (see :mod:`vaesc.report.figures`), and what
+    they show in words: ``cards.json`` and ``reconstructions.json``.
 
     Args:
         config: Sparsity levels, how dictionaries are learned for them, and sizes of samples.
@@ -91,7 +92,7 @@ def evaluate(
         f"test/iwae_{bound['samples']}_samples": bound["nats"] for bound in written["bounds"]
     }
     results.write(written, measured, folder)
-    _draw(config, subject, splits["test"], measured, written, learned, inputs, folder)
+    _draw(config, subject, splits["test"], written, learned, inputs, folder)
     return {
         "n_test": written["n_test"],
         "metrics": written["metrics"],
@@ -262,30 +263,40 @@ def _draw(
     config: EvaluationConfig,
     subject: _Subject,
     test: Split,
-    measured: Measured,
     written: Mapping[str, Any],
     learned: Dictionaries,
     inputs: Mapping[str, Path],
     folder: Path,
 ) -> None:
-    from vaesc.evaluation.examples import atom_sheet, reconstructions
+    """Draw the figures and write the cards of the default model's atoms."""
+    from vaesc.evaluation.cards import atom_cards, write_cards
+    from vaesc.evaluation.examples import reconstructions, write_reconstructions
     from vaesc.report.figures import (
-        draw_atoms,
         draw_curve,
         draw_history,
         draw_posterior,
-        draw_reconstructions,
+        draw_rate,
+        draw_refinement,
     )
 
     draw_curve(written, folder)
+    if written.get("rate"):
+        draw_rate(written["rate"], folder)
     rows = reconstructions(
         config, subject.model, test, subject.latents, learned, written, subject.refined
     )
-    draw_reconstructions(rows, folder)
-    draw_atoms(atom_sheet(subject.model, measured.atoms), folder)
-    history = inputs["vae"] / "history.json"
-    if history.exists():
-        draw_history(json.loads(history.read_bytes()), folder)
-    posterior = inputs["vae"] / "posterior.json"
-    if posterior.exists():
-        draw_posterior(json.loads(posterior.read_bytes())["validation/kl_per_dimension"], folder)
+    write_reconstructions(rows, folder)
+    name = "refined" if subject.refined else "article"
+    model = subject.refined[subject.model.n_nonzero_coefs] if subject.refined else subject.model
+    write_cards(atom_cards(model, test, name=name), folder)
+    if "refined" in inputs:
+        draw_refinement(_read(inputs["refined"] / HISTORY), folder)
+    if (inputs["vae"] / "history.json").exists():
+        draw_history(_read(inputs["vae"] / "history.json"), folder)
+    if (inputs["vae"] / "posterior.json").exists():
+        posterior = _read(inputs["vae"] / "posterior.json")
+        draw_posterior(posterior["validation/kl_per_dimension"], folder)
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    return json.loads(path.read_bytes())

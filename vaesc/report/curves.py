@@ -1,249 +1,102 @@
-"""Figures with axes: error against sparsity level, and the VAE's learning curves."""
+"""Error against sparsity level: for every method, and as the ratio that the verdict rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vaesc.report.style import Theme, save_themed
-
-LABELS = {
-    "refined": "refined latents",
-    "article": "sparse latents",
-    "pixel": "sparse pixels",
-    "literal": "step 4, literally",
-    "random": "random dictionary",
-    "largest": "k largest latents",
-    "pca_latents": "PCA of latents",
-    "pca": "PCA of pixels",
-}
-"""Short names, written at the curves' ends."""
-_MAIN = ("refined", "article", "pixel")
-"""Methods drawn with intervals."""
-_DASHES = {"literal": (4, 1.6), "random": (1.2, 1.4), "largest": (5, 1.5, 1, 1.5)}
-_DASHES |= {"pca_latents": (2.5, 1.2), "pca": (7, 2)}
-_MARKS = {"better": "o", "worse": "s", "no difference shown": "D"}
-_SMALLEST = 1e-14
-"""Where an error of zero is drawn, for which an axis of logarithms has no place: the square of
-float32's rounding, which nobody can tell from zero."""
-_LINE = 0.052
-"""Smallest distance between two labels at the curves' ends, as a share of the axes' height."""
+from vaesc.report.axes import (
+    crossings,
+    drawn,
+    end_labels,
+    error_axis,
+    level_axis,
+    name_crossings,
+    name_point,
+    ratio_sides,
+    ratios,
+)
+from vaesc.report.names import MAIN, dashes, group_of, label
+from vaesc.report.style import Theme, save_wide_and_narrow
 
 
-def draw_curve(results: Mapping[str, Any], folder: Path) -> None:
-    """Draw ``curve``: test MSE against k for every method, and the ratio the verdict rests on."""
-    save_themed(lambda theme: _curve(results, theme), folder, "curve")
+def draw_curve(results: Mapping[str, Any], folder: Path, name: str = "curve") -> None:
+    """Draw test MSE against k for every method, and the ratio the verdict rests on.
+
+    Args:
+        results: As in ``results.json``; ``vae`` and ``crossover`` may be missing. A method with
+            ``by_seed``, shape (seeds, levels), gets a thin line for every seed.
+        folder: Where to write.
+        name: File name without its ending.
+    """
+    save_wide_and_narrow(lambda theme, narrow: _curve(results, theme, narrow), folder, name)
 
 
-def _curve(results: Mapping[str, Any], theme: Theme) -> Any:  # noqa: ANN401
+def two_panels(narrow: bool) -> tuple[Any, Any, Any, float]:
+    """Return a figure, its axes for errors, those for ratios below, and the labels' size."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6, 6.2))
+    figure = Figure(figsize=(4.2, 6.0) if narrow else (6.6, 6.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
-    figure.subplots_adjust(left=0.115, right=0.755, top=0.955, bottom=0.08, hspace=0.13)
-    _errors(above, results, theme)
-    _ratios(below, results, theme)
-    levels = results["levels"]
-    below.set_xscale("log", base=2)
-    below.set_xticks(levels, [str(k) for k in levels])
-    below.minorticks_off()
-    below.set_xlim(levels[0] / 1.12, levels[-1] * 1.12)
-    below.set_xlabel("sparsity level k: numbers spent on each image")
+    left, right = (0.155, 0.655) if narrow else (0.115, 0.755)
+    figure.subplots_adjust(left=left, right=right, top=0.955, bottom=0.08, hspace=0.13)
+    return figure, above, below, 8.5 if narrow else 9.5
+
+
+def _curve(results: Mapping[str, Any], theme: Theme, narrow: bool) -> Any:  # noqa: ANN401
+    figure, above, below, size = two_panels(narrow)
+    _errors(above, results, theme, size)
+    at = [c["k"] for c in results.get("crossover", ())]
+    name_crossings(above, {k: f"k ≈ {k:.1f}" for k in at}, theme)
+    ratios(below, results["claim"], "k", theme)
+    ratio_sides(below, theme, size)
+    crossings(below, at, theme)
+    words = "sparsity level k" if narrow else "sparsity level k: numbers spent on each image"
+    level_axis(below, results["levels"], words)
     return figure
 
 
-def _errors(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
-    levels = results["levels"]
-    axes.set_yscale("log")
-    axes.grid(True, axis="y")
+def _errors(axes: Any, results: Mapping[str, Any], theme: Theme, size: float) -> None:  # noqa: ANN401
+    error_axis(axes)
+    ends = []
     for name, curve in results["methods"].items():
-        colour, main = theme.colours[name], name in _MAIN
-        style = {"linewidth": 2.4, "marker": "o", "markersize": 5, "zorder": 4}
-        axes.plot(
-            levels, _drawn(curve["mse"]), color=colour,
-            **(style if main else {"linewidth": 1.3, "dashes": _DASHES[name]}),
-        )  # fmt: skip
-        if main:
-            axes.fill_between(
-                levels, _drawn(curve["low"]), _drawn(curve["high"]), color=colour, alpha=0.25,
-                linewidth=0,
-            )  # fmt: skip
-    _crossings(axes, results, theme)
-    floor = _drawn(results["vae"]["mse"])
-    axes.axhline(floor, color=theme.colours["vae"], linewidth=1.0)
-    _ticks(axes)
-    _end_labels(axes, results, theme)
-    axes.set_title("Mean squared error per pixel on the test split", loc="left", fontsize=11)
+        _method(axes, name, curve, results["levels"], theme)
+        measured = [
+            (k, e) for k, e in zip(results["levels"], curve["mse"], strict=True) if e is not None
+        ]
+        if curve["mse"][-1] is not None:
+            ends.append((label(name), curve["mse"][-1], theme.colour(name), name in MAIN))
+        elif measured:
+            name_point(axes, label(name), measured[-1], theme.colour(name), size)
+    if "vae" in results:
+        floor = results["vae"]["mse"]
+        axes.axhline(drawn(floor), color=theme.colours["vae"], linewidth=1.0)
+        ends.append(("VAE itself (floor)", floor, theme.colours["vae"], False))
+    end_labels(axes, ends, size)
+    axes.set_title("Mean squared error per pixel", loc="left", fontsize=11)
     axes.tick_params(axis="x", length=0, which="both")
 
 
-def _drawn(errors: Any) -> Any:  # noqa: ANN401 - a number or numbers
-    """Return errors where they are drawn."""
-    return np.maximum(errors, _SMALLEST)
-
-
-def _ticks(axes: Any) -> None:  # noqa: ANN401
-    """Label an error axis with plain numbers at 1, 2 and 5 times powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="y", which="minor", length=0)
-
-
-def _end_labels(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
-    """Write each curve's name beside its end, moved apart where ends lie close together."""
-    last = {LABELS[n]: (c["mse"][-1], theme.colours[n]) for n, c in results["methods"].items()}
-    last["VAE itself (floor)"] = results["vae"]["mse"], theme.colours["vae"]
-    ends = {name: (_drawn(error), colour) for name, (error, colour) in last.items()}
-    order = sorted(ends, key=lambda name: ends[name][0])
-    at = _shares(np.log([ends[name][0] for name in order]), np.log(axes.get_ylim()))
-    bold = {LABELS[name] for name in _MAIN}
-    for name, end, y in zip(order, at, spread(at, _LINE), strict=True):
-        colour = ends[name][1]
-        axes.annotate(
-            name, xy=(1.0, end), xytext=(1.055, y), xycoords="axes fraction",
-            textcoords="axes fraction", color=colour, va="center", fontsize=9.5,
-            fontweight="bold" if name in bold else "normal", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 0,
-                        "relpos": (0, 0.5)},
-        )  # fmt: skip
-
-
-def _shares(values: Any, limits: Any) -> Any:  # noqa: ANN401
-    """Return how far up an axis values lie, 0 at its lower and 1 at its upper limit."""
-    low, high = limits
-    return (np.asarray(values) - low) / (high - low or 1.0)
-
-
-def spread(at: Any, gap: float) -> Any:  # noqa: ANN401
-    """Move increasing positions apart to at least `gap`, as little as possible.
-
-    Neighbours that are too close share their mean position (pool adjacent violators, which solves
-    the least-squares problem), and nobody leaves [0, 1].
-
-    Args:
-        at: Increasing positions, shape (n,).
-        gap: Smallest distance between neighbours.
-    """
-    offsets = gap * np.arange(len(at))
-    blocks: list[tuple[float, int]] = []
-    for value in np.asarray(at, float) - offsets:
-        blocks.append((float(value), 1))
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (a, n), (b, m) = blocks[-2:]
-            blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
-    moved = np.concatenate([np.full(n, value) for value, n in blocks])
-    return np.clip(moved, 0, max(0.0, 1 - offsets[-1])) + offsets
-
-
-def _crossings(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
-    _crossing_lines(axes, results, theme)
-    for crossing in results["crossover"]:
-        axes.annotate(
-            f"k ≈ {crossing['k']:.1f}", xy=(crossing["k"], 1), xycoords=("data", "axes fraction"),
-            xytext=(4, -4), textcoords="offset points", va="top", fontsize=9, color=theme.faint,
-        )  # fmt: skip
-
-
-def _crossing_lines(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
-    for crossing in results["crossover"]:
-        axes.axvline(crossing["k"], color=theme.faint, linewidth=0.9, dashes=(2, 2), zorder=1)
-
-
-def _ratios(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
-    from matplotlib.ticker import NullLocator
-
-    axes.set_yscale("log")
-    axes.axhline(1, color=theme.faint, linewidth=1)
-    _crossing_lines(axes, results, theme)
-    for claim in results["claim"]:
-        colour = _verdict_colour(claim["verdict"], theme)
-        axes.plot([claim["k"]] * 2, [claim["low"], claim["high"]], color=colour, linewidth=2.2)
-        axes.plot(claim["k"], claim["ratio"], _MARKS[claim["verdict"]], color=colour, markersize=5)
-    ends = [c[end] for c in results["claim"] for end in ("low", "high")]
-    low, high = min([*ends, 0.9]) / 1.1, max([*ends, 1.11]) * 1.1
-    axes.set_ylim(low, high)
-    ticks = ratio_ticks(low, high)
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_title("Ratio latents / pixels, with 95 % interval", loc="left", fontsize=11)
-    for text, up, name in (("↑ pixels ahead", 1, "pixel"), ("↓ latents ahead", -1, "article")):
-        axes.annotate(
-            text, xy=(1.0, 1.0), xycoords=("axes fraction", "data"), xytext=(8, 8 * up),
-            textcoords="offset points", va="center", color=theme.colours[name], fontsize=9.5,
-            annotation_clip=False,
-        )  # fmt: skip
-
-
-def ratio_ticks(low: float, high: float) -> list[float]:
-    """Return round ratios between `low` and `high`, 1 among them, the finest set of at most 6."""
-    fine = [0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5]
-    middle = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 2]
-    coarse = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
-    decades = [10.0**i for i in range(-12, 13)]
-    for candidates in (fine, middle, coarse, decades):
-        covers = low >= candidates[0] / 1.6 and high <= candidates[-1] * 1.6
-        ticks = [float(tick) for tick in candidates if low <= tick <= high]
-        if covers and len(ticks) <= 6:
-            return ticks
-    return [1.0]
-
-
-def _verdict_colour(verdict: str, theme: Theme) -> str:
-    colours = {"better": theme.colours["article"], "worse": theme.colours["pixel"]}
-    return colours.get(verdict, theme.faint)
-
-
-def draw_history(history: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draw ``learning``: the VAE's negative ELBO over the epochs, training and validation."""
-    save_themed(lambda theme: _history(history, theme), folder, "learning")
-
-
-def _history(history: Sequence[Mapping[str, Any]], theme: Theme) -> Any:  # noqa: ANN401
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(6.6, 3.0))
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.115, right=0.755, top=0.88, bottom=0.175)
-    axes.grid(True, axis="y")
-    epochs = np.arange(1, len(history) + 1)
-    curves = {
-        "validation": ([e["validation/negative_elbo"] for e in history], theme.colours["article"]),
-        "training": ([e["train/negative_elbo"] for e in history], theme.faint),
-    }
-    for values, colour in curves.values():
-        axes.plot(epochs, values, color=colour, linewidth=2)
-    validation = curves["validation"][0]
-    best = int(np.argmin(validation))
-    axes.plot(best + 1, validation[best], "o", color=theme.colours["article"], markersize=6)
-    _window(axes, [v for values, _ in curves.values() for v in values])
-    _name_ends(axes, curves)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(f"epoch (dot: the best, {best + 1}, whose weights are kept)")
-    axes.set_title("Negative ELBO of the VAE, nats per image", loc="left", fontsize=11)
-    return figure
-
-
-def _window(axes: Any, values: Sequence[float]) -> None:  # noqa: ANN401
-    """Show the part of a learning curve that is worth looking at: the first steep fall is cut."""
-    low, high = min(values), float(np.quantile(values, 0.9))
-    # A flat curve needs an axis too, which at a large value is not to be lost in rounding.
-    margin = 0.08 * max(high - low, 1e-9 * max(1.0, abs(high)))
-    axes.set_ylim(low - margin, high + 3 * margin)
-
-
-def _name_ends(axes: Any, curves: Mapping[str, tuple[Sequence[float], str]]) -> None:  # noqa: ANN401
-    order = sorted(curves, key=lambda name: curves[name][0][-1])
-    at = _shares([curves[name][0][-1] for name in order], axes.get_ylim())
-    for name, y in zip(order, spread(at, 0.1), strict=True):
-        values, colour = curves[name]
-        axes.annotate(
-            f"{name} {values[-1]:.1f}", xy=(1.02, y), xycoords="axes fraction", va="center",
-            color=colour, fontsize=9.5, annotation_clip=False,
-        )  # fmt: skip
+def _method(
+    axes: Any,  # noqa: ANN401
+    name: str,
+    curve: Mapping[str, Any],
+    levels: list[int],
+    theme: Theme,
+) -> None:
+    """Draw one method: those that are compared boldly with their interval, others thinly."""
+    colour, errors = theme.colour(name), drawn(curve["mse"])
+    if name in MAIN:
+        axes.plot(levels, errors, color=colour, linewidth=2.4, marker="o", markersize=5, zorder=4)
+        low, high = drawn(curve["low"]), drawn(curve["high"])
+        axes.fill_between(levels, low, high, color=colour, alpha=0.25, linewidth=0)
+        for seed in curve.get("by_seed", ()):
+            axes.plot(levels, drawn(seed), color=colour, linewidth=0.7, alpha=0.7, zorder=3)
+        return
+    alone = sum(e is not None for e in curve["mse"]) == 1  # a point has no line to show it
+    axes.plot(
+        levels, errors, color=colour, linewidth=1.2, dashes=dashes(name),
+        alpha=0.75 if group_of(name) == "controls" else 1.0,
+        marker="x" if alone else None, markersize=6,
+    )  # fmt: skip

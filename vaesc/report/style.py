@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 DARK = "-dark"
+NARROW = "-narrow"
 DPI = 150
 """Pixels per inch of every figure."""
 
@@ -31,7 +32,11 @@ class Theme:
     """Axes, ticks, secondary text."""
     grid: str
     colours: dict[str, str]
-    """Colour of each method."""
+    """Colour of each method that has one of its own."""
+
+    def colour(self, method: str) -> str:
+        """Return a method's colour; controls and methods unknown here share the faint one."""
+        return self.colours.get(method, self.faint)
 
 
 LIGHT_THEME = Theme(
@@ -44,11 +49,11 @@ LIGHT_THEME = Theme(
         "refined": "#1a1a8c",
         "article": "#0072b2",
         "pixel": "#d55e00",
-        "literal": "#a8487f",
-        "random": "#3d9ad1",
-        "largest": "#007d5a",
-        "pca_latents": "#8a7a00",
-        "pca": "#6b7480",
+        "lasso": "#3d9ad1",
+        "pixel_lasso": "#b0763f",
+        "topk_latents": "#007d5a",
+        "topk_pixels": "#8a7a00",
+        "vq": "#a8487f",
         "vae": "#1b1f24",
     },
 )
@@ -62,14 +67,28 @@ DARK_THEME = Theme(
         "refined": "#b9a3ff",
         "article": "#56b4e9",
         "pixel": "#ff8b3d",
-        "literal": "#e39ac4",
-        "random": "#3f8fc4",
-        "largest": "#2fc39a",
-        "pca_latents": "#d8c93f",
-        "pca": "#9aa4b0",
+        "lasso": "#3f8fc4",
+        "pixel_lasso": "#c79a6b",
+        "topk_latents": "#2fc39a",
+        "topk_pixels": "#d8c93f",
+        "vq": "#e39ac4",
         "vae": "#e8eaed",
     },
 )
+
+
+def save_wide_and_narrow(draw: Callable[[Theme, bool], Any], folder: Path, name: str) -> None:
+    """Save a figure for wide pages and one for phones, ``<name>-narrow``, each in both themes.
+
+    Words in a figure shrink with it. One as wide as a page would be unreadable on a phone.
+
+    Args:
+        draw: Makes a matplotlib figure in a theme, narrow or not.
+        folder: Folder of the evaluation.
+        name: File name without its ending.
+    """
+    save_themed(lambda theme: draw(theme, False), folder, name)
+    save_themed(lambda theme: draw(theme, True), folder, name + NARROW)
 
 
 def save_themed(draw: Callable[[Theme], Any], folder: Path, name: str) -> None:

@@ -52,3 +52,12 @@ def test_a_flat_learning_curve_is_drawn_without_a_warning(tmp_path, value):
 def test_shares_of_an_axis():
     np.testing.assert_allclose(_shares([2, 3, 4], (2, 4)), [0, 0.5, 1])
     np.testing.assert_array_equal(_shares([2.0, 2.0], (2, 2)), [0, 0])
+
+
+def test_a_method_without_some_levels_is_drawn_where_it_has_them(tmp_path):
+    found = results([0.03] * 7, 0.01)
+    found["methods"]["vq"] = {key: [0.1, None] for key in ("mse", "low", "high")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_curve(found, tmp_path)
+    assert (tmp_path / "curve.png").stat().st_size > 0

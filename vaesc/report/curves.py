@@ -13,18 +13,26 @@ from vaesc.report.style import Theme, save_themed
 LABELS = {
     "refined": "refined latents",
     "article": "sparse latents",
+    "lasso": "lasso on latents",
     "pixel": "sparse pixels",
+    "pixel_lasso": "lasso on pixels",
     "literal": "step 4, literally",
     "random": "random dictionary",
+    "shuffled": "shuffled latents",
     "largest": "k largest latents",
     "pca_latents": "PCA of latents",
     "pca": "PCA of pixels",
+    "topk_latents": "TopK on latents",
+    "topk_pixels": "TopK on pixels",
+    "vq": "k-means codebook",
 }
 """Short names, written at the curves' ends."""
 _MAIN = ("refined", "article", "pixel")
 """Methods drawn with intervals."""
 _DASHES = {"literal": (4, 1.6), "random": (1.2, 1.4), "largest": (5, 1.5, 1, 1.5)}
 _DASHES |= {"pca_latents": (2.5, 1.2), "pca": (7, 2)}
+_DASHES |= {"lasso": (3, 1), "pixel_lasso": (3, 1), "shuffled": (1.2, 2.4), "vq": (1, 1)}
+_DASHES |= {"topk_latents": (6, 1.2, 1, 1.2), "topk_pixels": (6, 1.2, 1, 1.2)}
 _MARKS = {"better": "o", "worse": "s", "no difference shown": "D"}
 _SMALLEST = 1e-14
 """Where an error of zero is drawn, for which an axis of logarithms has no place: the square of
@@ -66,6 +74,8 @@ def _errors(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noq
             levels, _drawn(curve["mse"]), color=colour,
             **(style if main else {"linewidth": 1.3, "dashes": _DASHES[name]}),
         )  # fmt: skip
+        if curve["mse"][-1] is None:
+            _name_short_curve(axes, levels, curve["mse"], name, colour)
         if main:
             axes.fill_between(
                 levels, _drawn(curve["low"]), _drawn(curve["high"]), color=colour, alpha=0.25,
@@ -81,8 +91,18 @@ def _errors(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noq
 
 
 def _drawn(errors: Any) -> Any:  # noqa: ANN401 - a number or numbers
-    """Return errors where they are drawn."""
-    return np.maximum(errors, _SMALLEST)
+    """Return errors where they are drawn; None, for a level that a method lacks, is nowhere."""
+    return np.maximum(np.asarray(errors, float), _SMALLEST)
+
+
+def _name_short_curve(axes: Any, levels: Any, errors: Any, name: str, colour: str) -> None:  # noqa: ANN401
+    """Mark and name the end of a curve that does not reach the largest level."""
+    k, error = [(k, e) for k, e in zip(levels, errors, strict=True) if e is not None][-1]
+    axes.plot(k, _drawn(error), "D", color=colour, markersize=4)
+    axes.annotate(
+        LABELS[name], xy=(k, _drawn(error)), xytext=(6, 0), textcoords="offset points",
+        va="center", color=colour, fontsize=8.5,
+    )  # fmt: skip
 
 
 def _ticks(axes: Any) -> None:  # noqa: ANN401
@@ -97,7 +117,11 @@ def _ticks(axes: Any) -> None:  # noqa: ANN401
 
 def _end_labels(axes: Any, results: Mapping[str, Any], theme: Theme) -> None:  # noqa: ANN401
     """Write each curve's name beside its end, moved apart where ends lie close together."""
-    last = {LABELS[n]: (c["mse"][-1], theme.colours[n]) for n, c in results["methods"].items()}
+    last = {
+        LABELS[n]: (c["mse"][-1], theme.colours[n])
+        for n, c in results["methods"].items()
+        if c["mse"][-1] is not None
+    }
     last["VAE itself (floor)"] = results["vae"]["mse"], theme.colours["vae"]
     ends = {name: (_drawn(error), colour) for name, (error, colour) in last.items()}
     order = sorted(ends, key=lambda name: ends[name][0])

@@ -101,10 +101,8 @@ def _chip(claim: Mapping[str, Any]) -> str:
 
 def _curve(results: Mapping[str, Any], folder: Path) -> str:
     first, last = results["levels"][0], results["levels"][-1]
-    ends = "; ".join(
-        f"{curve['title']} from {number(curve['mse'][0])} to {number(curve['mse'][-1])}"
-        for curve in ordered(results)
-    )
+    had = [(c["title"], [e for e in c["mse"] if e is not None]) for c in ordered(results)]
+    ends = "; ".join(f"{title} from {number(e[0])} to {number(e[-1])}" for title, e in had)
     alt = (
         f"Test mean squared error against sparsity level, k = {first} to {last}: {ends}; "
         f"the VAE itself {number(results['vae']['mse'])}."
@@ -120,7 +118,10 @@ def _curve(results: Mapping[str, Any], folder: Path) -> str:
 
 def _numbers(results: Mapping[str, Any]) -> str:
     levels, methods = results["levels"], ordered(results)
-    best = [min(m["mse"][i] for m in methods) for i in range(len(levels))]
+    # A method without a level has null there.
+    best = [
+        min(m["mse"][i] for m in methods if m["mse"][i] is not None) for i in range(len(levels))
+    ]
     rows = [
         [escape(m["title"])]
         + [
@@ -132,7 +133,10 @@ def _numbers(results: Mapping[str, Any]) -> str:
     rows.append(["VAE itself (the floor)", *[number(results["vae"]["mse"])] * len(levels)])
     heads = [f"k = {k}" for k in levels]
     fvu = [[escape(m["title"]), *map(number, m["fvu"])] for m in methods if "fvu" in m]
-    psnr = [[escape(m["title"]), *(f"{p:.2f}" for p in m["psnr_db"])] for m in methods]
+    psnr = [
+        [escape(m["title"]), *(number(p) if p is None else f"{p:.2f}" for p in m["psnr_db"])]
+        for m in methods
+    ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in results["notes"])
     return _section(
         "The numbers",

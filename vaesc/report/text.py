@@ -12,8 +12,13 @@ def escape(text: Any) -> str:  # noqa: ANN401
     return html.escape(str(text), quote=True)
 
 
-def number(value: float) -> str:
-    """Return a number with about three significant digits and no exponent where it can be."""
+def number(value: float | None) -> str:
+    """Return a number with about three significant digits and no exponent where it can be.
+
+    None, for what a method does not have, is a dash.
+    """
+    if value is None:
+        return "\N{EN DASH}"
     if value == 0 or not 1e-5 <= abs(value) < 1e6:
         return f"{value:.3g}"
     digits = max(0, 3 - len(str(int(abs(value))))) if abs(value) >= 1 else 2

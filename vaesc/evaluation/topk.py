@@ -9,9 +9,10 @@ where TopK keeps the k entries of largest magnitude. The published ones keep the
 are positive; here a coefficient may have either sign, as every other method's may, or the peer
 would have half the freedom at the same budget.
 
-Encoder and dictionary start as one matrix (W = D, atoms are random training samples), an atom
+Encoder and dictionary start as one matrix (W = D, atoms are random training samples). An atom
 that no sample of the last epoch used is dead, and dead atoms learn to code what is left of each
-sample (AuxK). Adam, a rate that falls to zero along a cosine, and the epoch of least validation
+sample (AuxK); a shorter memory would take rare atoms for dead ones, which on digits made every
+level worse. Adam, a rate that falls to zero along a cosine, and the epoch of least validation
 error is kept.
 
 References:

@@ -1,5 +1,6 @@
 """The claim over seeds: intervals with the right coverage of chance, verdicts by their rule."""
 
+import json
 import math
 
 import numpy as np
@@ -78,9 +79,67 @@ def test_seeds_that_disagree_show_no_difference():
 def test_worse_is_told_as_worse():
     found = weigh([errors(ours=1.2, seed=s) for s in range(2)])
     assert {c["verdict"] for c in found["claim"]} == {"worse"}
-    assert {c["verdict"] for c in found["learned_against_random"]} <= {
-        "better", "worse", "no difference shown",
-    }  # fmt: skip
+    curve = found["methods"]["refined"]
+    assert curve["verdict"] == ["worse", "worse"]
+    assert curve["ratio"] == [c["ratio"] for c in found["claim"]]
+    assert [curve["ratio_low"], curve["ratio_high"]] == [
+        [c[end] for c in found["claim"]] for end in ("low", "high")
+    ]
+    pixel = found["methods"]["pixel"]
+    assert pixel["ratio"] == pixel["ratio_low"] == pixel["ratio_high"] == [1, 1]
+    assert pixel["verdict"] == ["no difference shown"] * 2
+
+
+def test_learned_against_random_is_judged_in_pixels_and_in_latents():
+    """In pixels a draw, in latents half the error; each latent's share has mean FVU."""
+    rng = np.random.default_rng(0)
+    share = rng.gamma(2.0, 0.1, (400, 2))
+    by_seed = [errors(seed=s, noise=0.0) for s in range(2)]
+    found = weigh_seeds(
+        by_seed, LEVELS, claimant="refined", shared=True, seed=1,
+        unexplained=[{"article": share / 2, "random": share}] * 2,
+    )["learned_against_random"]  # fmt: skip
+    assert list(found) == ["1", "4"]
+    for k in found:
+        assert found[k]["mse"]["ratio"] == pytest.approx(1)
+        assert found[k]["mse"]["verdict"] == "no difference shown"
+        assert found[k]["fvu"]["ratio"] == pytest.approx(0.5)
+        assert found[k]["fvu"]["verdict"] == "better"
+        assert len(found[k]["fvu"]["by_seed"]) == 2
+    assert set(weigh(by_seed)["learned_against_random"]["1"]) == {"mse"}
+
+
+def test_a_level_that_a_method_lacks_is_null_and_disturbs_no_other():
+    plain = [errors(seed=s) for s in range(2)]
+    with_vq = [
+        e | {"vq": np.stack([e["pixel"][:, 0] * 2, np.full(400, np.nan)], axis=1)} for e in plain
+    ]
+    found, before = weigh(with_vq), weigh(plain)
+    vq = found["methods"]["vq"]
+    for key in ("mse", "low", "high", "ratio", "ratio_low", "ratio_high", "verdict"):
+        assert vq[key][0] is not None
+        assert vq[key][1] is None
+    assert [row[1] for row in vq["by_seed"]] == [None, None]
+    assert vq["ratio"][0] == pytest.approx(2)
+    json.dumps(found, allow_nan=False)
+    for key in ("claim", "geometric_mean"):
+        assert found[key] == before[key]
+
+
+def test_the_ratio_at_equal_bits_is_weighed_as_the_claim_is():
+    by_seed = [errors(seed=s) for s in range(2)]
+    rates = [{"claimant": e["refined"], "pixel": e["pixel"]} for e in by_seed]
+    found = weigh_seeds(
+        by_seed, LEVELS, claimant="refined", shared=True, seed=1, rates=rates, budgets=[10, 40]
+    )
+    assert [r.pop("bits") for r in found["rate"]] == [10, 40]
+    claims = [{key: c[key] for key in c if key != "k"} for c in found["claim"]]
+    for at_bits, at_k in zip(found["rate"], claims, strict=True):
+        # The very same columns, on the very same resamples, in another place of the product.
+        assert at_bits.pop("verdict") == at_k.pop("verdict")
+        assert at_bits.pop("by_seed") == pytest.approx(at_k.pop("by_seed"))
+        assert at_bits == pytest.approx(at_k)
+    assert "rate" not in weigh(by_seed)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():

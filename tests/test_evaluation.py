@@ -28,8 +28,9 @@ from vaesc.errors import DataError
 from vaesc.evaluation import baselines, evaluate
 from vaesc.evaluation.baselines import LiteralFit, fit_pca
 from vaesc.evaluation.batches import in_batches
-from vaesc.evaluation.controls import keep_largest, random_dictionary
+from vaesc.evaluation.controls import keep_largest, random_dictionary, shuffled
 from vaesc.evaluation.dictionaries import PixelDictionary, code_levels
+from vaesc.evaluation.seeds import weigh_evaluations
 from vaesc.evaluation.verdict import (
     Claim,
     bootstrap_means,
@@ -263,6 +264,23 @@ def test_keep_largest_keeps_exactly_the_largest():
     np.testing.assert_array_equal(keep_largest(z, mean, 7), z)
 
 
+def test_shuffling_keeps_every_coordinate_and_loses_how_they_depend_on_each_other():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((3000, 1)) * [1, -2, 3] + 0.1 * rng.standard_normal((3000, 3))
+    mixed = shuffled(z.astype(np.float32), seed=1)
+    np.testing.assert_array_equal(np.sort(mixed, axis=0), np.sort(z.astype(np.float32), axis=0))
+    off = ~np.eye(3, dtype=bool)
+    assert np.abs(np.corrcoef(z.T)[off]).min() > 0.9
+    assert np.abs(np.corrcoef(mixed.T)[off]).max() < 4 / np.sqrt(3000)
+
+
+def test_on_structure_that_shuffling_destroys_the_shuffled_dictionary_is_worse(results):
+    """The article's dictionaries saw how coordinates go together; the control's did not."""
+    learned, control = (results["methods"][m]["fvu"] for m in ("article", "shuffled"))
+    assert learned[0] < control[0]
+    assert learned[1] < control[1]
+
+
 def test_the_random_dictionary_is_uniform_on_the_sphere(inputs):
     learned = load_dictionary(inputs["dictionary"])
     atoms = np.concatenate([random_dictionary(learned, seed=i).dictionary for i in range(80)])
@@ -310,6 +328,7 @@ def test_both_sides_are_learned_and_coded_by_the_configured_coder(inputs, tmp_pa
     )  # fmt: skip
     results = json.loads((tmp_path / "evaluated" / "results.json").read_text())
     assert results["coder"] == coder
+    assert ("lasso" in results["order"]) == ("pixel_lasso" in results["order"]) == (coder == "omp")
     assert all(np.isfinite(value) for value in summary["metrics"].values())
 
 
@@ -418,12 +437,16 @@ def test_every_method_has_every_level_and_every_key(evaluated):
     metrics = evaluated[1]["metrics"]
     levels = (1, 2, 3, 4, 8, 40)  # the dictionary's own, 3, is always among them
     for k in levels:
-        for method in ("", "pixel_", "literal_", "random_", "largest_", "pca_latents_", "pca_"):
+        for method in (
+            "", "lasso_", "pixel_", "pixel_lasso_", "literal_", "random_", "shuffled_",
+            "largest_", "pca_latents_", "pca_", "topk_latents_", "topk_pixels_",
+        ):  # fmt: skip
             assert metrics[f"test/{method}mse_k{k}"] > 0
             assert np.isfinite(metrics[f"test/{method}psnr_db_k{k}"])
         for method in ("", "random_", "largest_", "pca_latents_"):
             assert 0 <= metrics[f"test/{method}fvu_k{k}"] <= 1.001
         assert metrics[f"test/l0_k{k}"] <= min(k, 6)
+    assert [name for name in metrics if "vq" in name] == ["test/vq_mse_k1", "test/vq_psnr_db_k1"]
     for name in ("vae_mse", "negative_elbo", "distortion", "kl", "active_units", "dead_fraction"):
         assert np.isfinite(metrics[f"test/{name}"])
     assert 0 < metrics["train/mutual_coherence"] <= 1
@@ -448,7 +471,7 @@ def test_errors_fall_with_k_for_projections_and_codes_of_pixels(results):
 
 
 def test_enough_coefficients_reach_the_floor_and_the_notes_say_so(results):
-    for method in ("article", "random", "largest", "pca_latents"):
+    for method in ("article", "lasso", "random", "shuffled", "largest", "pca_latents"):
         curve = results["methods"][method]
         assert curve["mse"][-1] == pytest.approx(results["vae"]["mse"], rel=1e-3)
     assert any("at k = 8, 40 it uses 6 numbers" in note for note in results["notes"])
@@ -462,6 +485,11 @@ def test_the_files_tell_one_story(evaluated, results):
     }
     for name, curve in results["methods"].items():
         for k, mse in zip(results["levels"], curve["mse"], strict=True):
+            if name == "vq" and k > 1:
+                assert mse is None
+                assert rows[name, str(k)]["mse"] == ""
+                assert f"{name}_k{k}" not in per_image
+                continue
             e = per_image[f"{name}_k{k}"]
             assert (e.shape, e.dtype) == ((397,), np.float32)
             assert e.mean(dtype=np.float64) == pytest.approx(mse)
@@ -473,6 +501,86 @@ def test_the_files_tell_one_story(evaluated, results):
         assert claim["low"] <= claim["ratio"] <= claim["high"]
     assert summary["verdict"] == results["verdict"]
     assert summary["metrics"] == results["metrics"]
+
+
+def test_every_method_is_held_against_the_pixel_dictionary_at_every_level(results):
+    for name, curve in results["methods"].items():
+        for i, mse in enumerate(curve["mse"]):
+            found = [curve[key][i] for key in ("ratio", "ratio_low", "ratio_high")]
+            if mse is None:
+                assert (found, curve["verdict"][i]) == ([None] * 3, None)
+                continue
+            point, low, high = found
+            assert point == pytest.approx(mse / results["methods"]["pixel"]["mse"][i], rel=1e-5)
+            assert low <= point <= high
+            assert curve["verdict"][i] == judge(low, high, 397), name
+    assert results["methods"]["article"]["ratio"] == [c["ratio"] for c in results["claim"]]
+
+
+def test_learned_against_random_agrees_with_both_curves(results):
+    for i, k in enumerate(results["levels"]):
+        found = results["learned_against_random"][str(k)]
+        for metric in ("mse", "fvu"):
+            ours, theirs = (results["methods"][m][metric][i] for m in ("article", "random"))
+            # Beyond the latents' dimensions both are exact, and the ratio one of rounding.
+            if theirs > 1e-9:
+                assert found[metric]["ratio"] == pytest.approx(ours / theirs, rel=1e-4)
+            assert found[metric]["low"] <= found[metric]["ratio"] <= found[metric]["high"]
+    assert results["learned_against_random"]["1"]["fvu"]["verdict"] == "better"
+
+
+def test_the_best_of_few_bits_approaches_the_unquantised_codes(results):
+    levels, found = results["levels"], results["rate"]
+    for name in ("article", "pixel"):
+        points = {(p["k"], p["q"]): p for p in found["methods"][name]["points"]}
+        for i, k in enumerate(levels):
+            exact = results["methods"][name]["mse"][i]
+            assert points[k, 8]["mse"] == pytest.approx(exact, rel=0.05, abs=2e-4)
+        assert points[4, 6]["bits"] == 4 * (5 + 6)
+        # Six latent dimensions exhaust k = 40: no more than six coefficients are paid for.
+        assert points[40, 2]["bits"] == (6 if name == "article" else 32) * (5 + 2)
+    assert {m: a["numbers"] for m, a in found["amortised"].items()}.keys() == set(results["order"])
+    assert found["amortised"]["pixel"]["numbers"] == results["parameters"]["pixel"][0]
+    assert found["amortised"]["article"]["numbers"] == results["parameters"]["article"][0]
+    assert found["amortised_over"] == results["n_train"] + results["n_test"]
+
+
+def test_the_ratio_at_equal_bits_rests_on_the_errors_kept_beside_it(evaluated, results):
+    kept = load_file(evaluated[0] / "rate_errors.safetensors")
+    for i, entry in enumerate(results["rate"]["ratio"]):
+        ours, theirs = (kept[side][:, i].mean(dtype=np.float64) for side in ("claimant", "pixel"))
+        assert entry["ratio"] == pytest.approx(ours / theirs, rel=1e-6)
+
+
+def test_evaluations_are_weighed_together_from_their_files(evaluated, results):
+    found = weigh_evaluations([evaluated[0]] * 2, seed=0)
+    assert [c["ratio"] for c in found["claim"]] == pytest.approx(
+        [c["ratio"] for c in results["claim"]]
+    )
+    for ours, theirs in zip(found["rate"], results["rate"]["ratio"], strict=True):
+        assert (ours["bits"], ours["ratio"]) == (theirs["bits"], pytest.approx(theirs["ratio"]))
+    for k in ("1", "2", "4"):  # at 8 and 40 both are exact but for rounding
+        for metric in ("mse", "fvu"):
+            ours, expected = (r["learned_against_random"][k][metric] for r in (found, results))
+            assert ours["ratio"] == pytest.approx(expected["ratio"], rel=1e-4)
+    assert found["methods"]["vq"]["mse"][1:] == [None] * 5
+    json.dumps(found, allow_nan=False)
+
+
+def test_topk_may_be_left_out_and_lasso_is_never_compared_with_itself(learned_once, inputs):
+    once = json.loads((learned_once[0] / "results.json").read_text())
+    assert {"lasso", "pixel_lasso", "topk_pixels"} <= set(once["order"])
+    config = EvaluationConfig(sparsity_levels=(2,), elbo_samples=1, topk_epochs=0,
+                              iwae_samples=(), iwae_images=())  # fmt: skip
+    folder = inputs["vae"].with_name("without")
+    folder.mkdir()
+    evaluate(config, replace(DICTIONARY, max_epochs=1), inputs, folder, seed=1, device="cpu",
+             block_size=8192, listener=SILENT)  # fmt: skip
+    order = json.loads((folder / "results.json").read_text())["order"]
+    # Without k = 1 there is no codebook either.
+    assert not {"topk_latents", "topk_pixels", "vq"} & set(order)
+    with pytest.raises(ValueError, match="topk_epochs must be 0"):
+        EvaluationConfig(topk_epochs=-1)
 
 
 def test_the_users_model_gives_the_evaluations_numbers(inputs, evaluated, learned_once):
@@ -502,7 +610,8 @@ def test_nothing_depends_on_block_size_and_everything_is_deterministic(
     assert same == files
     assert not differ
     assert not odd
-    assert {"curve.png", "cards.json", "card-effects-dark.png", "reconstructions.png"} <= set(files)
+    drawn = {"curve.png", "cards.json", "card-effects-dark.png", "reconstructions.png"}
+    assert drawn <= set(files)
 
 
 def test_latents_of_another_vae_are_refused(inputs, tmp_path):

@@ -264,7 +264,7 @@ def test_every_shape_of_image_can_be_shown(shape, shown):
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.012345, "0.0123"), (0.00628, "0.00628"), (0.999, "0.999"), (1.0, "1.00"), (14.1, "14.1"),
-     (238.118, "238"), (54000.0, "54,000"), (0, "0"), (1e-9, "1e-09")],
+     (238.118, "238"), (54000.0, "54,000"), (0, "0"), (1e-9, "1e-09"), (None, "\N{EN DASH}")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text

@@ -244,6 +244,8 @@ class EvaluationConfig:
     """Latent samples per image in importance-weighted bounds on the log-likelihood."""
     iwae_images: tuple[int, ...] = (1000, 100)
     """Test images, from the first on, that each of `iwae_samples` is taken for."""
+    topk_epochs: int = 5
+    """Passes over the training images for each TopK autoencoder; 0 leaves them out."""
     n_examples: int = 10
     """Images shown in the grid of originals and reconstructions."""
 
@@ -270,6 +272,7 @@ class EvaluationConfig:
             "iwae_images",
             f"must hold as many numbers as iwae_samples={self.iwae_samples}",
         )
+        _require(self.topk_epochs >= 0, self, "topk_epochs", "must be 0 (left out) or more")
         _require(1 <= self.n_examples <= 100, self, "n_examples", "must be between 1 and 100")
 
 

@@ -8,6 +8,10 @@ sparse-coding their pixels. The answer needs more than two curves:
   (:mod:`vaesc.evaluation.dictionaries`);
 - *null controls*, which show what the same machinery reaches without having learned a dictionary
   (:mod:`vaesc.evaluation.controls`);
+- *peers*: the lasso as another coder, sparse autoencoders whose encoder is one product, and a
+  codebook (:mod:`vaesc.evaluation.peers`);
+- *equal bits* beside equal k: support and quantised coefficients, and apart from them what
+  networks and dictionaries cost once (:mod:`vaesc.evaluation.rate`);
 - the *floor*: no code of a latent beats decoding the latent itself by more than luck;
 - *intervals*: images are resampled in pairs, and the verdict at each k follows from the interval
   (:mod:`vaesc.evaluation.verdict`).

@@ -6,8 +6,10 @@ are added in one order and products have one shape, so no result depends on ``bl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +52,15 @@ class Split:
         """Yield the images of :meth:`batches` alone."""
         for _, images in self.batches():
             yield images
+
+    def spooled(self, folder: Path) -> NDArray[np.float32]:
+        """Return all images, flat, as a memory map of a new file in `folder`."""
+        to = folder / f"{self.name}-images.npy"
+        n_pixels = math.prod(self.dataset.shape)
+        images = np.lib.format.open_memmap(to, "w+", np.float32, (len(self), n_pixels))
+        for rows, batch in self.batches():
+            images[rows] = batch
+        return images
 
     def pick(self, rows: list[int]) -> Floats:
         """Return single images by row number, shape (len(rows), n_pixels)."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from vaesc.latents import LatentStore
 
 
+KEPT = ("article", "random")
+"""Methods whose error on every single latent is kept, for an interval of their FVU's ratio."""
+
+
 @dataclass(frozen=True)
 class AtomUse:
     """How the test split uses each atom, at the sparsity level the dictionary was learned at."""
@@ -38,7 +42,12 @@ class Measured:
 
     levels: tuple[int, ...]
     errors: Mapping[str, Floats]
-    """Method -> mean squared error of each image at each level, shape (n, m)."""
+    """Method -> mean squared error of each image at each level, shape (n, m); NaN throughout a
+    column whose level the method lacks."""
+    unexplained: Mapping[str, Floats]
+    """The article's method and the random dictionary -> each latent's share of the FVU at each
+    level, shape (n, m): its squared error over the mean squared distance from the mean latent, so
+    that the mean over images is the FVU."""
     floor: Floats
     """The VAE's own error on each image, shape (n,)."""
     fvu: Mapping[str, NDArray[np.float64]]
@@ -84,7 +93,8 @@ class _Tally:
     ) -> None:
         self.methods, self.levels, self.model = methods, tuple(levels), model
         self.column = {k: i for i, k in enumerate(levels)}
-        self.errors = {m.name: np.empty((n, len(levels)), np.float32) for m in methods}
+        self.errors = {m.name: np.full((n, len(levels)), np.nan, np.float32) for m in methods}
+        self.latent_errors = {name: np.empty((n, len(levels)), np.float32) for name in KEPT}
         self.floor = np.empty(n, np.float32)
         self.missed = {m.name: np.zeros(len(levels)) for m in methods if m.space == "latent"}
         self.nonzero = np.zeros(len(levels))
@@ -106,7 +116,10 @@ class _Tally:
         at = batch.rows, self.column[k]
         if method.space == "latent":
             residual = np.subtract(batch.latents, approximation, dtype=np.float64)
-            self.missed[method.name][self.column[k]] += np.square(residual).sum()
+            squares = np.square(residual).sum(axis=1)
+            self.missed[method.name][self.column[k]] += squares.sum()
+            if method.name in self.latent_errors:
+                self.latent_errors[method.name][at] = squares
             self.errors[method.name][at] = self._error_of_latents(batch, approximation)
         else:
             self.errors[method.name][at] = squared_errors(batch.images, approximation)
@@ -130,4 +143,9 @@ class _Tally:
         share, amount = self.uses.sum(axis=0) / n, sums / np.maximum(uses, 1)
         atoms = AtomUse(share, amount, self.energy)
         fvu: dict[str, Any] = {name: v / max(variation, 1e-12) for name, v in self.missed.items()}
-        return Measured(self.levels, self.errors, self.floor, fvu, self.nonzero / n, atoms)
+        distance = np.float32(max(variation / n, 1e-12))
+        return Measured(
+            levels=self.levels, errors=self.errors, floor=self.floor, fvu=fvu,
+            unexplained={name: e / distance for name, e in self.latent_errors.items()},
+            l0=self.nonzero / n, atoms=atoms,
+        )  # fmt: skip

@@ -5,6 +5,9 @@ a random dictionary is nearly as good as a learned one. A result of the article'
 means little until these stand beside it:
 
 - a *random dictionary*: unit vectors drawn from the sphere, same K, same scaling, same coder;
+- a dictionary *learned on shuffled latents*: every coordinate permuted across images by itself,
+  which keeps each one's distribution and destroys how they depend on each other. What the learned
+  dictionary gains over this is what it owes to structure between coordinates;
 - the *k largest coordinates*: every latent keeps the k coordinates farthest from their mean;
 - *PCA of latents* (:func:`vaesc.evaluation.baselines.fit_pca` on latents).
 """
@@ -12,11 +15,18 @@ means little until these stand beside it:
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vaesc.dictionary import LatentDictionary, exact
+from vaesc.config import DictionaryConfig, derive_seed
+from vaesc.dictionary import History, LatentDictionary, exact, learn_atoms
 from vaesc.evaluation.batches import Floats
+from vaesc.evaluation.dictionaries import Plan
+from vaesc.progress import Listener
+
+if TYPE_CHECKING:
+    from vaesc.latents import LatentStore
 
 
 def random_dictionary(learned: LatentDictionary, *, seed: int) -> LatentDictionary:
@@ -31,6 +41,63 @@ def random_dictionary(learned: LatentDictionary, *, seed: int) -> LatentDictiona
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     random = replace(learned, dictionary=atoms.astype(np.float32))
     return replace(random, coder=exact(learned.coder), network=None)
+
+
+def shuffled(samples: Floats, *, seed: int) -> Floats:
+    """Return `samples`, shape (n, D), with every column permuted by itself: an independent copy.
+
+    Args:
+        samples: Kept as they are.
+        seed: Seed of the permutations.
+    """
+    return np.random.default_rng(seed).permuted(samples, axis=0)
+
+
+def learn_shuffled(
+    config: DictionaryConfig,
+    plan: Plan,
+    registered: LatentDictionary,
+    latents: LatentStore,
+    *,
+    seed: int,
+    listener: Listener,
+) -> tuple[dict[int, LatentDictionary], list[History]]:
+    """Learn dictionaries of shuffled latents, as those of latents are learned.
+
+    Mean and scale are the registered dictionary's: shuffling changes neither. The validation
+    latents that choose the epoch are shuffled too, so nothing of the real ones' structure leaks.
+
+    Args:
+        config: Settings of the learner.
+        plan: Which level is served by what.
+        registered: Gives scaling and size.
+        latents: Latents of every split.
+        seed: The run's seed.
+        listener: Hears of every epoch of every dictionary.
+
+    Returns:
+        Compared level -> dictionary, coded exactly, and the histories of all.
+    """
+    train, validation = (
+        shuffled(
+            (latents.latents(split) - registered.mean) / registered.scale,
+            seed=derive_seed(seed, f"evaluate/shuffle/{split}"),
+        )
+        for split in ("train", "validation")
+    )
+    learned_at, learned, told = plan.learned_at(min(registered.dictionary.shape)), {}, []
+    for k in sorted(set(learned_at.values())):
+        atoms, history = learn_atoms(
+            config, train, validation, n_nonzero_coefs=k,
+            seed=derive_seed(seed, f"evaluate/shuffled-dictionary/{k}"),
+            listener=listener, prefix=f"shuffled_k{k}_",
+        )  # fmt: skip
+        learned[k] = replace(
+            registered, dictionary=atoms, coder=exact(config.coder), n_nonzero_coefs=k,
+            network=None,
+        )  # fmt: skip
+        told.append(history)
+    return {k: learned[at] for k, at in learned_at.items()}, told
 
 
 def keep_largest(latents: Floats, mean: Floats, k: int) -> Floats:

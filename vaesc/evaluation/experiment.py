@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import DictionaryConfig, EvaluationConfig, derive_seed
@@ -15,21 +14,23 @@ from vaesc.dictionary import HISTORY, SPLITS
 from vaesc.evaluation import results
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.comparison import Measured, measure
+from vaesc.evaluation.controls import learn_shuffled
 from vaesc.evaluation.dictionaries import (
     Dictionaries,
     PixelDictionary,
     Plan,
     learn_dictionaries,
     load_pixels,
-    n_fits,
+    side_by_side,
 )
-from vaesc.evaluation.methods import fit_methods
+from vaesc.evaluation.facts import Subject, bounds_of, facts_of, model_metrics
+from vaesc.evaluation.fitting import fit_methods
+from vaesc.evaluation.methods import Method
+from vaesc.evaluation.passes import Passes
+from vaesc.evaluation.rate import codecs_of, measure_rates
+from vaesc.evaluation.rate_results import assemble_rates, write_rate_errors
 from vaesc.evaluation.refined import open_refined
 from vaesc.progress import Listener
-
-if TYPE_CHECKING:
-    from vaesc.datasets.reader import ImageDataset
-    from vaesc.latents import LatentStore
 
 
 def evaluate(
@@ -46,9 +47,10 @@ def evaluate(
     """Compare all methods on the test split, at equal k and K.
 
     Writes ``results.json``, ``table.csv``, ``errors.safetensors`` (each image's squared error by
-    method and k), the dictionaries it learned (see :mod:`vaesc.evaluation.dictionaries`), their
-    ``history.json`` (one dict an epoch), the figures (see :mod:`vaesc.report.figures`), and what
-    they show in words: ``cards.json`` and ``reconstructions.json``.
+    method and k), ``rate_errors.safetensors`` (the same at equal bits), the dictionaries it
+    learned (see :mod:`vaesc.evaluation.dictionaries`), their ``history.json`` (one dict an
+    epoch), the figures (see :mod:`vaesc.report.figures`), and what they show in words:
+    ``cards.json`` and ``reconstructions.json``.
 
     Args:
         config: Sparsity levels, how dictionaries are learned for them, and sizes of samples.
@@ -74,20 +76,32 @@ def evaluate(
     plan = Plan(own=own, levels=levels, relearn=config.relearn)
     splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
     pixels = _pixels_of(inputs, plan)
-    heard = _Progress(
-        listener, splits, plan, subject.model, dictionary_config.max_epochs,
+    heard = Passes(
+        listener, config, splits, plan, subject.model, dictionary_config.max_epochs,
         None if pixels else math.prod(subject.model.shape),
     )  # fmt: skip
     learned, history = learn_dictionaries(
         dictionary_config, plan, subject.model.dictionary, subject.latents, splits, folder,
         seed=seed, listener=heard, pixels=pixels,
     )  # fmt: skip
+    shuffled, told = learn_shuffled(
+        dictionary_config, plan, subject.model.dictionary, subject.latents, seed=seed,
+        listener=heard,
+    )  # fmt: skip
+    history = side_by_side([history, *told])
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
-    measured, written = _compare(subject, splits, plan, learned, seed=seed, heard=heard)
-    written["metrics"] |= _model_metrics(
+    methods = fit_methods(
+        config, subject.model, splits, subject.latents, learned, shuffled, folder,
+        seed=seed, on_rows=heard.add, refined=subject.refined,
+    )  # fmt: skip
+    measured, written = _compare(subject, splits, plan, learned, methods, seed=seed, heard=heard)
+    written["rate"] = _rates(
+        subject, splits, learned, methods, written, folder, seed=seed, heard=heard
+    )
+    written["metrics"] |= model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
     )
-    written["bounds"] = _bounds(config, subject, seed=seed, block_size=block_size)
+    written["bounds"] = bounds_of(config, subject, seed=seed, block_size=block_size)
     written["metrics"] |= {
         f"test/iwae_{bound['samples']}_samples": bound["nats"] for bound in written["bounds"]
     }
@@ -101,23 +115,13 @@ def evaluate(
     }
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated."""
-
-    model: SparseVAE
-    dataset: ImageDataset
-    latents: LatentStore
-    refined: Mapping[int, SparseVAE] | None
-
-
 def _pixels_of(inputs: Mapping[str, Path], plan: Plan) -> dict[int, PixelDictionary] | None:
     """Return the pixel dictionaries that refinement started from, learned by the same call."""
     usable = "refined" in inputs and plan.relearn
     return load_pixels(plan, inputs["refined"]) if usable else None
 
 
-def _open(inputs: Mapping[str, Path], device: str) -> _Subject:
+def _open(inputs: Mapping[str, Path], device: str) -> Subject:
     from vaesc.datasets.reader import open_dataset
     from vaesc.latents import open_latents
 
@@ -127,141 +131,55 @@ def _open(inputs: Mapping[str, Path], device: str) -> _Subject:
     refined = None
     if "refined" in inputs:
         refined = open_refined(inputs["dataset"], inputs["refined"], device=device)
-    return _Subject(
+    return Subject(
         model, open_dataset(inputs["dataset"]), open_latents(inputs["latents"]), refined
     )
 
 
 def _compare(
-    subject: _Subject,
+    subject: Subject,
     splits: Mapping[str, Split],
     plan: Plan,
     learned: Dictionaries,
+    methods: list[Method],
     *,
     seed: int,
-    heard: _Progress,
+    heard: Passes,
 ) -> tuple[Measured, dict[str, Any]]:
-    """Fit on the training split, measure on the test split."""
+    """Measure every method on the test split, at equal k."""
     model, latents = subject.model, subject.latents
-    methods = fit_methods(
-        splits["train"], latents, model.dictionary, learned, seed=seed, on_rows=heard.add,
-        refined=subject.refined,
-    )  # fmt: skip
     measured = measure(model, methods, splits["test"], latents, learned.latents, on_rows=heard.add)
     stream = derive_seed(seed, "evaluate/bootstrap")
-    facts = {**_facts(subject), "relearn": plan.relearn}
+    facts = {**facts_of(subject), "relearn": plan.relearn}
     written = results.assemble(measured, methods, facts, seed=stream)
     return measured, {**written, "metrics": results.metrics_of(written)}
 
 
-def _facts(subject: _Subject) -> dict[str, Any]:
-    model, dataset = subject.model, subject.dataset
-    return {
-        "source": dataset.source,
-        "shape": list(dataset.shape),
-        "n_train": dataset.n("train"),
-        "n_test": dataset.n("test"),
-        "latent_dim": model.latent_dim,
-        "n_atoms": model.n_atoms,
-        "n_nonzero_coefs": model.n_nonzero_coefs,
-        "coder": model.dictionary.coder,
-        "test_sha256": dataset.sha256["test"],
-        "parameters": _parameters(subject),
-    }
-
-
-def _parameters(subject: _Subject) -> dict[str, list[int]]:
-    """Numbers that networks and dictionaries hold, which an image's own k numbers do not count.
-
-    One list entry for each distinct model: the article's VAE serves every k, all else is
-    learned for each.
-    """
-    model = subject.model
-
-    def count(one: SparseVAE) -> int:
-        return sum(w.numel() for w in one.vae.parameters()) + one.dictionary.dictionary.size
-
-    refined = {id(m): m for m in (subject.refined or {}).values()}
-    return {
-        "article": [count(model)],
-        "pixel": [model.n_atoms * math.prod(model.shape)],
-        "refined": [count(m) for m in refined.values()],
-    }
-
-
-def _model_metrics(
-    config: EvaluationConfig,
-    subject: _Subject,
-    measured: Measured,
+def _rates(
+    subject: Subject,
+    splits: Mapping[str, Split],
+    learned: Dictionaries,
+    methods: list[Method],
+    written: Mapping[str, Any],
+    folder: Path,
     *,
     seed: int,
-    block_size: int,
-) -> dict[str, float]:
-    """Metrics of the VAE and of the dictionary that are no part of a curve."""
-    from vaesc import metrics
-    from vaesc.models import evaluate_elbo
-
-    elbo = evaluate_elbo(
-        subject.model.vae, subject.dataset, "test", n_samples=config.elbo_samples, seed=seed,
-        block_size=block_size,
+    heard: Passes,
+) -> dict[str, Any]:
+    """Measure the methods the claim is on once more, at equal bits."""
+    codecs = codecs_of(subject.model, learned, subject.refined)
+    rates = measure_rates(codecs, splits, subject.latents, learned, on_rows=heard.add)
+    found, errors = assemble_rates(
+        rates, written["levels"], methods, written["n_train"] + written["n_test"],
+        claimant=written["claimant"], seed=derive_seed(seed, "evaluate/rate-bootstrap"),
     )  # fmt: skip
-    return {
-        **{f"test/{name}": value for name, value in elbo.items()},
-        "test/active_units": metrics.active_units(subject.latents.latents("test")),
-        "test/dead_fraction": float((measured.atoms.share == 0).mean()),
-        "train/mutual_coherence": metrics.mutual_coherence(subject.model.dictionary.dictionary),
-    }
-
-
-def _bounds(
-    config: EvaluationConfig, subject: _Subject, *, seed: int, block_size: int
-) -> list[dict[str, Any]]:
-    """Importance-weighted bounds on the negative log-likelihood, each with what it is taken on."""
-    from vaesc.models import evaluate_iwae
-
-    n_test = subject.dataset.n("test")
-    return [
-        {
-            "samples": n_samples,
-            "images": min(n_images, n_test),
-            "nats": evaluate_iwae(
-                subject.model.vae, subject.dataset, "test", n_samples=n_samples,
-                n_images=n_images, seed=seed, block_size=block_size,
-            ),
-        }
-        for n_samples, n_images in zip(config.iwae_samples, config.iwae_images, strict=True)
-    ]  # fmt: skip
-
-
-class _Progress(Listener):
-    """Counts passes over images, so that learning, fitting and measuring share one scale."""
-
-    def __init__(
-        self, listener: Listener, splits: Mapping[str, Split], plan: Plan, model: SparseVAE,
-        max_epochs: int, n_pixels: int | None,
-    ) -> None:  # fmt: skip
-        self.listener, self.done = listener, 0
-        self.n_train = len(splits["train"])
-        passes = max_epochs * n_fits(plan, model.dictionary, n_pixels) + 1
-        self.total = self.n_train * passes + len(splits["test"])
-
-    def add(self, n: int) -> None:
-        """Hear that `n` more images were passed over."""
-        self.done += n
-        self.listener.progress(self.done, self.total)
-
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Pass on an epoch of a dictionary."""
-        self.listener.epoch(epoch, metrics)
-
-    def progress(self, done: float, total: float, **figures: float) -> None:
-        """Hear that the learner has passed over all training samples once more."""
-        self.add(self.n_train)
+    write_rate_errors(errors, folder)
+    return found
 
 
 def _draw(
     config: EvaluationConfig,
-    subject: _Subject,
+    subject: Subject,
     test: Split,
     written: Mapping[str, Any],
     learned: Dictionaries,

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaesc.evaluation.batches import Floats
-from vaesc.evaluation.comparison import Measured
+from vaesc.evaluation.comparison import KEPT, Measured
 from vaesc.evaluation.methods import Method
+from vaesc.evaluation.notes import all_notes, display_rows
 from vaesc.evaluation.verdict import (
+    Claim,
     as_json,
     bootstrap_means,
     crossovers,
@@ -27,6 +30,8 @@ from vaesc.metrics import mse_to_psnr_db
 RESULTS = "results.json"
 TABLE = "table.csv"
 ERRORS = "errors.safetensors"
+UNEXPLAINED = {name: f"{name}_fvu" for name in KEPT}
+"""Method -> under which name :func:`read_errors` finds what its latents leave unexplained."""
 _FORMAT = 1
 _SMALLEST = 1e-12
 """Errors below float32's rounding count as this much: no PSNR above 120 dB, and none infinite."""
@@ -47,38 +52,66 @@ def assemble(
         Under ``methods`` the curves with their intervals (to be shown in ``order``), under
         ``claim`` the verdict for each k on the method named by
         ``claimant`` (the refined one where there is one), under ``article_claim`` that on the
-        article's own recipe, under ``verdict`` the sentence, under ``notes`` what a
-        reader must know beside it.
+        article's own recipe, under ``learned_against_random`` what learning was worth at each k,
+        in pixels and in latents, under ``verdict`` the sentence, under ``notes`` what a
+        reader must know beside it. A method that lacks a level has None there.
     """
     names = [m.name for m in methods]
-    columns = np.concatenate([measured.errors[n] for n in names] + [measured.floor[:, None]], 1)
-    means = bootstrap_means(columns, seed=seed)
-    m = len(measured.levels)
-    resampled = {name: means[:, i * m : (i + 1) * m] for i, name in enumerate(names)}
-    claimant = "refined" if "refined" in names else "article"
-    claims, article = (
-        weigh(
-            measured.levels,
-            measured.errors[name], measured.errors["pixel"], resampled[name], resampled["pixel"],
+    # One draw of test images serves all, so that any two columns may be compared in pairs.
+    columns = {
+        **measured.errors,
+        **{f"{name}/fvu": measured.unexplained[name] for name in KEPT},
+        "vae": measured.floor[:, None],
+    }
+    resampled = _resampled(columns, seed)
+
+    def against(ours: str, theirs: str) -> list[Claim]:
+        return weigh(
+            measured.levels, columns[ours], columns[theirs], resampled[ours], resampled[theirs]
         )
-        for name in (claimant, "article")
-    )  # fmt: skip
+
+    claimant = "refined" if "refined" in names else "article"
+    claims, article = against(claimant, "pixel"), against("article", "pixel")
     crossings = crossovers(claims)
     return {
         "format": _FORMAT,
         **facts,
         "levels": list(measured.levels),
         "order": names,
-        "methods": {x.name: _curve(x, measured, resampled[x.name]) for x in methods},
-        "vae": _point(measured.floor, means[:, -1]),
+        "methods": {
+            x.name: _curve(x, measured, resampled[x.name], against(x.name, "pixel"))
+            for x in methods
+        },
+        "vae": _point(measured.floor, resampled["vae"][:, 0]),
         "l0": measured.l0.tolist(),
         "claimant": claimant,
         "claim": [as_json(c) for c in claims],
         "article_claim": [as_json(c) for c in article],
+        "learned_against_random": learned_against_random(
+            against("article", "random"), against("article/fvu", "random/fvu")
+        ),
         "crossover": [as_json(c) for c in crossings],
         "verdict": sentence(claims, crossings, article if claimant == "refined" else None),
-        "notes": [_learning(facts), *_sizes(facts, claimant), *_notes(methods, measured)],
-        "table": _table(methods, measured),
+        "notes": all_notes(facts, claimant, methods, measured),
+        "table": display_rows(methods, measured),
+    }
+
+
+def _resampled(columns: Mapping[str, Floats], seed: int) -> dict[str, NDArray[np.float64]]:
+    """Bootstrap named groups of columns together: name -> means, shape (n_resamples, m)."""
+    means = bootstrap_means(np.concatenate(list(columns.values()), axis=1), seed=seed)
+    ends = np.cumsum([group.shape[1] for group in columns.values()])[:-1]
+    return dict(zip(columns, np.split(means, ends, axis=1), strict=True))
+
+
+def learned_against_random(mse: Sequence[Claim], fvu: Sequence[Claim]) -> dict[str, Any]:
+    """Return k -> the article's dictionary over a random one, in pixel MSE and in FVU."""
+    return {
+        str(m.k): {
+            name: {key: getattr(c, key) for key in ("ratio", "low", "high", "verdict")}
+            for name, c in (("mse", m), ("fvu", f))
+        }
+        for m, f in zip(mse, fvu, strict=True)
     }
 
 
@@ -90,7 +123,8 @@ def metrics_of(results: Mapping[str, Any]) -> dict[str, float]:
         prefix = "test/" if name == "article" else f"test/{name}_"
         for metric in ("mse", "psnr_db", "fvu"):
             for k, value in zip(results["levels"], curve.get(metric, ()), strict=False):
-                flat[f"{prefix}{metric}_k{k}"] = value
+                if value is not None:
+                    flat[f"{prefix}{metric}_k{k}"] = value
     for k, l0, claim in zip(results["levels"], results["l0"], results["claim"], strict=True):
         flat[f"test/l0_k{k}"] = l0
         flat[f"test/mse_ratio_k{k}"] = claim["ratio"]
@@ -105,18 +139,30 @@ def write(results: Mapping[str, Any], measured: Measured, folder: Path) -> None:
     (folder / RESULTS).write_text(text + "\n")
     (folder / TABLE).write_text(table(results))
     per_image = {"vae": measured.floor}
-    for name, errors in measured.errors.items():
+    groups = {**measured.errors, **{f"{n}_fvu": e for n, e in measured.unexplained.items()}}
+    for name, errors in groups.items():
         columns = zip(measured.levels, errors.T, strict=True)
-        per_image |= {f"{name}_k{k}": np.ascontiguousarray(e) for k, e in columns}
+        # A level that a method lacks is no column of the file.
+        per_image |= {
+            f"{name}_k{k}": np.ascontiguousarray(e) for k, e in columns if not np.isnan(e).all()
+        }
     save_file(per_image, folder / ERRORS)
 
 
 def read_errors(folder: Path, names: Sequence[str], levels: Sequence[int]) -> dict[str, Floats]:
-    """Return method -> squared error of each test image at each level, shape (n, m)."""
+    """Return method -> squared error of each test image at each level, shape (n, m).
+
+    A level that a method lacks is a column of NaN. Names may also be those of
+    :data:`UNEXPLAINED`, whose columns are each latent's share of the FVU.
+    """
     from safetensors.numpy import load_file
 
     columns = load_file(folder / ERRORS)
-    return {name: np.stack([columns[f"{name}_k{k}"] for k in levels], axis=1) for name in names}
+    missing = np.full_like(columns["vae"], np.nan)
+    return {
+        name: np.stack([columns.get(f"{name}_k{k}", missing) for k in levels], axis=1)
+        for name in names
+    }
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -137,68 +183,39 @@ def table(results: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def _curve(method: Method, measured: Measured, resampled: Any) -> dict[str, Any]:  # noqa: ANN401
+def _curve(
+    method: Method, measured: Measured, resampled: NDArray[Any], claims: Sequence[Claim]
+) -> dict[str, Any]:
+    """One method: its errors with their intervals, and its ratio to the pixel dictionary."""
     errors = measured.errors[method.name]
-    points = [_point(errors[:, i], resampled[:, i]) for i in range(errors.shape[1])]
-    curve: dict[str, Any] = {name: [p[name] for p in points] for name in points[0]}
+    points = [
+        {**_point(errors[:, i], resampled[:, i]), **_ratio(claim)}
+        for i, claim in enumerate(claims)
+    ]
+    curve: dict[str, Any] = {
+        key: [
+            point[key] if method.has(k) else None
+            for k, point in zip(measured.levels, points, strict=True)
+        ]
+        for key in points[0]
+    }
     if method.name in measured.fvu:
         curve["fvu"] = measured.fvu[method.name].tolist()
-    return {**curve, "title": method.title, "about": method.about, "space": method.space}
+    return {
+        **curve, "title": method.title, "about": method.about, "space": method.space,
+        "numbers": method.numbers,
+    }  # fmt: skip
 
 
-def _point(errors: Any, resampled: Any) -> dict[str, float]:  # noqa: ANN401
+def _ratio(claim: Claim) -> dict[str, Any]:
+    return {
+        "ratio": claim.ratio, "ratio_low": claim.low, "ratio_high": claim.high,
+        "verdict": claim.verdict,
+    }  # fmt: skip
+
+
+def _point(errors: NDArray[Any], resampled: NDArray[Any]) -> dict[str, float]:
     mse = float(errors.mean(dtype=np.float64))
     low, high = interval(resampled)
     psnr = mse_to_psnr_db(max(mse, _SMALLEST))
     return {"mse": mse, "low": low, "high": high, "psnr_db": psnr}
-
-
-def _table(methods: Sequence[Method], measured: Measured) -> list[dict[str, Any]]:
-    """Return the test MSE as rows for a display: one a method, one column for each k."""
-    rows = []
-    for method in methods:
-        means = measured.errors[method.name].mean(axis=0, dtype=np.float64)
-        columns = zip(measured.levels, means, strict=True)
-        rows.append({"method": method.title, **{f"k = {k}": f"{mse:.5f}" for k, mse in columns}})
-    floor = f"{measured.floor.mean(dtype=np.float64):.5f}"
-    every = {f"k = {k}": floor for k in measured.levels}
-    return [*rows, {"method": "VAE itself (the floor)", **every}]
-
-
-def _learning(facts: Mapping[str, Any]) -> str:
-    """Say which dictionaries served which level."""
-    k = facts["n_nonzero_coefs"]
-    if not facts["relearn"]:
-        return (
-            f"One dictionary of latents and one of pixels, both learned at k = {k}, serve every "
-            "k; elsewhere either side might do better with a dictionary of its own."
-        )
-    return (
-        "The dictionaries of latents and of pixels were both learned anew for each k, with the "
-        f"same settings; at k = {k} that of latents is the model's own."
-    )
-
-
-def _sizes(facts: Mapping[str, Any], claimant: str) -> list[str]:
-    """Say what the refined method holds beside an image's own numbers: more than its rival."""
-    if claimant != "refined":
-        return []
-    sizes = facts["parameters"]
-    return [
-        f"The refined method holds {max(sizes['refined']):,} numbers in network and dictionary "
-        f"for each k, a pixel dictionary {sizes['pixel'][0]:,}, the article's VAE and dictionary "
-        f"{sizes['article'][0]:,}: budgets are equal for each image, not for what is learned once."
-    ]
-
-
-def _notes(methods: Sequence[Method], measured: Measured) -> list[str]:
-    """Say where a level asks a method for more than it has."""
-    notes = []
-    for method in methods:
-        beyond = [str(k) for k in measured.levels if k > method.reach]
-        if beyond:
-            notes.append(
-                f"{method.title}: at k = {', '.join(beyond)} it uses {method.reach} numbers, "
-                "all there are."
-            )
-    return notes

@@ -9,8 +9,9 @@ from typing import Any
 
 from vaesc.errors import DataError
 from vaesc.evaluation.claim import rate_bits, weigh_seeds
-from vaesc.evaluation.results import RESULTS, read_errors
-from vaesc.evaluation.verdict import Claim, crossovers, sentence
+from vaesc.evaluation.rate_results import read_rate_errors
+from vaesc.evaluation.results import RESULTS, UNEXPLAINED, read_errors
+from vaesc.evaluation.verdict import Claim, as_json, crossovers, sentence
 
 COEFFICIENT_BITS = 8
 """Bits of a coefficient in the rate that stands beside each level."""
@@ -26,21 +27,28 @@ def weigh_evaluations(folders: Sequence[Path], *, seed: int) -> dict[str, Any]:
 
     Returns:
         What :func:`vaesc.evaluation.claim.weigh_seeds` returns, with ``verdict`` (a sentence),
-        ``crossover``, ``bits`` and the facts that the evaluations share.
+        ``crossover``, ``vae`` (its own mean error), ``bits`` and the facts that are common to all.
 
     Raises:
         DataError: The evaluations are of different data, levels or methods.
     """
     results = [json.loads((folder / RESULTS).read_bytes()) for folder in folders]
-    first = results[0]
-    for name in _SHARED:
-        if any(result[name] != first[name] for result in results):
-            raise DataError(f"the evaluations differ in {name!r}: seeds alone may differ")
-    levels = first["levels"]
+    first, budgets = results[0], _budgets(results[0])
+    for result in results:
+        for name in _SHARED:
+            if result[name] != first[name]:
+                raise DataError(f"the evaluations differ in {name!r}: seeds alone may differ")
+        if _budgets(result) != budgets:
+            raise DataError("the evaluations differ in their budgets of bits: run them alike")
+    levels, names = first["levels"], first["order"]
+    kept = [read_errors(folder, list(UNEXPLAINED.values()), levels) for folder in folders]
     weighed = weigh_seeds(
-        [read_errors(folder, first["order"], levels) for folder in folders], levels,
+        [read_errors(folder, names, levels) for folder in folders], levels,
         claimant=first["claimant"],
         shared=len({result["test_sha256"] for result in results}) == 1, seed=seed,
+        unexplained=[{name: e[key] for name, key in UNEXPLAINED.items()} for e in kept],
+        rates=[read_rate_errors(folder) for folder in folders],
+        budgets=budgets,
     )  # fmt: skip
     claims, article = (
         [Claim(**{key: c[key] for key in Claim.__annotations__}) for c in weighed[name]]
@@ -51,13 +59,20 @@ def weigh_evaluations(folders: Sequence[Path], *, seed: int) -> dict[str, Any]:
     return {
         **{name: first[name] for name in _SHARED},
         **weighed,
+        "crossover": [as_json(c) for c in crossings],
+        "vae": {"mse": sum(r["vae"]["mse"] for r in results) / len(results)},
         "verdict": sentence(claims, crossings, article if refined else None),
         "bits": {
             "coefficient_bits": COEFFICIENT_BITS,
             "per_image": rate_bits(levels, first["n_atoms"], COEFFICIENT_BITS),
         },
         "parameters": first["parameters"],
+        "amortised": first["rate"]["amortised"],
     }
+
+
+def _budgets(result: Mapping[str, Any]) -> list[int]:
+    return [entry["bits"] for entry in result["rate"]["ratio"]]
 
 
 def metrics_of(weighed: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,141 @@
+"""The methods that rest on learned dictionaries: the claim's two sides, and variants of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vaesc.dictionary import LatentDictionary
+from vaesc.evaluation.batches import Floats
+from vaesc.evaluation.dictionaries import PixelDictionary, clipped, code_levels
+from vaesc.evaluation.methods import Approximations, Batch, Method, codes_of, network_size
+
+if TYPE_CHECKING:
+    from vaesc.bundle import SparseVAE
+
+
+def refined_method(models: Mapping[int, SparseVAE]) -> Method:
+    """Return the method that the step *refine* trained, one model for each level."""
+
+    def approximate(batch: Batch) -> Approximations:
+        for k, model in models.items():
+            latents = model.dictionary.decode(codes_of(model, batch.images, k))
+            yield k, model.unit_images(latents).reshape(batch.images.shape)
+
+    return Method(
+        name="refined",
+        title="Refined: decoder trained on D a",
+        about="The default method: for each k a VAE and a dictionary of its latents, started from "
+        "the pixel dictionary and trained through the sparse code, so that the decoder knows what "
+        "it will see. Its networks are larger than the article's, and there is one for each k.",
+        space="pixel",
+        approximate=approximate,
+        reach=max(model.n_nonzero_coefs for model in models.values()),
+        numbers=max(network_size(m) + m.dictionary.dictionary.size for m in models.values()),
+    )
+
+
+def article_method(
+    dictionaries: Mapping[int, LatentDictionary], registered: LatentDictionary, n_vae: int
+) -> Method:
+    """Return the article's method; `n_vae` is the number of the VAE's weights."""
+
+    def approximate(batch: Batch) -> Approximations:
+        return ((k, dictionaries[k].decode(codes)) for k, codes in batch.codes.items())
+
+    return Method(
+        name="article",
+        title="Sparse codes of latents",
+        about="The article's method: the latent is coded with k atoms of a learned dictionary, "
+        "and the VAE's decoder turns the coded latent into an image.",
+        space="latent",
+        approximate=approximate,
+        reach=min(registered.dictionary.shape),
+        numbers=n_vae + registered.dictionary.size,
+    )
+
+
+def pixel_method(dictionaries: Mapping[int, PixelDictionary]) -> Method:
+    """Return what the claim compares with."""
+
+    def approximate(batch: Batch) -> Approximations:
+        codes = code_levels(dictionaries, batch.images)
+        return ((k, dictionary.decode(codes[k])) for k, dictionary in dictionaries.items())
+
+    atoms = next(iter(dictionaries.values())).dictionary
+    return Method(
+        name="pixel",
+        title="Sparse codes of pixels",
+        about="What the claim compares with: images minus their mean, coded with k atoms of a "
+        "pixel dictionary of the same size, learned by the same learner on all training images; "
+        "reconstructions are clipped to [0, 1].",
+        space="pixel",
+        approximate=approximate,
+        reach=min(atoms.shape),
+        numbers=atoms.size,
+    )
+
+
+def lasso_method(
+    dictionaries: Mapping[int, LatentDictionary], registered: LatentDictionary, n_vae: int
+) -> Method:
+    """Return the article's method with its own dictionaries, coded by the lasso."""
+    by_lasso = _shared(dictionaries)
+
+    def approximate(batch: Batch) -> Approximations:
+        codes = code_levels(by_lasso, batch.latents)
+        return ((k, dictionary.decode(codes[k])) for k, dictionary in by_lasso.items())
+
+    return replace(
+        article_method(dictionaries, registered, n_vae),
+        name="lasso",
+        title="Lasso codes of latents",
+        about="The article's dictionaries with another coder: the atoms are the first k on the "
+        "lasso's path, their coefficients refitted by least squares.",
+        approximate=approximate,
+    )
+
+
+def pixel_lasso_method(dictionaries: Mapping[int, PixelDictionary]) -> Method:
+    """Return the pixel dictionaries coded by the lasso."""
+    by_lasso = _shared_pixels(dictionaries)
+    return replace(
+        pixel_method(by_lasso),
+        name="pixel_lasso",
+        title="Lasso codes of pixels",
+        about="The pixel dictionaries with the same other coder: the first k atoms on the lasso's "
+        "path, their coefficients refitted by least squares.",
+    )
+
+
+def _shared(dictionaries: Mapping[int, LatentDictionary]) -> dict[int, LatentDictionary]:
+    """Return the same dictionaries under the coder ``lasso``; what was one object stays one."""
+    made = {id(d): replace(d, coder="lasso", network=None) for d in dictionaries.values()}
+    return {k: made[id(d)] for k, d in dictionaries.items()}
+
+
+def _shared_pixels(dictionaries: Mapping[int, PixelDictionary]) -> dict[int, PixelDictionary]:
+    made = {id(d): replace(d, coder="lasso") for d in dictionaries.values()}
+    return {k: made[id(d)] for k, d in dictionaries.items()}
+
+
+def literal_method(
+    fitted: Mapping[int, Floats], mean: Floats, registered: LatentDictionary, n_vae: int
+) -> Method:
+    """Return the article's last step read to the letter."""
+
+    def approximate(batch: Batch) -> Approximations:
+        return ((k, clipped(a @ fitted[k] + mean)) for k, a in batch.codes.items())
+
+    return Method(
+        name="literal",
+        title="Step 4 read literally",
+        about="The article's last step to the letter: the sparse codes of latents are decoded by "
+        "a pixel-space dictionary fitted to the training codes by least squares, without the "
+        "VAE's decoder.",
+        space="pixel",
+        approximate=approximate,
+        reach=min(registered.dictionary.shape),
+        numbers=n_vae + registered.dictionary.size + registered.n_atoms * mean.size,
+    )

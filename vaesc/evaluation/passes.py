@@ -1,0 +1,42 @@
+"""Progress of the step, counted in images passed over, whatever is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vaesc.bundle import SparseVAE
+from vaesc.config import EvaluationConfig
+from vaesc.evaluation.batches import Split
+from vaesc.evaluation.dictionaries import Plan, n_fits
+from vaesc.evaluation.fitting import n_passes
+from vaesc.progress import Listener
+
+
+class Passes(Listener):
+    """Counts passes over images, so that learning, fitting and measuring share one scale."""
+
+    def __init__(
+        self, listener: Listener, config: EvaluationConfig, splits: Mapping[str, Split],
+        plan: Plan, model: SparseVAE, max_epochs: int, n_pixels: int | None,
+    ) -> None:  # fmt: skip
+        self.listener, self.done = listener, 0
+        self.n_train = len(splits["train"])
+        shuffled = set(plan.learned_at(min(model.dictionary.dictionary.shape)).values())
+        fits = n_fits(plan, model.dictionary, n_pixels) + len(shuffled)
+        passes = max_epochs * fits + n_passes(config, len(plan.levels))
+        # The test split twice: at equal k, and at equal bits, for which validation chooses.
+        measured = len(splits["validation"]) + 2 * len(splits["test"])
+        self.total = self.n_train * passes + measured
+
+    def add(self, n: int) -> None:
+        """Hear that `n` more images were passed over."""
+        self.done += n
+        self.listener.progress(self.done, self.total)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Pass on an epoch of a dictionary."""
+        self.listener.epoch(epoch, metrics)
+
+    def progress(self, done: float, total: float, **figures: float) -> None:
+        """Hear that the learner has passed over all training samples once more."""
+        self.add(self.n_train)

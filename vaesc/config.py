@@ -292,7 +292,7 @@ class RefineConfig:
     """Channels of the convolutions that end the decoder of pictures for k > 1."""
     plain_weight: float = 0.1
     """Weight of plain reconstruction and KL beside the error of decoder(D a)."""
-    descent_steps: int = 6
+    descent_steps: int = 4
     """Steps in which each image's coefficients descend its decoded error, after the pursuit."""
     n_amounts: int = 16
     """At k = 1: amounts of each atom that are decoded and compared with the image."""

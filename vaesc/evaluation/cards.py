@@ -124,15 +124,9 @@ def _batches(model: SparseVAE, test: Split) -> Iterator[tuple[slice, Floats]]:
 
 def _codes(model: SparseVAE, test: Split) -> csr_array:
     """Return the codes of the split at the model's own level, shape (n, K), without stored 0."""
-    import torch
     from scipy.sparse import csr_array, vstack
 
-    parts = []
-    for _, images in _batches(model, test):
-        with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(images)).to(model.vae.device)
-            latents = model.vae.encode(x)[0].cpu().numpy()
-        parts.append(model.dictionary.encode(latents))
+    parts = [model.codes_of_unit(images) for _, images in _batches(model, test)]
     codes = csr_array(vstack(parts, format="csr"))
     codes.eliminate_zeros()
     codes.sort_indices()

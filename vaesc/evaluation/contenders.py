@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from vaesc.dictionary import LatentDictionary
 from vaesc.evaluation.batches import Floats
 from vaesc.evaluation.dictionaries import PixelDictionary, clipped, code_levels
-from vaesc.evaluation.methods import Approximations, Batch, Method, codes_of, network_size
+from vaesc.evaluation.methods import Approximations, Batch, Method, network_size
+from vaesc.evaluation.refined import RefinedCodes
 
 if TYPE_CHECKING:
-    from vaesc.bundle import SparseVAE
+    pass
 
 
-def refined_method(models: Mapping[int, SparseVAE]) -> Method:
+def refined_method(refined: RefinedCodes) -> Method:
     """Return the method that the step *refine* trained, one model for each level."""
+    models = refined.models
 
     def approximate(batch: Batch) -> Approximations:
         for k, model in models.items():
-            latents = model.dictionary.decode(codes_of(model, batch.images, k))
+            latents = model.dictionary.decode(refined.of(batch, k))
             yield k, model.unit_images(latents).reshape(batch.images.shape)
 
     return Method(
@@ -28,7 +30,8 @@ def refined_method(models: Mapping[int, SparseVAE]) -> Method:
         title="Refined: decoder trained on D a",
         about="The default method: for each k a VAE and a dictionary of its latents, started from "
         "the pixel dictionary and trained through the sparse code, so that the decoder knows what "
-        "it will see. Its networks are larger than the article's, and there is one for each k.",
+        "it will see; when an image is coded, its coefficients then descend the decoded error. "
+        "Its networks are larger than the article's, and there is one for each k.",
         space="pixel",
         approximate=approximate,
         reach=max(model.n_nonzero_coefs for model in models.values()),

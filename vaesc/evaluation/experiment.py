@@ -29,7 +29,7 @@ from vaesc.evaluation.methods import Method
 from vaesc.evaluation.passes import Passes
 from vaesc.evaluation.rate import codecs_of, measure_rates
 from vaesc.evaluation.rate_results import assemble_rates, write_rate_errors
-from vaesc.evaluation.refined import open_refined
+from vaesc.evaluation.refined import RefinedCodes, open_refined
 from vaesc.progress import Listener
 
 
@@ -90,13 +90,14 @@ def evaluate(
     )  # fmt: skip
     history = side_by_side([history, *told])
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
+    refined = RefinedCodes(subject.refined) if subject.refined else None
     methods = fit_methods(
         config, subject.model, splits, subject.latents, learned, shuffled, folder,
-        seed=seed, on_rows=heard.add, refined=subject.refined,
+        seed=seed, on_rows=heard.add, refined=refined,
     )  # fmt: skip
     measured, written = _compare(subject, splits, plan, learned, methods, seed=seed, heard=heard)
     written["rate"] = _rates(
-        subject, splits, learned, methods, written, folder, seed=seed, heard=heard
+        subject, splits, learned, refined, methods, written, folder, seed=seed, heard=heard
     )
     written["metrics"] |= model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
@@ -159,6 +160,7 @@ def _rates(
     subject: Subject,
     splits: Mapping[str, Split],
     learned: Dictionaries,
+    refined: RefinedCodes | None,
     methods: list[Method],
     written: Mapping[str, Any],
     folder: Path,
@@ -167,7 +169,7 @@ def _rates(
     heard: Passes,
 ) -> dict[str, Any]:
     """Measure the methods the claim is on once more, at equal bits."""
-    codecs = codecs_of(subject.model, learned, subject.refined)
+    codecs = codecs_of(subject.model, learned, refined)
     rates = measure_rates(codecs, splits, subject.latents, learned, on_rows=heard.add)
     found, errors = assemble_rates(
         rates, written["levels"], methods, written["n_train"] + written["n_test"],

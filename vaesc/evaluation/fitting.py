@@ -30,6 +30,7 @@ from vaesc.evaluation.controls import random_dictionary
 from vaesc.evaluation.dictionaries import Dictionaries
 from vaesc.evaluation.methods import Method, batches_of, network_size
 from vaesc.evaluation.peers import topk_latents_method, topk_pixels_method, vq_method
+from vaesc.evaluation.refined import RefinedCodes
 
 if TYPE_CHECKING:
     from vaesc.latents import LatentStore
@@ -46,7 +47,7 @@ def fit_methods(
     *,
     seed: int,
     on_rows: Callable[[int], None],
-    refined: Mapping[int, SparseVAE] | None = None,
+    refined: RefinedCodes | None = None,
 ) -> list[Method]:
     """Fit every method on the training split, in the order in which they are shown.
 
@@ -60,7 +61,7 @@ def fit_methods(
         folder: Where a temporary file of images may lie while methods are fitted.
         seed: The run's seed.
         on_rows: Hears how many more training images have been used, see :func:`n_passes`.
-        refined: Compared level -> refined model, if the run has any.
+        refined: The refined models, if the run has any.
     """
     levels, mean = list(learned.pixels), next(iter(learned.pixels.values())).mean
     registered, n_vae = model.dictionary, network_size(model)

@@ -31,6 +31,8 @@ class Batch:
     """Posterior means, shape (m, d)."""
     codes: Mapping[int, csr_array]
     """Sparsity level -> sparse codes of the latents in that level's dictionary, shape (m, K)."""
+    split: str = ""
+    """The split's name; empty for images that belong to none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +66,7 @@ def batches_of(
     """Yield the batches of a split, each with its latents and their codes at every level."""
     for rows, images in split.batches():
         z = latents.latents(split.name, rows)
-        yield Batch(rows, images, z, code_levels(dictionaries, z))
-
-
-def codes_of(model: SparseVAE, images: Floats, k: int) -> csr_array:
-    """Return a refined model's codes of flat images in [0, 1], shape (m, n_pixels).
-
-    They are those a user of the model gets, at no more than the level it was trained for.
-    """
-    return model.codes_of_unit(images.reshape(-1, *model.shape), min(k, model.n_nonzero_coefs))
+        yield Batch(rows, images, z, code_levels(dictionaries, z), split.name)
 
 
 def network_size(model: SparseVAE) -> int:

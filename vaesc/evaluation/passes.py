@@ -9,6 +9,7 @@ from vaesc.config import EvaluationConfig
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import Plan, n_fits
 from vaesc.evaluation.fitting import n_passes
+from vaesc.evaluation.rate import CHOOSING
 from vaesc.progress import Listener
 
 
@@ -25,7 +26,7 @@ class Passes(Listener):
         fits = n_fits(plan, model.dictionary, n_pixels) + len(shuffled)
         passes = max_epochs * fits + n_passes(config, len(plan.levels))
         # The test split twice: at equal k, and at equal bits, for which validation chooses.
-        measured = len(splits["validation"]) + 2 * len(splits["test"])
+        measured = min(CHOOSING, len(splits["validation"])) + 2 * len(splits["test"])
         self.total = self.n_train * passes + measured
 
     def add(self, n: int) -> None:

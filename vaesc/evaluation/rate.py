@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.dictionaries import Dictionaries, code_levels
-from vaesc.evaluation.methods import Batch, batches_of, codes_of
+from vaesc.evaluation.methods import Batch, batches_of
+from vaesc.evaluation.refined import RefinedCodes
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -38,8 +39,9 @@ COEFFICIENT_BITS = (2, 3, 4, 5, 6, 8)
 """Bits of a coefficient, its sign among them."""
 QUANTILES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 """Of the magnitudes of training coefficients: candidates for the range."""
-_CALIBRATION = 4096
-"""Training images that the candidates come from, at least (all, where there are fewer)."""
+_CALIBRATION, CHOOSING = 1024, 2048
+"""Training images that the candidates come from, and validation images that choose the best point
+of each budget, at least (all, where there are fewer)."""
 
 
 def quantise(codes: csr_array, limit: float, bits: int) -> csr_array:
@@ -96,7 +98,7 @@ class Rates:
 
 
 def codecs_of(
-    model: SparseVAE, learned: Dictionaries, refined: Mapping[int, SparseVAE] | None
+    model: SparseVAE, learned: Dictionaries, refined: RefinedCodes | None
 ) -> list[Codec]:
     """Return the article's method, the pixel dictionaries and, if there is one, the refined."""
     latent, pixel = learned.latents, learned.pixels
@@ -117,11 +119,12 @@ def codecs_of(
     return [_refined(refined), *codecs] if refined else codecs
 
 
-def _refined(models: Mapping[int, SparseVAE]) -> Codec:
+def _refined(refined: RefinedCodes) -> Codec:
+    models = refined.models
     return Codec(
         name="refined", n_atoms=next(iter(models.values())).n_atoms,
         spent={k: min(k, m.n_nonzero_coefs) for k, m in models.items()},
-        code=lambda batch: {k: codes_of(m, batch.images, k) for k, m in models.items()},
+        code=lambda batch: {k: refined.of(batch, k) for k in models},
         decode=lambda k, codes: _flat(models[k].unit_images(models[k].dictionary.decode(codes))),
     )  # fmt: skip
 
@@ -162,6 +165,8 @@ def measure_rates(
                     limits[codec.name] = _limits(codec, codes, batch, candidates[codec.name])
                 found[codec.name].append(_errors(codec, codes, batch, limits[codec.name]))
             on_rows(len(batch.images))
+            if split == "validation" and batch.rows.stop >= CHOOSING:
+                break
     return {
         c.name: Rates(
             bits=np.array(

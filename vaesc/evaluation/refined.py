@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vaesc.bundle import SparseVAE
+from vaesc.evaluation.methods import Batch
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 LEVELS = "levels.json"
 """File of the artifact that says which level is served by the models of which level."""
+
+
+class RefinedCodes:
+    """Refined models, and the codes they give: those a user of the models gets.
+
+    A descent through the decoder takes its time, so the codes of each batch are kept for whoever
+    asks next: a few hundred bytes an image.
+
+    Args:
+        models: Compared level -> model.
+    """
+
+    def __init__(self, models: Mapping[int, SparseVAE]) -> None:
+        self.models = models
+        self._kept: dict[tuple[str, int, int], csr_array] = {}
+
+    def of(self, batch: Batch, k: int) -> csr_array:
+        """Return the codes of a batch at level k, or the model's own where that is lower."""
+        key = batch.split, batch.rows.start, k
+        if not batch.split or key not in self._kept:
+            model = self.models[k]
+            unit = batch.images.reshape(-1, *model.shape)
+            self._kept[key] = model.codes_of_unit(unit, min(k, model.n_nonzero_coefs))
+        return self._kept[key]
 
 
 def open_refined(

@@ -25,10 +25,12 @@ from prefect.logging import get_run_logger
 
 from tasks.publish import in_prefect
 from tasks.tracking import PARENT_RUN, PipelineRun
-from vaesc.config import config_digest, derive_seed, home, settings
+from vaesc.config import PipelineConfig, config_digest, derive_seed, home, settings
 from vaesc.errors import VaescError
 from vaesc.registry.system import git_tags, system_tags
-from vaesc.store import Store
+from vaesc.source import source_digest
+from vaesc.steps import STEPS
+from vaesc.store import Artifact, Spec, Store
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -88,7 +90,8 @@ def weigh_seeds_of(run: PipelineRun, summaries: Sequence[Mapping[str, Any]]) -> 
     """
     from vaesc.evaluation.seeds import metrics_of, weigh_evaluations
 
-    folders = [_evaluation(summary) for summary in summaries]
+    artifacts = [_artifacts(summary) for summary in summaries]
+    folders = [each["evaluation"].path for each in artifacts]
     weighed = weigh_evaluations(folders, seed=derive_seed(run.config.seed, "claim/bootstrap"))
     found = {
         "run_id": run.run_id,
@@ -96,6 +99,7 @@ def weigh_seeds_of(run: PipelineRun, summaries: Sequence[Mapping[str, Any]]) -> 
         "preset": run.config.preset,
         "seeds": [run.config.seed + i for i in range(len(summaries))],
         **weighed,
+        "encode_seconds": _encode_seconds(run.config, artifacts[0]),
         "runs": [summary["run_id"] for summary in summaries],
         "reports": [summary["report"] for summary in summaries],
         "seconds": round(time.perf_counter() - run.started, 3),
@@ -107,10 +111,32 @@ def weigh_seeds_of(run: PipelineRun, summaries: Sequence[Mapping[str, Any]]) -> 
     return found
 
 
-def _evaluation(summary: Mapping[str, Any]) -> Path:
-    """Return the folder of a run's evaluation, verified."""
-    digest = next(step["digest"] for step in summary["steps"] if step["name"] == "evaluate")
-    return Path(Store().open("evaluation", digest).path)
+def _artifacts(summary: Mapping[str, Any]) -> dict[str, Artifact]:
+    """Return the artifacts of a run by kind, each verified."""
+    kinds = {step.name: step.kind for step in STEPS}
+    return {
+        kinds[step["name"]]: Store().open(kinds[step["name"]], step["digest"])
+        for step in summary["steps"]
+        if step["name"] in kinds
+    }
+
+
+def _encode_seconds(
+    config: PipelineConfig, artifacts: Mapping[str, Artifact]
+) -> dict[str, list[float]]:
+    """Time the methods of one seed, once for each evaluation: method -> seconds at each level."""
+    from vaesc.evaluation.timing import SECONDS, encode_seconds
+
+    spec = Spec(
+        kind="timing", config={}, inputs={"evaluation": artifacts["evaluation"].digest},
+        source=source_digest("vaesc.evaluation.timing"),
+    )  # fmt: skip
+    paths = {kind: artifact.path for kind, artifact in artifacts.items()}
+    made = Store().make(
+        spec, lambda folder: encode_seconds(config.evaluation, config.dictionary, paths, folder)
+    )
+    found: dict[str, list[float]] = json.loads((made.path / SECONDS).read_bytes())
+    return found
 
 
 def _publish(run: PipelineRun, found: Mapping[str, Any], folders: Sequence[Path]) -> Path:

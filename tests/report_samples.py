@@ -88,6 +88,7 @@ def made_up_rate(curves):
     amortised = {"refined": {"numbers": 123456, "bits_per_image": 789.0}}
     return {
         "coefficient_bits": [2, 4], "methods": methods, "ratio": ratio, "amortised": amortised,
+        "amortised_over": 1797,
     }  # fmt: skip
 
 
@@ -158,7 +159,8 @@ def made_up_claim():
         "dataset": "digits", "seeds": seeds, "claimant": "refined", "levels": LEVELS,
         "n_atoms": 32, "n_test": 397, "order": METHODS, "claim": claim,
         "geometric_mean": {"ratio": middle, "low": 0.9, "high": 1.3}, "article_claim": claim,
-        "learned_against_random": claim, "methods": methods,
+        "learned_against_random": {str(c["k"]): {"mse": c, "fvu": c} for c in claim},
+        "methods": methods, "rate": results["rate"],
         "bits": {"coefficient_bits": 8, "per_image": [13.0, 26.0, 52.0]},
         "parameters": {"refined": [1234], "pixel": [99]}, "runs": ["r5", "r6", "r7"],
         "reports": ["/a", "/b", "/c"], "seconds": 1.0,

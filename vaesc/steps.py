@@ -8,7 +8,8 @@ train     vae         dataset                           :func:`vaesc.training.tr
 extract   latents     dataset, vae                      :func:`vaesc.latents.extract`
 learn     dictionary  latents                           :func:`vaesc.dictionary.learn`
 refine    refined     dataset                           :func:`vaesc.refinement.refine`
-evaluate  evaluation  dataset, vae, latents, dictionary :func:`vaesc.evaluation.evaluate`
+refine    refined     dataset                           :func:`vaesc.refinement.refine`
+evaluate  evaluation  all of these                      :func:`vaesc.evaluation.evaluate`
 ========= =========== ================================= ===================================
 
 The seventh step, register, makes a model version and lives in :mod:`vaesc.registry`.
@@ -206,3 +207,4 @@ EVALUATE = Step(
     name="evaluate", kind="evaluation", record=Evaluation,
     settings=("seed", "dictionary", "evaluation"), module="vaesc.evaluation", build=_evaluate,
 )  # fmt: skip
+STEPS = (INGEST, TRAIN, EXTRACT, LEARN, REFINE, EVALUATE)

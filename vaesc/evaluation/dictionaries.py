@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.config import DictionaryConfig, derive_seed
+from vaesc.config import DictionaryConfig, EvaluationConfig, derive_seed
 from vaesc.dictionary import (
     History,
     LatentDictionary,
@@ -87,6 +87,13 @@ class Plan:
     def learned_at(self, reach: int) -> dict[int, int]:
         """Return compared level -> level to learn at, for samples that `reach` atoms exhaust."""
         return {k: min(k if self.relearn else self.own, reach) for k in self.levels}
+
+
+def plan_of(config: EvaluationConfig, dictionary_config: DictionaryConfig) -> Plan:
+    """Return the plan of a run: the compared levels, and the model's own among them."""
+    own = dictionary_config.n_nonzero_coefs
+    levels = tuple(sorted({*config.sparsity_levels, own}))
+    return Plan(own=own, levels=levels, relearn=config.relearn)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from vaesc.evaluation.dictionaries import (
     Plan,
     learn_dictionaries,
     load_pixels,
+    plan_of,
     side_by_side,
 )
 from vaesc.evaluation.facts import Subject, bounds_of, facts_of, model_metrics
@@ -71,9 +72,7 @@ def evaluate(
         DataError: The dictionary was learned on another VAE's latents, or an artifact is damaged.
     """
     subject = _open(inputs, device)
-    own = subject.model.n_nonzero_coefs
-    levels = tuple(sorted({*config.sparsity_levels, own}))
-    plan = Plan(own=own, levels=levels, relearn=config.relearn)
+    plan = plan_of(config, dictionary_config)
     splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
     pixels = _pixels_of(inputs, plan)
     heard = Passes(

@@ -27,7 +27,8 @@ def weigh_evaluations(folders: Sequence[Path], *, seed: int) -> dict[str, Any]:
 
     Returns:
         What :func:`vaesc.evaluation.claim.weigh_seeds` returns, with ``verdict`` (a sentence),
-        ``crossover``, ``vae`` (its own mean error), ``bits`` and the facts that are common to all.
+        ``crossover``, ``rate`` (as in ``results.json``: the first seed's curves, with the ratios
+        of all seeds), ``vae`` (its own mean error), ``bits`` and the facts that are common to all.
 
     Raises:
         DataError: The evaluations are of different data, levels or methods.
@@ -67,7 +68,7 @@ def weigh_evaluations(folders: Sequence[Path], *, seed: int) -> dict[str, Any]:
             "per_image": rate_bits(levels, first["n_atoms"], COEFFICIENT_BITS),
         },
         "parameters": first["parameters"],
-        "amortised": first["rate"]["amortised"],
+        "rate": {**first["rate"], "ratio": weighed["rate"]},
     }
 
 

@@ -17,7 +17,13 @@ from vaesc.report.cards import cards_section
 from vaesc.report.compared import methods_section
 from vaesc.report.equal_bits import equal_bits_section
 from vaesc.report.names import label, title
-from vaesc.report.numbers import claim_table, error_table, interval_table, method_table
+from vaesc.report.numbers import (
+    claim_table,
+    error_table,
+    interval_table,
+    method_table,
+    random_section,
+)
 from vaesc.report.page import details, document, figure, head, section
 from vaesc.report.pictures import reconstructions_section
 from vaesc.report.provenance import provenance
@@ -46,7 +52,7 @@ def render_claim(
             _head(found),
             _curve(found, Path(drawn)),
             _numbers(found),
-            _random(found),
+            random_section(found, found["seeds"]),
             _bits(found, Path(drawn)),
             _time(found),
             reconstructions_section(folder),
@@ -153,38 +159,12 @@ def _article(found: Mapping[str, Any]) -> str:
     )
 
 
-def _random(found: Mapping[str, Any]) -> str:
-    words = (
-        "<p>The article's method with its learned dictionary over the same with a random one: "
-        "below 1, learning the dictionary was worth something.</p>"
-    )
-    claims = found.get("learned_against_random")
-    return (
-        section(
-            "Learned against random atoms",
-            words + claim_table(claims, "learned is", found["seeds"]),
-        )
-        if claims
-        else ""
-    )
-
-
 def _bits(found: Mapping[str, Any], drawn: Path) -> str:
-    """Error at equal bits where it was measured, else what a level costs at a fixed precision."""
-    if found.get("rate"):
-        from vaesc.report.rate import draw_rate
+    """Error at equal bits; the curves are those of the first seed, the ratios of all."""
+    from vaesc.report.rate import draw_rate
 
-        draw_rate(found["rate"], drawn)
-        return equal_bits_section(found, drawn)
-    bits = found["bits"]
-    words = (
-        f"<p>Indices of the atoms and {bits['coefficient_bits']} bits a coefficient, the same "
-        "count for latents and for pixels: equal k is equal bits.</p>"
-    )
-    row = ["bits per image", *(f"{b:.0f}" for b in bits["per_image"])]
-    return section(
-        "At equal bits", words + table(["", *(f"k = {k}" for k in found["levels"])], [row])
-    )
+    draw_rate(found["rate"], drawn)
+    return equal_bits_section(found, drawn)
 
 
 def _time(found: Mapping[str, Any]) -> str:

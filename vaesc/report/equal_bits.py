@@ -67,7 +67,7 @@ def _amortised(rate: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     ]
     words = (
         "<h3>What is paid once</h3><p>Networks and dictionaries are sent once, not with every "
-        "image, and are no part of the bits above. Shared among the test images they would "
-        "add:</p>"
+        "image, and are no part of the bits above. At 32 bits a number and shared among "
+        f"{rate['amortised_over']:,} images (the training and the test split) they would add:</p>"
     )
     return words + table(["", "numbers held", "bits per image"], rows)

@@ -15,7 +15,7 @@ from vaesc.report.cards import cards_section
 from vaesc.report.compared import methods_section
 from vaesc.report.equal_bits import equal_bits_section
 from vaesc.report.names import title
-from vaesc.report.numbers import error_table, interval_table, measure_table
+from vaesc.report.numbers import error_table, interval_table, measure_table, random_section
 from vaesc.report.page import details, document, figure, head, section
 from vaesc.report.pictures import reconstructions_section
 from vaesc.report.provenance import provenance
@@ -45,6 +45,7 @@ def render_report(
             _head(results),
             _curve(results, folder),
             _numbers(results),
+            random_section(results),
             equal_bits_section(results, folder),
             reconstructions_section(folder),
             cards_section(folder, _coherence(results)),

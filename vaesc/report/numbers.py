@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vaesc.report.names import MAIN, grouped, title
-from vaesc.report.page import verdict_cell
+from vaesc.report.page import section, verdict_cell
 from vaesc.report.text import NOTHING, escape, grouped_table, number
 
 Results = Mapping[str, Any]
@@ -85,3 +85,32 @@ def claim_table(claims: Sequence[Mapping[str, Any]], words: str, seeds: Sequence
     ]
     heads = ["", "error &times;", "95 % interval", escape(words)]
     return grouped_table([*heads, *(f"seed {seed}" for seed in seeds)], {"": rows})
+
+
+def random_section(results: Mapping[str, Any], seeds: Sequence[int] = ()) -> str:
+    """Return the section on what learning the article's dictionary was worth.
+
+    Args:
+        results: ``learned_against_random``: level -> ``mse`` and ``fvu``, entries as of a claim.
+        seeds: The seeds that ``by_seed`` is of.
+    """
+    against = results.get("learned_against_random")
+    if not against:
+        return ""
+    words = (
+        "<p>The article's method with its learned dictionary over the same with a random one, "
+        "whose atoms point anywhere: below 1, learning was worth something. Latents that are "
+        "nearly Gaussian prefer no direction, and leave little to learn.</p>"
+    )
+    tables = [
+        f"<h3>{heading}</h3>"
+        + claim_table(
+            [{"k": k, **against[str(k)][name]} for k in results["levels"]], "learned is", seeds
+        )
+        for name, heading in (
+            ("mse", "Error of the image"),
+            ("fvu", "Error of the latent (FVU)"),
+        )
+        if name in against[str(results["levels"][0])]
+    ]
+    return section("Learned against random atoms", words + "".join(tables))

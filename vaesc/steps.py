@@ -20,7 +20,8 @@ runs again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,18 @@ class Step:
     kind: str
     record: type[Record]
     settings: tuple[str, ...]
-    """Settings (sections, or ``seed``) that can change its artifact."""
+    """Settings (sections, single ones as ``section.name``, or ``seed``) that can change its
+    artifact."""
     module: str
     """Entry module of the library code that makes it."""
     build: Build
 
     def spec(self, config: PipelineConfig, inputs: Mapping[str, str]) -> Spec:
         """Return what goes in, given the content digest of each input."""
-        chosen = {name: getattr(config, name) for name in self.settings}
-        plain = {
-            name: settings(value, what_only=True) if name != "seed" else value
-            for name, value in chosen.items()
-        }
+        plain: dict[str, Any] = {}
+        for name in self.settings:
+            value = attrgetter(name)(config)
+            plain[name] = settings(value, what_only=True) if is_dataclass(value) else value
         return Spec(
             kind=self.kind, config=plain, inputs=dict(inputs), source=source_digest(self.module)
         )
@@ -200,7 +201,7 @@ LEARN = Step(
 )  # fmt: skip
 REFINE = Step(
     name="refine", kind="refined", record=Refined,
-    settings=("seed", "dictionary", "refine", "evaluation"),
+    settings=("seed", "dictionary", "refine", "evaluation.sparsity_levels"),
     module="vaesc.refinement.step", build=_refine,
 )  # fmt: skip
 EVALUATE = Step(

@@ -40,7 +40,7 @@ class Method:
     """One way to spend k numbers an image."""
 
     name: str
-    """Prefix of its metrics: ``test/<name>_mse_k8``; the article's have none."""
+    """Prefix of its metrics: ``test/<name>_mse_k8``; the claimant's have none."""
     title: str
     about: str
     """What it does, in a sentence for the report."""

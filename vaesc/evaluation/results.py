@@ -116,17 +116,21 @@ def learned_against_random(mse: Sequence[Claim], fvu: Sequence[Claim]) -> dict[s
 
 
 def metrics_of(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return the flat metrics ``test/...`` of the curves in `results`."""
+    """Return the flat metrics ``test/...`` of the curves in `results`.
+
+    Those of the claimant, which is the method of the model that gets registered, have no prefix.
+    """
     flat = {"test/vae_mse": results["vae"]["mse"], "test/vae_psnr_db": results["vae"]["psnr_db"]}
     for name in results["order"]:
         curve = results["methods"][name]
-        prefix = "test/" if name == "article" else f"test/{name}_"
+        prefix = "test/" if name == results["claimant"] else f"test/{name}_"
         for metric in ("mse", "psnr_db", "fvu"):
             for k, value in zip(results["levels"], curve.get(metric, ()), strict=False):
                 if value is not None:
                     flat[f"{prefix}{metric}_k{k}"] = value
+    coded = "test/" if results["claimant"] == "article" else "test/article_"
     for k, l0, claim in zip(results["levels"], results["l0"], results["claim"], strict=True):
-        flat[f"test/l0_k{k}"] = l0
+        flat[f"{coded}l0_k{k}"] = l0
         flat[f"test/mse_ratio_k{k}"] = claim["ratio"]
     return flat
 

@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks import logs
-from tasks.claim import Seed, run_seed, weigh_seeds_of
+from tasks.claim import Seed, no_seed_outlives, run_seed, weigh_seeds_of
 from tasks.tracking import pipeline_run
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError
@@ -55,9 +55,9 @@ def claim(
     logs.install()
     path = Path(config_file) if config_file else None
     config = load_config(preset, path, list(settings))
-    with pipeline_run(
-        config, name=f"claim-{config.preset}", tags={"vaesc.seeds": str(seeds)}
-    ) as run:
+    tags = {"vaesc.seeds": str(seeds)}
+    run_of_claim = pipeline_run(config, name=f"claim-{config.preset}", tags=tags)
+    with run_of_claim as run, no_seed_outlives():
         started = [
             run_seed.submit(
                 Seed(preset, config_file, tuple(settings), config.seed + i), run.run_id

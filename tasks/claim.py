@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,23 @@ class Seed:
         return ["run", "--json", "--preset", self.preset, *where, *laid_over]
 
 
+_RUNNING: set[subprocess.Popen[str]] = set()
+"""The processes of seeds that this process has started and that have not ended."""
+
+
+@contextmanager
+def no_seed_outlives() -> Iterator[None]:
+    """End the seeds that still run when the block is left, however it is left.
+
+    They are waited for in threads, which an interruption of the main thread does not reach.
+    """
+    try:
+        yield
+    finally:
+        for process in list(_RUNNING):
+            process.terminate()
+
+
 @task(name="seed", task_run_name="seed-{seed.seed}", persist_result=False, cache_policy=NO_CACHE)
 def run_seed(seed: Seed, claim_run: str) -> dict[str, Any]:
     """Run one seed's pipeline, passing on its log, and return its summary.
@@ -65,6 +83,7 @@ def run_seed(seed: Seed, claim_run: str) -> dict[str, Any]:
             [sys.executable, "-m", "vaesc", *seed.arguments()],
             stdout=summary, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
+        _RUNNING.add(process)
         last = "it said nothing"
         try:
             assert process.stderr is not None
@@ -75,6 +94,7 @@ def run_seed(seed: Seed, claim_run: str) -> dict[str, Any]:
             code = process.wait()
         finally:
             process.terminate()  # of no effect on one that has ended
+            _RUNNING.discard(process)
         if code:
             raise VaescError(f"the run of seed {seed.seed} failed: {last.removeprefix('vaesc: ')}")
         summary.seek(0)

@@ -5,7 +5,6 @@ and break things.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,77 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from vaesc.store import read_artifact
+from project import STEPS, Project, artifacts, states, stop_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
-
-STEPS = ["ingest", "train", "extract", "learn", "refine", "evaluate", "register"]
-SMALL = """
-[training]
-epochs = 3
-[dictionary]
-n_atoms = 32
-n_nonzero_coefs = 2
-max_epochs = 3
-[refine]
-epochs = 1
-hidden = [16, 16]
-channels = [4]
-[evaluation]
-sparsity_levels = [1, 2, 4]
-topk_epochs = 1
-"""
-
-
-class Project:
-    """A home of its own, and vaesc run in it."""
-
-    def __init__(self, home: Path, server: str | None = None):
-        home.mkdir(exist_ok=True)
-        self.home, self.config = home, home / "small.toml"
-        self.config.write_text(SMALL)
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
-        self.env |= {"VAESC_HOME": str(home), "PREFECT_HOME": str(home / "no-profile")}
-        if server:
-            self.env["PREFECT_API_URL"] = server
-
-    def vaesc(self, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "vaesc", *arguments],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-
-    def run(self, *arguments):
-        done = self.vaesc("run", "--config", str(self.config), "--json", *arguments)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    def python(self, program):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-
-def states(summary):
-    return {step["name"]: step["state"] for step in summary["steps"]}
-
-
-def artifacts(home):
-    found = [read_artifact(p) for p in sorted(home.glob("store/*/??/*"))]
-    return {(a.kind, a.digest): a.content for a in found}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
     yield project
-    stop = [sys.executable, "-m", "tasks.server", "stop"]
-    root = Path(__file__).parents[1]
-    subprocess.run(stop, env=project.env, cwd=root, check=True, capture_output=True)
+    stop_server(project)
 
 
 @pytest.fixture(scope="module")

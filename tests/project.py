@@ -1,0 +1,74 @@
+"""A project of its own for tests of whole runs: real processes, a Prefect server, MLflow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vaesc.store import read_artifact
+
+STEPS = ["ingest", "train", "extract", "learn", "refine", "evaluate", "register"]
+SMALL = """
+[training]
+epochs = 3
+[dictionary]
+n_atoms = 32
+n_nonzero_coefs = 2
+max_epochs = 3
+[refine]
+epochs = 1
+hidden = [16, 16]
+channels = [4]
+[evaluation]
+sparsity_levels = [1, 2, 4]
+topk_epochs = 1
+"""
+
+
+class Project:
+    """A home of its own, and vaesc run in it."""
+
+    def __init__(self, home: Path, server: str | None = None):
+        home.mkdir(exist_ok=True)
+        self.home, self.config = home, home / "small.toml"
+        self.config.write_text(SMALL)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+        self.env |= {"VAESC_HOME": str(home), "PREFECT_HOME": str(home / "no-profile")}
+        if server:
+            self.env["PREFECT_API_URL"] = server
+
+    def vaesc(self, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "vaesc", *arguments],
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    def run(self, *arguments):
+        done = self.vaesc("run", "--config", str(self.config), "--json", *arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+    def python(self, program):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+
+def states(summary):
+    return {step["name"]: step["state"] for step in summary["steps"]}
+
+
+def artifacts(home):
+    found = [read_artifact(p) for p in sorted(home.glob("store/*/??/*"))]
+    return {(a.kind, a.digest): a.content for a in found}
+
+
+def stop_server(project):
+    """End the Prefect server that the project's runs started."""
+    command = [sys.executable, "-m", "tasks.server", "stop"]
+    root = Path(__file__).parents[1]
+    subprocess.run(command, env=project.env, cwd=root, check=True, capture_output=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +56,8 @@ class Seed:
 
 _RUNNING: set[subprocess.Popen[str]] = set()
 """The processes of seeds that this process has started and that have not ended."""
+_OVER = threading.Event()
+"""Set once the claim is left: what still waits for its turn must not start."""
 
 
 @contextmanager
@@ -62,9 +66,11 @@ def no_seed_outlives() -> Iterator[None]:
 
     They are waited for in threads, which an interruption of the main thread does not reach.
     """
+    _OVER.clear()
     try:
         yield
     finally:
+        _OVER.set()
         for process in list(_RUNNING):
             process.terminate()
 
@@ -77,6 +83,8 @@ def run_seed(seed: Seed, claim_run: str) -> dict[str, Any]:
         VaescError: It failed; its last line says why.
     """
     logger = get_run_logger()
+    if _OVER.is_set():
+        raise VaescError(f"the run of seed {seed.seed} was not started: the claim was given up")
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), PARENT_RUN: claim_run}
     with tempfile.TemporaryFile("w+") as summary:
         process = subprocess.Popen(
@@ -84,6 +92,8 @@ def run_seed(seed: Seed, claim_run: str) -> dict[str, Any]:
             stdout=summary, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         _RUNNING.add(process)
+        if _OVER.is_set():  # given up between the last look and now
+            process.terminate()
         last = "it said nothing"
         try:
             assert process.stderr is not None
@@ -95,6 +105,11 @@ def run_seed(seed: Seed, claim_run: str) -> dict[str, Any]:
         finally:
             process.terminate()  # of no effect on one that has ended
             _RUNNING.discard(process)
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise VaescError(
+                f"the run of seed {seed.seed} was ended by {name}; its last word was: {last}"
+            )
         if code:
             raise VaescError(f"the run of seed {seed.seed} failed: {last.removeprefix('vaesc: ')}")
         summary.seek(0)

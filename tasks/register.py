@@ -74,5 +74,11 @@ def register(
             name=config.registry.model_name,
             run_id=step_run.id,
             records=run.records,
-            metrics=run.metrics,
+            metrics=run.metrics if refined is None else _of_refined(run.metrics),
         )
+
+
+def _of_refined(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return those metrics that are of the refined model; the others are of the article's VAE."""
+    own = ("test/mse_k", "test/mse_ratio_k", "test/psnr_db_k", "validation/refined_")
+    return {name: value for name, value in metrics.items() if name.startswith(own)}

@@ -63,7 +63,7 @@ def test_metrics_obey_their_bounds(first):
     assert 0 <= metrics["train/mutual_coherence"] <= 1
     assert metrics["test/article_l0_k2"] <= 2
     assert metrics["test/pixel_mse_k4"] < metrics["test/pixel_mse_k1"]
-    assert metrics["test/fvu_k4"] < metrics["test/fvu_k1"]
+    assert metrics["test/article_fvu_k4"] < metrics["test/article_fvu_k1"]
 
 
 def test_nested_runs_hold_each_step_s_metrics(project, first):

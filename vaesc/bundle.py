@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from vaesc.store import file_digest
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from vaesc.decoder_coding import DecoderCoder
     from vaesc.models import VAE
 
 MANIFEST = "bundle.json"
@@ -170,12 +172,17 @@ class SparseVAE:
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
         if dictionary.amounts is None and not dictionary.descent_steps:
             return dictionary.encode(self._encoded(unit), level)
-        from vaesc.decoder_coding import DecoderCoder
-
-        coder = DecoderCoder(self.vae, dictionary)
+        coder = self._decoder_coder
         if level == 1 and dictionary.amounts is not None:
             return coder.nearest(unit)
         return coder.descended(unit, dictionary.encode(self._encoded(unit), level))
+
+    @cached_property
+    def _decoder_coder(self) -> DecoderCoder:
+        """What codes by decoded error; it keeps its decoded atoms, so the weights must rest."""
+        from vaesc.decoder_coding import DecoderCoder
+
+        return DecoderCoder(self.vae, self.dictionary)
 
     def decode_latents(self, latents: NDArray[Any]) -> Floats:
         """Return the images that `latents`, shape (n, d), stand for, in :meth:`decode`'s range."""

@@ -143,6 +143,40 @@ class Codebook:
         return entry // self.n_amounts, found
 
 
+def descended_codes(
+    decode: Decode, atoms: Tensor, unit: NDArray[np.float32], codes: csr_array, steps: int
+) -> csr_array:
+    """Return `codes` after :func:`descend`: the same atoms, other coefficients.
+
+    Args:
+        decode: Maps scaled latents to pictures.
+        atoms: Shape (K, d), on the device where `decode` computes.
+        unit: Images in [0, 1], shape (n, ...).
+        codes: Where the descent starts, shape (n, K).
+        steps: See :func:`descend`.
+    """
+    from scipy.sparse import csr_array as csr
+
+    used = np.diff(codes.indptr)
+    there = np.arange(used.max(initial=0))[None] < used[:, None]
+    index, values = np.zeros(there.shape, np.int64), np.zeros(there.shape, np.float32)
+    index[there], values[there] = codes.indices, codes.data
+
+    def on_device(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(atoms.device)
+
+    # Also inside a caller's inference mode: a descent needs gradients.
+    with torch.inference_mode(False):
+        for start in range(0, len(values), _GROUP):
+            rows = slice(start, start + _GROUP)
+            mask = on_device(there[rows].astype(np.float32))
+            chosen = atoms[on_device(index[rows])] * mask[..., None]
+            x = on_device(unit[rows]).flatten(1)
+            found = descend(decode, x, chosen, on_device(values[rows]), steps)
+            values[rows] = found.cpu().numpy()
+    return csr((values[there], codes.indices, codes.indptr), shape=codes.shape)
+
+
 class DecoderCoder:
     """Codes images in a dictionary with the decoder it was refined with.
 
@@ -153,11 +187,14 @@ class DecoderCoder:
 
     def __init__(self, vae: VAE, dictionary: LatentDictionary) -> None:
         self.vae, self.steps = vae, dictionary.descent_steps
-        self.atoms, self.mean, self.scale = (
-            torch.from_numpy(array).to(vae.device)
-            for array in (dictionary.dictionary, dictionary.mean, dictionary.scale)
-        )
+        # Also inside a caller's inference mode: a descent needs gradients.
+        with torch.inference_mode(False):
+            self.atoms, self.mean, self.scale = (
+                torch.from_numpy(array).to(vae.device)
+                for array in (dictionary.dictionary, dictionary.mean, dictionary.scale)
+            )
         self.amounts = dictionary.amounts
+        self._book: Codebook | None = None
 
     def descended(self, unit: NDArray[np.float32], codes: csr_array) -> csr_array:
         """Return `codes` with coefficients of lower decoded error.
@@ -166,23 +203,7 @@ class DecoderCoder:
             unit: Images in [0, 1], shape (n, *shape).
             codes: Where the descent starts, shape (n, K).
         """
-        from scipy.sparse import csr_array as csr
-
-        used = np.diff(codes.indptr)
-        there = np.arange(used.max(initial=0))[None] < used[:, None]
-        index, values = np.zeros(there.shape, np.int64), np.zeros(there.shape, np.float32)
-        index[there], values[there] = codes.indices, codes.data
-        for start in range(0, len(values), _GROUP):
-            rows = slice(start, start + _GROUP)
-            mask = self._on_device(there[rows].astype(np.float32))
-            chosen = self.atoms[self._on_device(index[rows])] * mask[..., None]
-            values[rows] = (
-                descend(
-                    self._decode, self._on_device(unit[rows]).flatten(1), chosen,
-                    self._on_device(values[rows]), self.steps,
-                ).cpu().numpy()
-            )  # fmt: skip
-        return csr((values[there], codes.indices, codes.indptr), shape=codes.shape)
+        return descended_codes(self._decode, self.atoms, unit, codes, self.steps)
 
     def nearest(self, unit: NDArray[np.float32]) -> csr_array:
         """Return codes with one atom each: the one whose decoded picture is nearest.
@@ -195,10 +216,11 @@ class DecoderCoder:
         assert self.amounts is not None
         n = len(unit)
         atom, amount = np.zeros(n, np.int32), np.zeros(n, np.float32)
-        book = Codebook(self._decode, self.atoms, self._on_device(self.amounts))
+        if self._book is None:
+            self._book = Codebook(self._decode, self.atoms, self._on_device(self.amounts))
         for start in range(0, n, _GROUP):
             rows = slice(start, start + _GROUP)
-            found = book.nearest(self._on_device(unit[rows]).flatten(1))
+            found = self._book.nearest(self._on_device(unit[rows]).flatten(1))
             atom[rows], amount[rows] = (part.cpu().numpy() for part in found)
         codes = csr((amount, atom, np.arange(n + 1, dtype=np.int32)), shape=(n, len(self.atoms)))
         return self.descended(unit, codes)

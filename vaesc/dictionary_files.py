@@ -24,7 +24,7 @@ WEIGHTS = "dictionary.safetensors"
 SETTINGS = "dictionary.json"
 _FORMAT = 1
 _NETWORK = "network."
-_MAX_STEPS = 100
+_MAX_STEPS, _MAX_AMOUNTS = 100, 1024
 
 
 def save_dictionary(dictionary: LatentDictionary, folder: Path) -> None:
@@ -75,7 +75,7 @@ def load_dictionary(folder: Path) -> LatentDictionary:
             descent_steps=int(settings.get("descent_steps", 0)),
             amounts=arrays.get("amounts"),
         )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} holds no readable dictionary: {error}") from error
     _check(dictionary, folder)
     return dictionary
@@ -120,11 +120,17 @@ def _check_decoder_coding(dictionary: LatentDictionary, folder: Path) -> None:
     amounts = dictionary.amounts
     if amounts is None:
         return
-    shaped = amounts.ndim == 2 and len(amounts) == dictionary.n_atoms and amounts.shape[1] >= 2
+    shaped = (
+        amounts.dtype == np.float32
+        and amounts.ndim == 2
+        and len(amounts) == dictionary.n_atoms
+        and 2 <= amounts.shape[1] <= _MAX_AMOUNTS
+    )
     if not (shaped and np.isfinite(amounts).all() and (np.diff(amounts, axis=1) > 0).all()):
         raise DataError(
-            f"{folder / WEIGHTS} must hold amounts of shape ({dictionary.n_atoms}, T), finite and "
-            f"increasing along each row, got shape {amounts.shape}"
+            f"{folder / WEIGHTS} must hold amounts of shape ({dictionary.n_atoms}, T), float32, "
+            f"finite and increasing along each row, T from 2 to {_MAX_AMOUNTS}, got "
+            f"{amounts.dtype} of shape {amounts.shape}"
         )
 
 

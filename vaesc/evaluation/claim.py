@@ -96,7 +96,8 @@ def weigh_seeds(
         budgets: Bits an image.
 
     Returns:
-        ``claim`` and ``article_claim`` (for each k: ratio, low, high, verdict, by_seed),
+        ``claim``, ``article_claim`` and, where there is ``pixel_descended`` to hold it against,
+        ``descended_claim`` (for each k: ratio, low, high, verdict, by_seed),
         ``geometric_mean`` (of the ratios, with its interval), ``learned_against_random`` (k ->
         ``mse`` and, where `unexplained` is given, ``fvu``, each as an entry of ``claim``: the
         article's learned dictionary over a random one), ``methods`` (MSE, and ratio to the pixel
@@ -121,6 +122,11 @@ def weigh_seeds(
         "claim": claims,
         "geometric_mean": _geometric_mean(claims, seeds, claimant),
         "article_claim": seeds.compare("k", levels, "article", "pixel"),
+        "descended_claim": (
+            seeds.compare("k", levels, claimant, "pixel_descended")
+            if "pixel_descended" in by_seed[0]
+            else None
+        ),
         "learned_against_random": {
             str(k): {metric: _without(compared[i], "k") for metric, compared in learned.items()}
             for i, k in enumerate(levels)

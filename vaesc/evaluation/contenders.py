@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     pass
 
 
+RIVAL_STEPS = 20
+"""Steps of descent of the pixel dictionaries: more than the refined method's own; they are cheap
+and go on paying (MNIST, k = 32: error .655 of the plain one after 4 steps, .583 after 20)."""
+
+
 def refined_method(refined: RefinedCodes) -> Method:
     """Return the method that the step *refine* trained, one model for each level."""
     models = refined.models
@@ -78,6 +83,28 @@ def pixel_method(dictionaries: Mapping[int, PixelDictionary]) -> Method:
         reach=min(atoms.shape),
         numbers=atoms.size,
     )
+
+
+def descended_method(dictionaries: Mapping[int, PixelDictionary]) -> Method:
+    """Return the pixel dictionaries with coefficients that know of the clipping.
+
+    The refined method's coefficients descend the error of the picture; so may those of pixels. It
+    is the rival at its strongest, and stands beside the one that the claim names.
+    """
+    return replace(
+        pixel_method(with_descent(dictionaries)),
+        name="pixel_descended",
+        title="Sparse codes of pixels, descended",
+        about="The pixel dictionaries and their atoms as above, but the coefficients then descend "
+        "the error of the clipped image, as those of the refined method descend its error: "
+        f"{RIVAL_STEPS} steps.",
+    )
+
+
+def with_descent(dictionaries: Mapping[int, PixelDictionary]) -> dict[int, PixelDictionary]:
+    """Return the same dictionaries with descent; what was one object stays one."""
+    made = {id(d): replace(d, descent_steps=RIVAL_STEPS) for d in dictionaries.values()}
+    return {k: made[id(d)] for k, d in dictionaries.items()}
 
 
 def lasso_method(

@@ -64,10 +64,28 @@ class PixelDictionary:
     mean: Floats
     """Mean training image, shape (n_pixels,)."""
     coder: str
+    descent_steps: int = 0
+    """Steps in which coefficients descend the error of the *clipped* image, see :meth:`path`."""
 
     def path(self, images: NDArray[Any], levels: Sequence[int]) -> dict[int, csr_array]:
-        """Code flat images, shape (m, n_pixels), at several sparsity levels."""
-        return path(images - self.mean, self.dictionary, levels, coder=self.coder)
+        """Code flat images, shape (m, n_pixels), at several sparsity levels.
+
+        Least squares do not know that the image is clipped; with ``descent_steps`` the
+        coefficients go on from there by what the clipped image misses
+        (:mod:`vaesc.decoder_coding`, with a decoder that adds the mean).
+        """
+        codes = path(images - self.mean, self.dictionary, levels, coder=self.coder)
+        if not self.descent_steps:
+            return codes
+        import torch
+
+        from vaesc.decoder_coding import descended_codes
+
+        atoms, mean = torch.from_numpy(self.dictionary), torch.from_numpy(self.mean)
+        return {
+            k: descended_codes(lambda z: z + mean, atoms, images, code, self.descent_steps)
+            for k, code in codes.items()
+        }
 
     def decode(self, codes: csr_array) -> Floats:
         """Return the images that `codes` stand for, clipped to [0, 1]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,26 @@ def evaluate(
     Raises:
         DataError: The dictionary was learned on another VAE's latents, or an artifact is damaged.
     """
+    from vaesc.training.threads import one_thread
+
+    with one_thread():
+        return _evaluate(
+            config, dictionary_config, inputs, folder, seed=seed, device=device,
+            block_size=block_size, listener=listener,
+        )  # fmt: skip
+
+
+def _evaluate(
+    config: EvaluationConfig,
+    dictionary_config: DictionaryConfig,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    *,
+    seed: int,
+    device: str,
+    block_size: int,
+    listener: Listener,
+) -> dict[str, Any]:
     subject = _open(inputs, device)
     plan = plan_of(config, dictionary_config)
     splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
@@ -117,8 +138,12 @@ def evaluate(
 
 def _pixels_of(inputs: Mapping[str, Path], plan: Plan) -> dict[int, PixelDictionary] | None:
     """Return the pixel dictionaries that refinement started from, learned by the same call."""
-    usable = "refined" in inputs and plan.relearn
-    return load_pixels(plan, inputs["refined"]) if usable else None
+    # Whatever `relearn` says of the others: a rival must not be weaker than what set out from it.
+    return (
+        load_pixels(replace(plan, relearn=True), inputs["refined"])
+        if "refined" in inputs
+        else None
+    )
 
 
 def _open(inputs: Mapping[str, Path], device: str) -> Subject:

@@ -14,6 +14,7 @@ from vaesc.evaluation.baselines import LiteralFit
 from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.contenders import (
     article_method,
+    descended_method,
     lasso_method,
     literal_method,
     pixel_lasso_method,
@@ -74,6 +75,7 @@ def fit_methods(
         article_method(learned.latents, registered, n_vae),
         *([lasso_method(learned.latents, registered, n_vae)] if by_lasso else []),
         pixel_method(learned.pixels),
+        *([descended_method(learned.pixels)] if refined else []),
         *([pixel_lasso_method(learned.pixels)] if by_lasso else []),
         literal_method(fitted, mean, registered, n_vae),
         random_method(random, levels, n_vae),

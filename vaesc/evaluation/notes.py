@@ -34,6 +34,11 @@ def display_rows(methods: Sequence[Method], measured: Measured) -> list[dict[str
 def _learning(facts: Mapping[str, Any]) -> str:
     """Say which dictionaries served which level."""
     k = facts["n_nonzero_coefs"]
+    if not facts["relearn"] and facts["parameters"]["refined"]:
+        return (
+            f"One dictionary of latents, learned at k = {k}, serves every k; those of pixels, and "
+            "the refined models that started from them, are learned anew for each."
+        )
     if not facts["relearn"]:
         return (
             f"One dictionary of latents and one of pixels, both learned at k = {k}, serve every "

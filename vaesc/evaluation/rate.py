@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.evaluation.batches import Floats, Split
+from vaesc.evaluation.contenders import with_descent
 from vaesc.evaluation.dictionaries import Dictionaries, code_levels
 from vaesc.evaluation.methods import Batch, batches_of
 from vaesc.evaluation.refined import RefinedCodes
@@ -116,7 +117,14 @@ def codecs_of(
             decode=lambda k, codes: pixel[k].decode(codes),
         ),
     ]  # fmt: skip
-    return [_refined(refined), *codecs] if refined else codecs
+    if not refined:
+        return codecs
+    descended = with_descent(pixel)
+    rival = replace(
+        codecs[1], name="pixel_descended",
+        code=lambda batch: code_levels(descended, batch.images),
+    )  # fmt: skip
+    return [_refined(refined), *codecs, rival]
 
 
 def _refined(refined: RefinedCodes) -> Codec:

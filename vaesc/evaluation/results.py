@@ -72,6 +72,7 @@ def assemble(
 
     claimant = "refined" if "refined" in names else "article"
     claims, article = against(claimant, "pixel"), against("article", "pixel")
+    descended = against(claimant, "pixel_descended") if "pixel_descended" in names else None
     crossings = crossovers(claims)
     return {
         "format": _FORMAT,
@@ -87,11 +88,14 @@ def assemble(
         "claimant": claimant,
         "claim": [as_json(c) for c in claims],
         "article_claim": [as_json(c) for c in article],
+        "descended_claim": None if descended is None else [as_json(c) for c in descended],
         "learned_against_random": learned_against_random(
             against("article", "random"), against("article/fvu", "random/fvu")
         ),
         "crossover": [as_json(c) for c in crossings],
-        "verdict": sentence(claims, crossings, article if claimant == "refined" else None),
+        "verdict": sentence(
+            claims, crossings, article if claimant == "refined" else None, descended
+        ),
         "notes": all_notes(facts, claimant, methods, measured),
         "table": display_rows(methods, measured),
     }

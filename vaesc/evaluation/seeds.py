@@ -51,9 +51,9 @@ def weigh_evaluations(folders: Sequence[Path], *, seed: int) -> dict[str, Any]:
         rates=[read_rate_errors(folder) for folder in folders],
         budgets=budgets,
     )  # fmt: skip
-    claims, article = (
-        [Claim(**{key: c[key] for key in Claim.__annotations__}) for c in weighed[name]]
-        for name in ("claim", "article_claim")
+    claims, article, descended = (
+        [Claim(**{key: c[key] for key in Claim.__annotations__}) for c in weighed[name] or ()]
+        for name in ("claim", "article_claim", "descended_claim")
     )
     crossings = crossovers(claims)
     refined = first["claimant"] != "article"
@@ -62,7 +62,7 @@ def weigh_evaluations(folders: Sequence[Path], *, seed: int) -> dict[str, Any]:
         **weighed,
         "crossover": [as_json(c) for c in crossings],
         "vae": {"mse": sum(r["vae"]["mse"] for r in results) / len(results)},
-        "verdict": sentence(claims, crossings, article if refined else None),
+        "verdict": sentence(claims, crossings, article if refined else None, descended or None),
         "bits": {
             "coefficient_bits": COEFFICIENT_BITS,
             "per_image": rate_bits(levels, first["n_atoms"], COEFFICIENT_BITS),

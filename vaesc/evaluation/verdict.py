@@ -164,6 +164,7 @@ def sentence(
     claims: Sequence[Claim],
     crossings: Sequence[Crossover],
     article: Sequence[Claim] | None = None,
+    descended: Sequence[Claim] | None = None,
 ) -> str:
     """Say in one plain sentence whether the claim held, at which k, and where the curves cross.
 
@@ -172,6 +173,7 @@ def sentence(
         crossings: Of its curve and that of the pixel dictionary.
         article: The claims of the article's own recipe, where `claims` are those of the refined
             method: what holds for one must not be said of the other.
+        descended: The claims against pixel codes that descend the clipped error, too.
     """
     groups = {word: [c for c in claims if c.verdict == word] for word in _PHRASES}
     parts = [
@@ -186,7 +188,17 @@ def sentence(
     won = [c for c in article if c.verdict == "better"]
     where = f"at {_levels(won)}" if won else "at no sparsity level"
     opening = opening.replace("The article's claim", "With refinement, the article's claim", 1)
-    return f"{opening}: {told} With the article's own recipe, unrefined, it held {where}."
+    rival = "" if descended is None else f" {_descended_words(descended)}"
+    return f"{opening}: {told}{rival} With the article's own recipe, unrefined, it held {where}."
+
+
+def _descended_words(claims: Sequence[Claim]) -> str:
+    """Say what remains when the coefficients of pixels descend the clipped error as well."""
+    won = [c for c in claims if c.verdict == "better"]
+    where = f"better at {_levels(won)} ({_change(won)})" if won else "not shown to be better"
+    everywhere = "better at every k" if len(won) == len(claims) else where
+    told = f"{everywhere} ({_change(won)})" if len(won) == len(claims) else where
+    return f"Against pixel codes whose coefficients descend the clipped error, too, it is {told}."
 
 
 _PHRASES: Mapping[Word, str] = {

@@ -16,6 +16,8 @@ _ATOM_STEP = 0.3
 """Step size of the atoms over that of the branches."""
 _LOOK_EVERY, _DEAD_BELOW, _FORGET = 50, 0.02, 0.99
 """Every 50 steps atoms used less than 2 % of the mean give way to badly coded latents."""
+_SHORTEST = 1e-6
+"""Length of the shortest residual that may become an atom."""
 _RENEW_EVERY = 15
 """Gradient steps that one codebook of decoded atoms serves."""
 _ENOUGH = 8
@@ -58,7 +60,7 @@ class PursuitCoding:
     @torch.no_grad()
     def after_step(self, i: int, x: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Make the atoms unit vectors again, count their uses, and now and then revive some."""
-        self.atoms /= self.atoms.norm(dim=1, keepdim=True)
+        self.atoms /= self.atoms.norm(dim=1, keepdim=True).clamp_min(_SHORTEST)
         index, counts = (part.flatten().cpu() for part in self._last)
         used = torch.bincount(index, counts, minlength=len(self.atoms))
         self.use = _FORGET * self.use + (1 - _FORGET) * used.float()
@@ -74,7 +76,11 @@ class PursuitCoding:
         coded = self.coded(x, z)
         missed = (self.vae.decode(coded).flatten(1) - x).square().sum(1)
         residuals = (z - coded)[missed.topk(len(dead)).indices]
-        self.atoms[dead] = residuals / residuals.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        lengths = residuals.norm(dim=1, keepdim=True)
+        # A latent that is coded exactly has no residual to become an atom.
+        there = lengths[:, 0] > _SHORTEST
+        dead, residuals, lengths = dead[there], residuals[there], lengths[there]
+        self.atoms[dead] = residuals / lengths
         self.use[dead] = self.use.mean()
         optimiser.state[self.atoms]["exp_avg"][dead] = 0
 

@@ -28,6 +28,7 @@ from vaesc.refinement.fit import GROUP, Refinement
 from vaesc.refinement.network import linear_vae, span
 from vaesc.store import file_digest
 from vaesc.training.determinism import deterministic, stream
+from vaesc.training.threads import one_thread
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
@@ -86,9 +87,7 @@ def refine(
     history: list[History] = []
     metrics: dict[str, float] = {}
     # One thread: a step is dozens of small operations, and several seeds may run side by side.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for level in sorted(set(at.values())):
             start = next(pixels[k] for k in plan.levels if at[k] == level)
             made = checkpoints / f"k{level}"
@@ -102,8 +101,6 @@ def refine(
             (folder / made.name / _OUTCOME).unlink()
             history.append(told.pop("epochs"))
             metrics |= _metrics(level, told)
-    finally:
-        torch.set_num_threads(threads)
     _write(folder / HISTORY, side_by_side(history))
     _write(folder / LEVELS, {str(k): v for k, v in at.items()})
     shutil.rmtree(checkpoints)
@@ -188,9 +185,21 @@ def _start(
     atoms /= atoms.norm(dim=1, keepdim=True)
     if k == 1:
         amounts = amounts_of(latents, atoms, config.n_amounts)
-        return vae, CurveCoding(vae, atoms.to(train.device), amounts.to(train.device), start.coder)
+        return vae, CurveCoding(
+            vae, atoms.to(train.device), amounts.to(train.device), _greedy(start.coder)
+        )
     level = min(k, len(basis))
-    return vae, PursuitCoding(vae, atoms.to(train.device), level, start.coder, config.batch_size)
+    return vae, PursuitCoding(
+        vae, atoms.to(train.device), level, _greedy(start.coder), config.batch_size
+    )
+
+
+def _greedy(coder: str) -> str:
+    """Return the pursuit that codes while refining: the configured one, or, for a lasso, OLS.
+
+    A lasso's path is too slow for every gradient step, and its atoms are worse at equal k.
+    """
+    return coder if coder in ("ols", "omp") else "ols"
 
 
 def _model(

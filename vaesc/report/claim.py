@@ -151,11 +151,18 @@ def _numbers(found: Mapping[str, Any]) -> str:
 
 
 def _article(found: Mapping[str, Any]) -> str:
-    """The article's own recipe, where the claim is that of another."""
+    """The stronger rival, and the article's own recipe, where the claim is that of another."""
     if found["claimant"] == "article":
         return ""
-    return "<h3>The article's own recipe, unrefined</h3>" + claim_table(
-        found["article_claim"], "latents are", found["seeds"]
+    rival = ""
+    if found.get("descended_claim"):
+        rival = "<h3>Against pixel codes that descend the clipped error, too</h3>" + claim_table(
+            found["descended_claim"], "latents are", found["seeds"]
+        )
+    return (
+        rival
+        + "<h3>The article's own recipe, unrefined</h3>"
+        + claim_table(found["article_claim"], "latents are", found["seeds"])
     )
 
 

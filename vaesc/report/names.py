@@ -13,6 +13,7 @@ LABELS = {
     "refined": "refined latents",
     "article": "sparse latents",
     "pixel": "sparse pixels",
+    "pixel_descended": "pixels, descended",
     "lasso": "lasso on latents",
     "pixel_lasso": "lasso on pixels",
     "topk_latents": "top-k AE, latents",
@@ -36,6 +37,7 @@ GROUPS = {
 }
 """Group -> its heading, in the order in which they are shown."""
 _DASHES = {
+    "pixel_descended": (2, 1),
     "lasso": (6, 1.4), "pixel_lasso": (6, 1.4), "topk_latents": (3, 1.2), "topk_pixels": (3, 1.2),
     "literal": (4, 1.6), "random": (1.2, 1.4), "shuffled": (1, 2.4), "largest": (5, 1.5, 1, 1.5),
     "pca_latents": (2.5, 1.2), "pca": (7, 2),

@@ -53,9 +53,10 @@ def test_images_drawn_for_each_seed_average_out():
     assert apart / common == pytest.approx((2 - 1 / 8) / 8, rel=0.25)
 
 
-def test_the_block_size_does_not_change_a_bit():
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_block_size_changes_no_resample(shared):
     columns = [np.random.default_rng(s).random((50, 2)) for s in range(3)]
-    a, b = (resampled_means(columns, shared=True, seed=0, block=size) for size in (7, 2000))
+    a, b = (resampled_means(columns, shared=shared, seed=0, block=size) for size in (7, 2000))
     assert np.allclose(a, b, rtol=1e-12)
 
 

@@ -1,5 +1,7 @@
 """Coding by decoded error: it never makes an image worse, and finds what brute force finds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from scipy.sparse import csr_array
 from vaesc.bundle import SparseVAE
 from vaesc.config import VAEConfig
 from vaesc.decoder_coding import Codebook, descend
-from vaesc.dictionary import LatentDictionary
+from vaesc.dictionary import LatentDictionary, load_dictionary, save_dictionary
 from vaesc.errors import DataError
+from vaesc.evaluation.dictionaries import PixelDictionary
 from vaesc.models import VAE
 
 D, K, P = 5, 7, 12
@@ -144,3 +147,41 @@ def test_amounts_that_cannot_be_are_refused(amounts, tmp_path):
     model(amounts=amounts.astype(np.float32), k=1).save(tmp_path)
     with pytest.raises(DataError, match="amounts of shape"):
         SparseVAE.load(tmp_path)
+
+
+def test_settings_that_are_no_numbers_are_refused(tmp_path):
+    made = model(steps=3)
+    save_dictionary(made.dictionary, tmp_path)
+    path = tmp_path / "dictionary.json"
+    path.write_text(path.read_text().replace('"descent_steps": 3', '"descent_steps": "abc"'))
+    with pytest.raises(DataError, match="no readable dictionary"):
+        load_dictionary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "amounts", [np.ones((K, 4)).cumsum(1), np.arange(2000.0)[None].repeat(K, 0)]
+)
+def test_amounts_of_another_kind_or_too_many_are_refused(amounts, tmp_path):
+    kind = np.float64 if amounts.shape[1] == 4 else np.float32
+    save_dictionary(model(amounts=amounts.astype(kind), k=1).dictionary, tmp_path)
+    with pytest.raises(DataError, match="float32"):
+        load_dictionary(tmp_path)
+
+
+def test_images_are_coded_alike_in_a_caller_s_inference_mode(images):
+    outside = model(steps=3).encode(images)
+    with torch.inference_mode():
+        inside = model(steps=3).encode(images)
+    assert np.array_equal(outside.data, inside.data)
+
+
+def test_pixel_codes_that_descend_know_of_the_clipping():
+    """Least squares reach beyond [0, 1]; after the descent no image is worse, and some better."""
+    rng = np.random.default_rng(0)
+    x = (rng.random((60, P)) < 0.3).astype(np.float32)
+    atoms = torch.nn.functional.normalize(numbers(20, P), dim=1).numpy()
+    plain = PixelDictionary(dictionary=atoms, mean=x.mean(0), coder="ols")
+    aware = replace(plain, descent_steps=20)
+    missed = [np.square(d.decode(d.path(x, [4])[4]) - x).sum(1) for d in (plain, aware)]
+    assert (missed[1] <= missed[0] * (1 + 1e-5)).all()
+    assert missed[1].mean() < 0.97 * missed[0].mean()

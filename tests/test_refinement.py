@@ -3,6 +3,7 @@
 import filecmp
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from imagesets import write_digits
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import DictionaryConfig, RefineConfig
+from vaesc.errors import ConfigError
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import Plan, load_pixels
 from vaesc.evaluation.refined import open_refined, refined_folder
 from vaesc.progress import SILENT
 from vaesc.refinement import refine
+from vaesc.refinement.coding import PursuitCoding
 from vaesc.refinement.network import linear_vae, span
 from vaesc.refinement.projection import project, supports
 from vaesc.training.determinism import stream
@@ -217,3 +220,54 @@ def test_a_killed_refinement_keeps_its_finished_levels(dataset, tmp_path, monkey
     assert not differ
     assert not missing
     assert not (tmp_path / "cut.checkpoints").exists()
+
+
+@pytest.mark.parametrize("coder", ["omp", "lasso", "lista"])
+def test_every_coder_refines(dataset, tmp_path, coder):
+    quick = RefineConfig(epochs=1, batch_size=64, hidden=(16, 16), channels=(4,))
+    settings = replace(DICTIONARY, coder=coder, max_epochs=1, lista_epochs=1)
+    (tmp_path / "refined").mkdir()
+    refine(
+        quick, settings, (1, 3), dataset, tmp_path / "refined", seed=0, device="cpu",
+        block_size=512, checkpoints=tmp_path / "checkpoints", listener=SILENT,
+    )  # fmt: skip
+    models = open_refined(dataset, tmp_path / "refined")
+    assert models[3].dictionary.coder == ("omp" if coder == "omp" else "ols")
+
+
+def test_a_torn_level_is_made_again(dataset, tmp_path):
+    quick = RefineConfig(epochs=1, batch_size=64, hidden=(16, 16), channels=(4,))
+    run(dataset, tmp_path / "whole", quick)
+    torn = tmp_path / "torn.checkpoints"
+    shutil.copytree(tmp_path / "whole/k1", torn / "k1")
+    (torn / "k1/vae.safetensors").write_bytes(b"torn")
+    run(dataset, tmp_path / "torn", quick)
+    first, again = (tmp_path / name / "k1/vae.safetensors" for name in ("whole", "torn"))
+    assert filecmp.cmp(first, again, shallow=False)
+
+
+def test_no_epochs_are_refused(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="refine.epochs"):
+        run(dataset, tmp_path / "none", RefineConfig(epochs=0))
+
+
+def test_images_that_are_coded_exactly_revive_no_atom():
+    """Blank images have no residual that could become an atom: no NaN, and the atoms stay."""
+    atoms, _, vae = untrained()
+    latent_atoms = atoms @ span(atoms).T
+    coding = PursuitCoding(vae, latent_atoms, 2, "ols", 16)
+    optimiser = torch.optim.Adam([coding.atoms])
+    x = torch.full((16, 20), 0.5)
+    coding.atoms.grad = torch.zeros_like(coding.atoms)
+    optimiser.step()
+    coding.use[:] = 0
+    coding.use[0] = 100
+    z = torch.zeros(16, latent_atoms.shape[1])
+    with torch.no_grad():
+        for layer in (m for m in vae.encoder.modules() if isinstance(m, torch.nn.Linear)):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    coding.coded(x, z)
+    coding.after_step(49, x, optimiser)
+    assert torch.isfinite(coding.atoms).all()
+    assert torch.allclose(coding.atoms.norm(dim=1), torch.ones(len(atoms)), atol=1e-5)

@@ -8,7 +8,6 @@ train     vae         dataset                           :func:`vaesc.training.tr
 extract   latents     dataset, vae                      :func:`vaesc.latents.extract`
 learn     dictionary  latents                           :func:`vaesc.dictionary.learn`
 refine    refined     dataset                           :func:`vaesc.refinement.refine`
-refine    refined     dataset                           :func:`vaesc.refinement.refine`
 evaluate  evaluation  all of these                      :func:`vaesc.evaluation.evaluate`
 ========= =========== ================================= ===================================
 

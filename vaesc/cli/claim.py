@@ -67,9 +67,13 @@ def told(found: dict[str, Any]) -> str:
     lines.append(
         f"geometric mean {middle['ratio']:.3f} ({middle['low']:.3f} to {middle['high']:.3f})\n"
     )
-    lines.append(f"{'test MSE':<14}" + "".join(f"{f'k = {k}':>10}" for k in found["levels"]))
+    lines.append(
+        "Intervals resample seeds and test images; few seeds say little about seeds: the report "
+        "and\n--json hold each seed's ratio.\n"
+    )
+    lines.append(f"{'test MSE':<17}" + "".join(f"{f'k = {k}':>10}" for k in found["levels"]))
     for name in found["order"]:
-        lines.append(f"{name:<14}" + "".join(map(_cell, found["methods"][name]["mse"])))
+        lines.append(f"{name:<17}" + "".join(map(_cell, found["methods"][name]["mse"])))
     lines += ["", *textwrap.wrap(found["verdict"], 96), "", f"report   {found['report']}"]
     lines.append(f"run      {found['run_id']}  {found['seconds']:.1f} s")
     return "\n".join(lines)

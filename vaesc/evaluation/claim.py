@@ -50,17 +50,17 @@ def resampled_means(
     Returns:
         Shape (n_resamples, m).
     """
-    rng = np.random.default_rng(seed)
     n_seeds, n = len(errors), len(errors[0])
+    # A stream for the seeds, and one for the images of each: blocks then shift nothing.
+    rng, *images = (np.random.default_rng([seed, stream]) for stream in range(n_seeds + 1))
     draws = rng.integers(0, n_seeds, (n_resamples, n_seeds))
     share = np.stack([(draws == s).mean(axis=1) for s in range(n_seeds)])
     means = np.zeros((n_resamples, errors[0].shape[1]))
     for start in range(0, n_resamples, block):
         rows = slice(start, min(start + block, n_resamples))
-        counts = _counts(rng, rows.stop - start, n)
         for s, columns in enumerate(errors):
-            if s and not shared:
-                counts = _counts(rng, rows.stop - start, n)
+            if s == 0 or not shared:
+                counts = _counts(images[s], rows.stop - start, n)
             means[rows] += share[s, rows, None] * (counts @ np.asarray(columns, np.float64)) / n
     return means
 

@@ -95,7 +95,7 @@ def vq_method(train: Samples, n_atoms: int, *, seed: int) -> Method:
     from sklearn.cluster import MiniBatchKMeans
 
     kmeans = MiniBatchKMeans(
-        n_clusters=min(n_atoms, len(train)), batch_size=1024, n_init=1,
+        n_clusters=min(n_atoms, len(train)), batch_size=1024, n_init=3,
         # scikit-learn takes 32 bits.
         random_state=derive_seed(seed, "evaluate/vq") % 2**32,
     )  # fmt: skip

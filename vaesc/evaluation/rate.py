@@ -131,7 +131,7 @@ def _refined(refined: RefinedCodes) -> Codec:
     models = refined.models
     return Codec(
         name="refined", n_atoms=next(iter(models.values())).n_atoms,
-        spent={k: min(k, m.n_nonzero_coefs) for k, m in models.items()},
+        spent={k: min(k, m.n_atoms, math.prod(m.shape)) for k, m in models.items()},
         code=lambda batch: {k: refined.of(batch, k) for k in models},
         decode=lambda k, codes: _flat(models[k].unit_images(models[k].dictionary.decode(codes))),
     )  # fmt: skip

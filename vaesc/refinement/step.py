@@ -17,6 +17,7 @@ from torch import Tensor
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.config import DictionaryConfig, RefineConfig
 from vaesc.dictionary import HISTORY, History, LatentDictionary, save_dictionary
+from vaesc.errors import ConfigError
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import PixelDictionary, Plan, learn_pixels, side_by_side
 from vaesc.evaluation.refined import LEVELS
@@ -75,10 +76,13 @@ def refine(
         Summary: ``levels`` (learned at), ``metrics`` (validation errors, best epochs).
 
     Raises:
+        ConfigError: No epochs are asked for.
         TrainingError: A loss is not finite.
     """
     from vaesc.datasets.reader import open_dataset
 
+    if config.epochs < 1:
+        raise ConfigError(f"refine.epochs must be at least 1 to refine, got {config.epochs}")
     dataset = open_dataset(dataset_folder)
     plan = _plan(dictionary_config, sparsity_levels)
     splits = {name: Split(dataset, name, block_size) for name in ("train", "validation")}
@@ -91,7 +95,7 @@ def refine(
         for level in sorted(set(at.values())):
             start = next(pixels[k] for k in plan.levels if at[k] == level)
             made = checkpoints / f"k{level}"
-            if not made.exists():
+            if not _is_whole(made):
                 _refine_aside(
                     config, start, level, dataset, made, seed=seed,
                     device=resolve_device(device), listener=listener,
@@ -100,6 +104,7 @@ def refine(
             told = json.loads((folder / made.name / _OUTCOME).read_bytes())
             (folder / made.name / _OUTCOME).unlink()
             history.append(told.pop("epochs"))
+            told.pop("files")
             metrics |= _metrics(level, told)
     _write(folder / HISTORY, side_by_side(history))
     _write(folder / LEVELS, {str(k): v for k, v in at.items()})
@@ -114,9 +119,20 @@ def _refine_aside(
     """Refine one level beside `folder`, and move it there when it is whole."""
     aside = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     outcome = _refine_level(config, start, k, dataset, aside, **how)
-    _write(aside / _OUTCOME, outcome)
+    digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
+    _write(aside / _OUTCOME, {**outcome, "files": digests})
     aside.rename(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a level lies there as it was written: after a power cut files may be torn."""
+    try:
+        files = json.loads((folder / _OUTCOME).read_bytes())["files"]
+        return all(file_digest(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _plan(config: DictionaryConfig, sparsity_levels: Sequence[int]) -> Plan:

@@ -247,7 +247,7 @@ def test_a_torn_level_is_made_again(dataset, tmp_path):
 
 
 def test_no_epochs_are_refused(dataset, tmp_path):
-    with pytest.raises(ConfigError, match="refine.epochs"):
+    with pytest.raises(ConfigError, match=r"refine\.epochs"):
         run(dataset, tmp_path / "none", RefineConfig(epochs=0))
 
 

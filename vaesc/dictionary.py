@@ -345,9 +345,12 @@ def learn_atoms(
     """
     from vaesc.sparse import learn_dictionary
 
+    # With as many atoms as dimensions every sample is exact: later epochs would fit rounding.
+    max_epochs = 1 if n_nonzero_coefs >= train.shape[1] else config.max_epochs
+
     def hear(epoch: int, row: Mapping[str, float]) -> None:
         listener.epoch(epoch, _epoch_metrics(row, prefix))
-        listener.progress(epoch, config.max_epochs)
+        listener.progress(epoch, max_epochs)
 
     learned = learn_dictionary(
         np.asarray(train, np.float32),
@@ -356,7 +359,7 @@ def learn_atoms(
         selection=exact(config.coder),
         seed=seed,
         batch_size=config.batch_size,
-        max_epochs=config.max_epochs,
+        max_epochs=max_epochs,
         X_validation=np.asarray(validation, np.float32),
         on_epoch=hear,
     )

@@ -40,9 +40,9 @@ COEFFICIENT_BITS = (2, 3, 4, 5, 6, 8)
 """Bits of a coefficient, its sign among them."""
 QUANTILES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 """Of the magnitudes of training coefficients: candidates for the range."""
-_CALIBRATION, CHOOSING = 1024, 2048
-"""Training images that the candidates come from, and validation images that choose the best point
-of each budget, at least (all, where there are fewer)."""
+_CALIBRATION, CHOOSING, _RANGING = 1024, 2048, 256
+"""Training images that the candidates come from; validation images that choose the best point of
+each budget; of these, those that choose the range (all, where there are fewer)."""
 
 
 def quantise(codes: csr_array, limit: float, bits: int) -> csr_array:
@@ -216,8 +216,10 @@ def _limits(
     candidates: Mapping[int, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """Return the range of least pixel error on a batch for each level and bits, shape (m, q)."""
+    few = replace(batch, images=batch.images[:_RANGING])
+    some = {k: code[: len(few.images)] for k, code in codes.items()}
     tried = [
-        _errors(codec, codes, batch, _everywhere(candidates, i)).mean(axis=0, dtype=np.float64)
+        _errors(codec, some, few, _everywhere(candidates, i)).mean(axis=0, dtype=np.float64)
         for i in range(len(QUANTILES))
     ]
     best = np.argmin(tried, axis=0)

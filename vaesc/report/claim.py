@@ -184,7 +184,12 @@ def _time(found: Mapping[str, Any]) -> str:
         return NOTHING if value is None else number(1e6 * value)
 
     shown = {**found, "order": [name for name in found["order"] if name in seconds]}
-    return section("Time to encode", "<p>Microseconds an image.</p>" + method_table(shown, cell))
+    return section(
+        "Time to encode",
+        "<p>Microseconds an image, from its pixels to its code, many images at once, on the "
+        "machine of this report; for the methods the verdict is on. Refined codes descend through "
+        "a decoder, which is what they take their time for.</p>" + method_table(shown, cell),
+    )
 
 
 def _seeds(found: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ def equal_bits_section(results: Mapping[str, Any], folder: Path) -> str:
     words = (
         "<p>An image costs the indices of its atoms and its coefficients, each quantised to "
         f"{escape(bits)} bits in turn; faint points are all pairs of k and bits a coefficient, "
-        "lines their lower envelopes.</p>"
+        "lines their lower envelopes. Counted for the methods the verdict is on.</p>"
     )
     ends = "; ".join(
         f"{label(name)} {number(found['envelope'][0]['mse'])} at "

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench bench-sparse bench-training bench-streaming serve ui stop lock clean
+.PHONY: help setup run claim test check bench bench-sparse bench-training bench-streaming serve ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY) ## run the main job: make run [PRESET=fashion-mnist] [ARGS=...]
 	$(BIN)/vaesc run --preset $(PRESET) $(ARGS)
+
+claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET=fashion-mnist] [ARGS=...]
+	$(BIN)/vaesc claim --preset $(PRESET) $(ARGS)
 
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -557,7 +557,7 @@ def test_evaluations_are_weighed_together_from_their_files(evaluated, results):
     assert [c["ratio"] for c in found["claim"]] == pytest.approx(
         [c["ratio"] for c in results["claim"]]
     )
-    for ours, theirs in zip(found["rate"], results["rate"]["ratio"], strict=True):
+    for ours, theirs in zip(found["rate"]["ratio"], results["rate"]["ratio"], strict=True):
         assert (ours["bits"], ours["ratio"]) == (theirs["bits"], pytest.approx(theirs["ratio"]))
     for k in ("1", "2", "4"):  # at 8 and 40 both are exact but for rounding
         for metric in ("mse", "fvu"):

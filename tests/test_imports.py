@@ -15,7 +15,7 @@ HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
 FLOORS = [
     {"errors", "config", "records", "store", "arrays", "progress", "source", "config_files"},
     {"datasets", "models", "sparse", "metrics"},
-    {"training", "latents", "dictionary", "dictionary_files", "bundle"},
+    {"training", "latents", "dictionary", "dictionary_files", "decoder_coding", "bundle"},
     {"evaluation", "refinement", "applications", "report", "steps"},
     {"registry", "housekeeping", "cli"},
 ]

@@ -304,7 +304,7 @@ def test_derived_channels_follow_the_size():
 
 
 def test_vectors_have_no_convolutions():
-    with pytest.raises(ConfigError, match=r"architecture=conv needs.*\(16,\).*mlp"):
+    with pytest.raises(ConfigError, match=r"convolutions need.*\(16,\).*mlp"):
         VAE(VAEConfig(architecture="conv"), (16,))
 
 

@@ -318,6 +318,14 @@ def _distilled(
     return weights
 
 
+def epochs_at(level: int, n_dimensions: int, max_epochs: int) -> int:
+    """Return the largest number of epochs that a dictionary of this level is learned for.
+
+    With as many atoms as dimensions every sample is exact: later epochs would fit rounding.
+    """
+    return 1 if level >= n_dimensions else max_epochs
+
+
 def learn_atoms(
     config: DictionaryConfig,
     train: NDArray[Any],
@@ -345,8 +353,7 @@ def learn_atoms(
     """
     from vaesc.sparse import learn_dictionary
 
-    # With as many atoms as dimensions every sample is exact: later epochs would fit rounding.
-    max_epochs = 1 if n_nonzero_coefs >= train.shape[1] else config.max_epochs
+    max_epochs = epochs_at(n_nonzero_coefs, train.shape[1], config.max_epochs)
 
     def hear(epoch: int, row: Mapping[str, float]) -> None:
         listener.epoch(epoch, _epoch_metrics(row, prefix))

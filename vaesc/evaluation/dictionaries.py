@@ -31,6 +31,7 @@ from vaesc.config import DictionaryConfig, EvaluationConfig, derive_seed
 from vaesc.dictionary import (
     History,
     LatentDictionary,
+    epochs_at,
     exact,
     fit_dictionary,
     learn_atoms,
@@ -148,14 +149,19 @@ def code_levels(dictionaries: Mapping[int, Coder], samples: NDArray[Any]) -> dic
     return {k: codes[k] for k in dictionaries}
 
 
-def n_fits(plan: Plan, registered: LatentDictionary, n_pixels: int | None) -> int:
-    """Return how many dictionaries :func:`learn_dictionaries` learns; None: none of pixels."""
-    reach = min(registered.dictionary.shape)
-    latent = set(plan.learned_at(reach).values()) - {min(plan.own, reach)}
+def n_epochs(
+    plan: Plan, registered: LatentDictionary, n_pixels: int | None, max_epochs: int
+) -> int:
+    """Return how many epochs :func:`learn_dictionaries` takes at most; None: none of pixels."""
+    n_atoms, d = registered.dictionary.shape
+    own = min(plan.own, n_atoms, d)
+    latent = sum(
+        epochs_at(k, d, max_epochs) for k in set(plan.learned_at(min(n_atoms, d)).values()) - {own}
+    )
     if n_pixels is None:
-        return len(latent)
-    pixel = set(plan.learned_at(min(registered.n_atoms, n_pixels)).values())
-    return len(latent) + len(pixel)
+        return latent
+    pixel = set(plan.learned_at(min(n_atoms, n_pixels)).values())
+    return latent + sum(epochs_at(k, n_pixels, max_epochs) for k in pixel)
 
 
 def learn_dictionaries(

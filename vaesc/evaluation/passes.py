@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import EvaluationConfig
+from vaesc.dictionary import epochs_at
 from vaesc.evaluation.batches import Split
-from vaesc.evaluation.dictionaries import Plan, n_fits
+from vaesc.evaluation.dictionaries import Plan, n_epochs
 from vaesc.evaluation.fitting import n_passes
 from vaesc.evaluation.rate import CHOOSING
 from vaesc.progress import Listener
@@ -22,9 +23,11 @@ class Passes(Listener):
     ) -> None:  # fmt: skip
         self.listener, self.done = listener, 0
         self.n_train = len(splits["train"])
-        shuffled = set(plan.learned_at(min(model.dictionary.dictionary.shape)).values())
-        fits = n_fits(plan, model.dictionary, n_pixels) + len(shuffled)
-        passes = max_epochs * fits + n_passes(config, len(plan.levels))
+        n_atoms, d = model.dictionary.dictionary.shape
+        shuffled = set(plan.learned_at(min(n_atoms, d)).values())
+        epochs = n_epochs(plan, model.dictionary, n_pixels, max_epochs)
+        epochs += sum(epochs_at(k, d, max_epochs) for k in shuffled)
+        passes = epochs + n_passes(config, len(plan.levels))
         # The test split twice: at equal k, and at equal bits, for which validation chooses.
         measured = min(CHOOSING, len(splits["validation"])) + 2 * len(splits["test"])
         self.total = self.n_train * passes + measured

@@ -14,26 +14,12 @@ from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.methods import Batch, Method, batches_of
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from vaesc.dictionary import LatentDictionary
     from vaesc.latents import LatentStore
 
 
 KEPT = ("article", "random")
 """Methods whose error on every single latent is kept, for an interval of their FVU's ratio."""
-
-
-@dataclass(frozen=True)
-class AtomUse:
-    """How the test split uses each atom, at the sparsity level the dictionary was learned at."""
-
-    share: NDArray[np.float64]
-    """Fraction of images whose code holds the atom, shape (K,)."""
-    amount: NDArray[np.float64]
-    """Mean coefficient among its uses of the commoner sign, shape (K,); 0 if it has none."""
-    energy: NDArray[np.float64]
-    """Sum of its squared coefficients, shape (K,): how much of the latents it carries."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +40,9 @@ class Measured:
     """Method on latents -> fraction of their variance unexplained at each level, shape (m,)."""
     l0: NDArray[np.float64]
     """Mean number of nonzero coefficients of the article's codes at each level, shape (m,)."""
-    atoms: AtomUse
+    usage: NDArray[np.float64]
+    """Fraction of images whose code holds each atom, at the level the dictionary was learned at,
+    shape (K,)."""
 
 
 def measure(
@@ -98,10 +86,7 @@ class _Tally:
         self.floor = np.empty(n, np.float32)
         self.missed = {m.name: np.zeros(len(levels)) for m in methods if m.space == "latent"}
         self.nonzero = np.zeros(len(levels))
-        # Uses of each atom and sum of its coefficients, positive ones first.
-        self.uses = np.zeros((2, model.n_atoms))
-        self.sums = np.zeros((2, model.n_atoms))
-        self.energy = np.zeros(model.n_atoms)
+        self.uses = np.zeros(model.n_atoms)
 
     def add(self, batch: Batch) -> None:
         self.floor[batch.rows] = self._error_of_latents(batch, batch.latents)
@@ -110,7 +95,8 @@ class _Tally:
                 self._add_level(method, k, batch, approximation)
         for k, codes in batch.codes.items():
             self.nonzero[self.column[k]] += codes.count_nonzero()
-        self._add_uses(batch.codes[self.model.n_nonzero_coefs])
+        own = batch.codes[self.model.n_nonzero_coefs]
+        self.uses += np.bincount(own.indices[own.data != 0], minlength=self.model.n_atoms)
 
     def _add_level(self, method: Method, k: int, batch: Batch, approximation: Floats) -> None:
         at = batch.rows, self.column[k]
@@ -128,24 +114,12 @@ class _Tally:
         decoded = self.model.unit_images(latents)
         return squared_errors(batch.images, decoded.reshape(batch.images.shape))
 
-    def _add_uses(self, codes: csr_array) -> None:
-        squares = np.square(codes.data, dtype=np.float64)
-        self.energy += np.bincount(codes.indices, squares, minlength=self.model.n_atoms)
-        for row, part in enumerate((codes.data > 0, codes.data < 0)):
-            atoms, values = codes.indices[part], codes.data[part]
-            self.uses[row] += np.bincount(atoms, minlength=self.model.n_atoms)
-            self.sums[row] += np.bincount(atoms, values, minlength=self.model.n_atoms)
-
     def result(self, variation: float) -> Measured:
         n = len(self.floor)
-        commoner = np.argmax(self.uses, axis=0)[None]
-        uses, sums = (np.take_along_axis(a, commoner, 0)[0] for a in (self.uses, self.sums))
-        share, amount = self.uses.sum(axis=0) / n, sums / np.maximum(uses, 1)
-        atoms = AtomUse(share, amount, self.energy)
         fvu: dict[str, Any] = {name: v / max(variation, 1e-12) for name, v in self.missed.items()}
         distance = np.float32(max(variation / n, 1e-12))
         return Measured(
             levels=self.levels, errors=self.errors, floor=self.floor, fvu=fvu,
             unexplained={name: e / distance for name, e in self.latent_errors.items()},
-            l0=self.nonzero / n, atoms=atoms,
+            l0=self.nonzero / n, usage=self.uses / n,
         )  # fmt: skip

@@ -81,7 +81,7 @@ def model_metrics(
     return {
         **{f"test/{name}": value for name, value in elbo.items()},
         "test/active_units": metrics.active_units(subject.latents.latents("test")),
-        "test/dead_fraction": float((measured.atoms.share == 0).mean()),
+        "test/dead_fraction": float((measured.usage == 0).mean()),
         "train/mutual_coherence": metrics.mutual_coherence(subject.model.dictionary.dictionary),
     }
 

@@ -195,9 +195,8 @@ def sentence(
 def _descended_words(claims: Sequence[Claim]) -> str:
     """Say what remains when the coefficients of pixels descend the clipped error as well."""
     won = [c for c in claims if c.verdict == "better"]
-    where = f"better at {_levels(won)} ({_change(won)})" if won else "not shown to be better"
-    everywhere = "better at every k" if len(won) == len(claims) else where
-    told = f"{everywhere} ({_change(won)})" if len(won) == len(claims) else where
+    where = "every k" if len(won) == len(claims) else _levels(won)
+    told = f"better at {where} ({_change(won)})" if won else "not shown to be better"
     return f"Against pixel codes whose coefficients descend the clipped error, too, it is {told}."
 
 

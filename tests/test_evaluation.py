@@ -213,6 +213,13 @@ def test_the_sentence_names_every_level_once_under_its_verdict(ratios):
     assert ("held at every" in text) == (better == len(claims))
     assert ("do not cross" in text) == (not crossovers(claims))
     assert text.endswith(".")
+    # The same claims as those of a rival: it has a sentence, whether any level is won or none.
+    judged = sentence(claims, crossovers(claims), claims, claims)
+    assert judged.startswith(
+        text.replace("The article's claim", "With refinement, the article's claim")
+    )
+    assert ("it is not shown to be better." in judged) == (better == 0)
+    assert ("it is better at every k" in judged) == (better == len(claims))
 
 
 # Baselines and controls

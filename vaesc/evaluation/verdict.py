@@ -195,8 +195,10 @@ def sentence(
 def _descended_words(claims: Sequence[Claim]) -> str:
     """Say what remains when the coefficients of pixels descend the clipped error as well."""
     won = [c for c in claims if c.verdict == "better"]
-    where = "every k" if len(won) == len(claims) else _levels(won)
-    told = f"better at {where} ({_change(won)})" if won else "not shown to be better"
+    told = "not shown to be better"
+    if won:
+        where = "every k" if len(won) == len(claims) else _levels(won)
+        told = f"better at {where} ({_change(won)})"
     return f"Against pixel codes whose coefficients descend the clipped error, too, it is {told}."
 
 

@@ -19,30 +19,37 @@ from tasks.learn import learn
 from tasks.publish import publish
 from tasks.refine import refine
 from tasks.register import register
+from tasks.retrain import Start, started_from
 from tasks.tracking import pipeline_run
 from tasks.train import train
 from vaesc.config import PipelineConfig
 
 
 @flow(name="pipeline", flow_run_name="{config.preset}-seed-{config.seed}", persist_result=False)
-def pipeline(config: PipelineConfig = PipelineConfig()) -> dict[str, Any]:
+def pipeline(
+    config: PipelineConfig = PipelineConfig(), start: Start | None = None
+) -> dict[str, Any]:
     """Turn a dataset into a registered sparse model; steps whose inputs are unchanged are cached.
 
     Args:
         config: Every setting of the run.
+        start: What training and refinement start from; default: from random weights, and from
+            pixel dictionaries.
 
     Returns:
         The summary that ``vaesc run --json`` prints.
     """
     logs.install()
-    with pipeline_run(config) as run:
+    with pipeline_run(config, tags=started_from(start)) as run:
         dataset = ingest(config)
-        vae = train(config, dataset)  # 1. train a VAE by maximising the ELBO
+        vae = train(
+            config, dataset, start.vae if start else None
+        )  # 1. train a VAE by maximising the ELBO
         latents = extract(config, dataset, vae)  # 2. encode every image to its latent z
         dictionary = learn(config, latents)  # 3. sparse-code the latents, z ~ D a
-        refined = (
-            refine(config, dataset) if config.refine.epochs else None
-        )  # no part of the article
+        refined = None
+        if config.refine.epochs:  # no part of the article
+            refined = refine(config, dataset, start.refined if start else None)
         # 4. reconstruct from D a
         evaluation = evaluate(config, dataset, vae, latents, dictionary, refined)
         register(config, dataset, vae, dictionary, evaluation, refined)

@@ -1,28 +1,51 @@
-"""What the schedule runs: the pipeline from a preset, with the settings that differ.
+"""What the schedule runs: a candidate on whatever the source holds now, and a decision about it.
 
-A scheduled run whose data and settings have not changed finds every step in the cache and takes
+A scheduled run whose data, settings and code are those of an earlier one says so and stops within
 seconds, so a backlog of late runs is cheap.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from flows.pipeline import pipeline
+from tasks import logs
+from tasks.gate import gate
+from tasks.retrain import champion_artifacts, known_decision, retrain_key
 from vaesc.config_files import load_config
 
 
 @flow(name="retrain", flow_run_name="retrain-{preset}", persist_result=False)
-def retrain(preset: str = "digits", settings: list[str] | None = None) -> dict[str, Any]:
-    """Run the pipeline on whatever the source holds now.
+def retrain(
+    preset: str = "digits",
+    settings: list[str] | None = None,
+    config_file: str | None = None,
+    warm_start: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Train a candidate, compare it with the champion on the frozen split, and decide.
 
     Args:
         preset: Name of a preset, such as ``fashion-mnist``.
         settings: What differs from it, each ``section.name=value``, as for ``vaesc run --set``.
+        config_file: Path of a TOML file laid over the preset, below `settings`.
+        warm_start: Start training from the champion's weights.
+        force: Run even if data, settings and code are those of an earlier retraining.
 
     Returns:
-        The summary of the pipeline run.
+        ``outcome`` (``promoted``, ``rejected`` or ``nothing new``), ``reason``, the decision's
+        numbers, and under ``run`` the summary of the pipeline run, None if there was none.
     """
-    return pipeline(load_config(preset, assignments=settings or []))
+    logs.install()
+    path = Path(config_file) if config_file else None
+    config = load_config(preset, path, settings or [])
+    key = retrain_key(config, warm_start)
+    known = None if force else known_decision(config, key)
+    if known is not None:
+        return known
+    start = champion_artifacts(config) if warm_start else None
+    run = pipeline(config, start)
+    return {**gate(config, run["model"]["version"], run["run_id"], key), "run": run}

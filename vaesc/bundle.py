@@ -103,7 +103,18 @@ class SparseVAE:
 
     def latents(self, images: NDArray[Any]) -> Floats:
         """Return the posterior means of `images`, shape (n, d)."""
-        return self._encoded(self.to_unit(images))
+        return self.latents_of_unit(self.to_unit(images))
+
+    def latents_of_unit(self, unit: Floats) -> Floats:
+        """Return :meth:`latents` of images that are in [0, 1] already, shape (n, *shape)."""
+        import torch
+
+        latents = np.empty((len(unit), self.latent_dim), np.float32)
+        with torch.inference_mode():
+            for rows in _groups(len(unit)):
+                x = torch.from_numpy(np.ascontiguousarray(unit[rows]))
+                latents[rows] = self.vae.encode(x.to(self.vae.device))[0].cpu().numpy()
+        return latents
 
     def encode(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> csr_array:
         """Return the sparse codes of `images`.
@@ -171,11 +182,11 @@ class SparseVAE:
         dictionary = self.dictionary
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
         if dictionary.amounts is None and not dictionary.descent_steps:
-            return dictionary.encode(self._encoded(unit), level)
+            return dictionary.encode(self.latents_of_unit(unit), level)
         coder = self._decoder_coder
         if level == 1 and dictionary.amounts is not None:
             return coder.nearest(unit)
-        return coder.descended(unit, dictionary.encode(self._encoded(unit), level))
+        return coder.descended(unit, dictionary.encode(self.latents_of_unit(unit), level))
 
     @cached_property
     def _decoder_coder(self) -> DecoderCoder:
@@ -287,17 +298,6 @@ class SparseVAE:
         _check_pair(dictionary, folder)
         vae = load_vae(folder, resolve_device(device))
         return cls(vae, dictionary, low=facts["low"], high=facts["high"])
-
-    def _encoded(self, unit: Floats) -> Floats:
-        """Return the posterior means of images in [0, 1], shape (n, *shape)."""
-        import torch
-
-        latents = np.empty((len(unit), self.latent_dim), np.float32)
-        with torch.inference_mode():
-            for rows in _groups(len(unit)):
-                x = torch.from_numpy(np.ascontiguousarray(unit[rows]))
-                latents[rows] = self.vae.encode(x.to(self.vae.device))[0].cpu().numpy()
-        return latents
 
     def _check_level(self, level: int | None) -> None:
         if level is not None and not 1 <= level <= self.n_atoms:

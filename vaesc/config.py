@@ -57,6 +57,9 @@ class DatasetConfig:
     """Share of the training images set apart for validation, in (0, 0.5]."""
     test_fraction: float = 0.2
     """Share of all images set apart for the test, in (0, 0.5], if the source has no test split."""
+    split: Literal["draw", "content"] = "draw"
+    """Splits a source lacks: drawn in exact shares, or by each image's content, so that data added
+    later moves no image to another split, and copies of one image share one."""
     limit: int | None = None
     """Largest number of images kept in each split, drawn with the seed; none keeps them all."""
     rescale: Literal["strict", "minmax"] = "strict"
@@ -332,6 +335,38 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """What a retrained model must show before it replaces the champion."""
+
+    policy: Literal["better", "not-worse"] = how("better")
+    """What the mean error must show: lower beyond doubt, or no higher than `margin` allows."""
+    margin: float = how(0.01)
+    """Share by which mean error and L0 may be higher, at the upper end of the 95 % interval."""
+    tail_margin: float = how(0.05)
+    """The same of the error's 95th percentile, and of the class that is reconstructed worst."""
+    min_images: int = how(100)
+    """Images of the frozen split that neither model was trained on, below which none is judged."""
+    min_active_units: int = how(1)
+    """Latent dimensions that must be active (variance of the posterior mean above 0.01)."""
+    max_dead_fraction: float = how(0.75)
+    """Largest share of atoms that no image of the frozen split uses."""
+    max_coherence: float = how(0.9999)
+    """Largest absolute cosine between two atoms: at 1, one of them is a copy."""
+    max_latency_ratio: float = how(2.0)
+    """How many times the champion's time to encode an image the candidate's may be."""
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        for name in ("margin", "tail_margin"):
+            _require(0 <= getattr(self, name) < 1, self, name, "must be in [0, 1)")
+        _require(self.min_images >= 20, self, "min_images", "must be at least 20")
+        _require(self.min_active_units >= 0, self, "min_active_units", "must not be negative")
+        for name in ("max_dead_fraction", "max_coherence"):
+            _require(0 <= getattr(self, name) <= 1, self, name, "must be in [0, 1]")
+        _require(self.max_latency_ratio > 0, self, "max_latency_ratio", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """How the work is done; no result depends on it."""
 
@@ -370,6 +405,7 @@ class PipelineConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:

@@ -104,8 +104,13 @@ def runs_in_progress() -> list[str]:
 
 
 def registered_addresses() -> set[str]:
-    """Return the address of every artifact that a registered model version was made from."""
-    from vaesc.registry import list_models, show_model
+    """Return the address of every artifact that a registered model version was made from.
+
+    The dataset whose test split is frozen for comparisons is one of them, whatever became of the
+    version that was made from it.
+    """
+    from vaesc.registry import connect, list_models, show_model
+    from vaesc.registry.candidates import frozen_dataset
     from vaesc.registry.connection import AbsentError
 
     try:
@@ -113,9 +118,12 @@ def registered_addresses() -> set[str]:
     except AbsentError:
         return set()  # no registry yet, so nothing is registered
     tags = [show_model(v["version"], name=v["name"])["tags"] for v in versions]
-    return {
+    made_from = {
         value for some in tags for key, value in some.items() if key.startswith("vaesc.digest.")
     }
+    tracking = connect(create=False)
+    frozen = {frozen_dataset(tracking, name) for name in {v["name"] for v in versions}}
+    return made_from | {address for address in frozen if address}
 
 
 def _with_lineage(store: Store, addresses: set[str]) -> set[str]:

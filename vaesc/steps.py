@@ -4,10 +4,10 @@
 step      artifact    inputs                            library call
 ========= =========== ================================= ===================================
 ingest    dataset     the source's files                :func:`vaesc.datasets.ingest`
-train     vae         dataset                           :func:`vaesc.training.train`
+train     vae         dataset (and a VAE to start from) :func:`vaesc.training.train`
 extract   latents     dataset, vae                      :func:`vaesc.latents.extract`
 learn     dictionary  latents                           :func:`vaesc.dictionary.learn`
-refine    refined     dataset                           :func:`vaesc.refinement.refine`
+refine    refined     dataset (and where to start)      :func:`vaesc.refinement.refine`
 evaluate  evaluation  all of these                      :func:`vaesc.evaluation.evaluate`
 ========= =========== ================================= ===================================
 
@@ -136,7 +136,8 @@ def _train(
         config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size,
         compile=config.runtime.compile, checkpoints=checkpoints,
-        checkpoint_seconds=config.runtime.checkpoint_seconds, listener=listener,
+        checkpoint_seconds=config.runtime.checkpoint_seconds, start=inputs.get("start"),
+        listener=listener,
     )  # fmt: skip
 
 
@@ -168,6 +169,7 @@ def _refine(
         config.refine, config.dictionary, config.evaluation.sparsity_levels, inputs["dataset"],
         folder, seed=config.seed, device=config.runtime.device,
         block_size=config.runtime.block_size, checkpoints=checkpoints, listener=listener,
+        warm=inputs.get("start"),
     )  # fmt: skip
 
 

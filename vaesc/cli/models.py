@@ -1,10 +1,12 @@
-"""``vaesc models list|show``: look models up in the registry."""
+"""``vaesc models list|show|...``: look models up in the registry, and say which is champion."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from typing import Any
+
+from vaesc.cli import promotion
 
 
 def add_commands(
@@ -21,6 +23,7 @@ def add_commands(
     show.add_argument("--name", default="vaesc", help="registered model (default: vaesc)")
     show.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     show.set_defaults(function=show_version)
+    promotion.add_actions(actions, common)
 
 
 def list_versions(options: argparse.Namespace) -> int:

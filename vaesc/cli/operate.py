@@ -1,12 +1,17 @@
-"""``vaesc serve`` and ``vaesc deploy``: run the schedules here, or hand them to a server."""
+"""``vaesc retrain``, ``serve`` and ``deploy``: retrain now, on schedule here, or on a server."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from vaesc.cli.run import add_settings
+
+RETRAIN = "flows.retrain:retrain"
 SERVE = "flows.serve:serve"
 DEPLOY = "flows.serve:deploy"
 _DEPLOYMENTS = Path("deployments/prefect.yaml")
@@ -25,6 +30,29 @@ def add_commands(
             "--file", type=Path, default=_DEPLOYMENTS, metavar="FILE.yaml", help=str(_DEPLOYMENTS)
         )
         parser.set_defaults(function=function)
+    what = "train a candidate, compare it with the champion, promote it if the gate lets it pass"
+    parser = commands.add_parser("retrain", parents=[common], help=what, description=what)
+    add_settings(parser)
+    parser.add_argument("--warm-start", action="store_true", help="start from the champion")
+    parser.add_argument("--force", action="store_true", help="even if there is nothing new")
+    parser.set_defaults(function=retrain)
+
+
+def retrain(options: argparse.Namespace) -> int:
+    """Train a candidate, decide, and say what was decided; a rejection is no failure."""
+    from vaesc.config_files import load_config
+    from vaesc.datasets import check
+
+    check(load_config(options.preset, options.config, options.set).dataset)
+    import_module("tasks.server").connect()
+    module, _, name = RETRAIN.partition(":")
+    found: dict[str, Any] = getattr(import_module(module), name)(
+        preset=options.preset, settings=options.set,
+        config_file=str(options.config.resolve()) if options.config else None,
+        warm_start=options.warm_start, force=options.force,
+    )  # fmt: skip
+    print(json.dumps(found) if options.json else f"{found['outcome']}: {found['reason']}")
+    return 0
 
 
 def serve(options: argparse.Namespace) -> int:

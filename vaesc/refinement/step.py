@@ -27,6 +27,7 @@ from vaesc.progress import Listener
 from vaesc.refinement.coding import CurveCoding, PursuitCoding, amounts_of
 from vaesc.refinement.fit import GROUP, Refinement
 from vaesc.refinement.network import linear_vae, span
+from vaesc.refinement.warm import warm_up
 from vaesc.store import file_digest
 from vaesc.training.determinism import deterministic, stream
 from vaesc.training.threads import one_thread
@@ -51,6 +52,7 @@ def refine(
     block_size: int,
     checkpoints: Path,
     listener: Listener,
+    warm: Path | None = None,
 ) -> dict[str, Any]:
     """Refine a VAE and a dictionary for every sparsity level.
 
@@ -71,9 +73,12 @@ def refine(
         checkpoints: Keeps each finished level until all are: a killed run's successor takes them
             from there.
         listener: Hears of every epoch of every level.
+        warm: Folder of an earlier refinement: levels that it holds start from there, if it was
+            made with the same sizes; default: every level starts from its pixel dictionary.
 
     Returns:
-        Summary: ``levels`` (learned at), ``metrics`` (validation errors, best epochs).
+        Summary: ``levels`` (learned at), ``metrics`` (validation errors, best epochs), ``warm``
+        (levels that started from the earlier refinement).
 
     Raises:
         ConfigError: No epochs are asked for.
@@ -90,6 +95,7 @@ def refine(
     at = plan.learned_at(min(dictionary_config.n_atoms, splits["train"].pick([0]).size))
     history: list[History] = []
     metrics: dict[str, float] = {}
+    warmed: list[int] = []
     # One thread: a step is dozens of small operations, and several seeds may run side by side.
     with one_thread():
         for level in sorted(set(at.values())):
@@ -98,18 +104,19 @@ def refine(
             if not _is_whole(made):
                 _refine_aside(
                     config, start, level, dataset, made, seed=seed,
-                    device=resolve_device(device), listener=listener,
+                    device=resolve_device(device), listener=listener, warm=warm,
                 )  # fmt: skip
             shutil.copytree(made, folder / made.name)
             told = json.loads((folder / made.name / _OUTCOME).read_bytes())
             (folder / made.name / _OUTCOME).unlink()
             history.append(told.pop("epochs"))
             told.pop("files")
+            warmed += [level] if told.pop("warm") else []
             metrics |= _metrics(level, told)
     _write(folder / HISTORY, side_by_side(history))
     _write(folder / LEVELS, {str(k): v for k, v in at.items()})
     shutil.rmtree(checkpoints)
-    return {"levels": sorted(set(at.values())), "metrics": metrics}
+    return {"levels": sorted(set(at.values())), "metrics": metrics, "warm": warmed}
 
 
 def _refine_aside(
@@ -150,11 +157,13 @@ def _refine_level(
     seed: int,
     device: torch.device,
     listener: Listener,
+    warm: Path | None,
 ) -> dict[str, Any]:
     """Refine one level, write its model into `folder`, and return what came of it."""
     train, validation = (_Resident(dataset, name, device) for name in ("train", "validation"))
     with deterministic():
         vae, coding = _start(config, start, k, train, tuple(dataset.shape), seed=seed)
+        warmed = warm is not None and warm_up(vae, coding, warm / f"k{k}")
         told: list[dict[str, float]] = []
 
         def hear(epoch: int, errors: dict[str, float]) -> None:
@@ -174,7 +183,7 @@ def _refine_level(
     save_vae(vae, folder)
     digests = {name: file_digest(folder / name) for name in (WEIGHTS, DESCRIPTION)}
     save_dictionary(replace(model.dictionary, vae_sha256=digests), folder)
-    return {**outcome, "epochs": told}
+    return {**outcome, "epochs": told, "warm": warmed}
 
 
 def _start(

@@ -21,7 +21,7 @@ _VALUE_LENGTH = 6000
 def origin_tags() -> dict[str, str]:
     """Return who opened a run: what MLflow's own pages show, and what tells whether it lives."""
     return {
-        "mlflow.user": _user(),
+        "mlflow.user": user_name(),
         "mlflow.source.name": "vaesc",
         "mlflow.source.type": "LOCAL",
         "vaesc.version": vaesc.__version__,
@@ -30,7 +30,8 @@ def origin_tags() -> dict[str, str]:
     }
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -16,6 +16,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ from vaesc.config import home
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.connection import AbsentError, UnreachableError
+from vaesc.registry.entries import user_name
 from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
+from vaesc.registry.history import Kind, next_move, write_move
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
 from vaesc.registry.packing import Images, description, example_images, pack, ramp
 from vaesc.registry.system import git_tags
@@ -230,13 +233,27 @@ def _set_aliases(tracking: Tracking, name: str, number: int, damaged: set[int]) 
     """Name a version; what named a damaged version of the same model names this one now."""
     aliases = aliases_of(tracking, name)
     wanted = {alias for alias, named in aliases.items() if named in damaged}
-    if CHAMPION not in aliases:
+    champion = aliases.get(CHAMPION)
+    if champion is None:
         wanted.add(CHAMPION)
     elif not wanted and number not in aliases.values() and number == _newest(tracking, name):
         wanted.add(CHALLENGER)
+    if CHAMPION in wanted:
+        _record(tracking, name, number, champion)
     with tracking.explained(f"name version {number} of {name!r}"):
         for alias in wanted:
             tracking.client.set_registered_model_alias(name, alias, str(number))
+
+
+def _record(tracking: Tracking, name: str, number: int, champion: int | None) -> None:
+    kind: Kind = "first" if champion is None else "repair"
+    reason = (
+        "there was no champion"
+        if champion is None
+        else f"the files of version {champion}, the same model, are damaged"
+    )
+    move = next_move(tracking, name, number, champion, kind, reason, user_name())
+    write_move(tracking, name, replace(move, carried_out=True))
 
 
 def _newest(tracking: Tracking, name: str) -> int:

@@ -14,9 +14,19 @@ import torch
 from torch import Tensor
 
 from vaesc.config import TrainingConfig, VAEConfig, canonical_json, settings
-from vaesc.models import VAE, PosteriorStatistics, mean_elbo, resolve_device, save_vae
+from vaesc.errors import ConfigError
+from vaesc.models import (
+    VAE,
+    PosteriorStatistics,
+    load_vae,
+    mean_elbo,
+    resolve_device,
+    save_vae,
+)
 from vaesc.models.elbo import group_images
+from vaesc.models.files import WEIGHTS
 from vaesc.progress import SILENT, Listener
+from vaesc.store import file_digest
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.determinism import deterministic, stream
 from vaesc.training.engine import Engine
@@ -63,6 +73,7 @@ def train(
     checkpoints: Path | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_batches: int = 0,
+    start: Path | None = None,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Fit a VAE and write it.
@@ -85,6 +96,8 @@ def train(
         checkpoints: Folder for this training's checkpoint, deleted on success; default: none.
         checkpoint_seconds: Least time between checkpoints; 0 for none by time.
         checkpoint_batches: Gradient steps between checkpoints; 0 for none by steps.
+        start: Folder of a VAE of the same description, whose weights training starts from;
+            default: random ones.
         listener: Hears of progress and of each epoch's metrics.
 
     Returns:
@@ -106,7 +119,7 @@ def train(
     for split in ("train", "validation"):
         require_images(dataset, split)
     with deterministic():
-        run, fallbacks = _prepare(vae_config, training_config, dataset, how, seed, listener)
+        run, fallbacks = _prepare(vae_config, training_config, dataset, how, seed, listener, start)
         with fitting_threads(run.loop.vae, training_config.batch_size):
             run.fit()
             run.state.flat["weights"].copy_(run.best.weights)
@@ -125,10 +138,13 @@ def _prepare(
     how: How,
     seed: int,
     listener: Listener,
+    start: Path | None,
 ) -> tuple[Run, list[str]]:
     """Return the run, ready to start, and what could not be as the config asks."""
     place, fallbacks = resolve_device(how.device), list[str]()
     vae = VAE(vae_config, dataset.shape, generator=stream(seed, "train/init")).to(place)
+    if start is not None:
+        _warm(vae, start)
     bf16 = config.precision == "bf16"
     if bf16 and not has_bf16(place):
         bf16 = False
@@ -147,12 +163,24 @@ def _prepare(
     )
     loop = Loop(engine, batches, seed=seed, listener=listener)
     facts = [settings(vae_config), settings(config), dict(dataset.sha256), seed, bf16, compiled]
+    facts += [] if start is None else [file_digest(start / WEIGHTS)]
     place_facts = [torch.__version__, str(place), torch.get_num_threads()]
     checkpoints = Checkpoints(
         how.checkpoints, _digest([*facts, *place_facts]), how.checkpoint_seconds,
         how.checkpoint_batches,
     )  # fmt: skip
     return Run(loop, _validation(dataset, place, how), checkpoints), fallbacks
+
+
+def _warm(vae: VAE, start: Path) -> None:
+    """Give a new VAE the weights of one that was trained before."""
+    trained = load_vae(start, vae.device)
+    if (trained.config, trained.shape) != (vae.config, vae.shape):
+        raise ConfigError(
+            f"training cannot start from the VAE in {start}: its settings or its shape of image "
+            "differ from this run's; start without it, or with its settings"
+        )
+    vae.load_state_dict(trained.state_dict())
 
 
 def _validation(

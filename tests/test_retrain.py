@@ -1,0 +1,181 @@
+"""Retraining as the schedule runs it: candidates, decisions, nothing new, a warm start."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from project import Project, stop_server
+
+QUICK = """
+[dataset]
+source = "arrays"
+split = "content"
+[vae]
+hidden = [64]
+latent_dim = 8
+[training]
+epochs = 4
+[dictionary]
+n_atoms = 32
+n_nonzero_coefs = 2
+max_epochs = 3
+[refine]
+epochs = 0
+[evaluation]
+sparsity_levels = [2]
+topk_epochs = 0
+iwae_samples = [5]
+iwae_images = [20]
+"""
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    return (load_digits().images * 15).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    found = Project(tmp_path_factory.mktemp("retrain"))
+    found.config.write_text(QUICK)
+    np.save(found.home / "images.npy", digits()[:1200])
+    yield found
+    stop_server(found)
+
+
+def retrained(project, *arguments):
+    done = project.vaesc(
+        "retrain", "--preset", "arrays", "--config", str(project.config), "--json",
+        "--set", f"dataset.path={project.home / 'images.npy'}", *arguments,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def story(project):
+    """Five retrainings, one after the other, as a week might bring them."""
+    told = {"first": retrained(project)}
+    start = time.monotonic()
+    told["again"] = retrained(project)
+    told["again_seconds"] = time.monotonic() - start
+    told["worse"] = retrained(project, "--set", "training.epochs=1", "--set", "vae.latent_dim=2")
+    told["better"] = retrained(project, "--set", "training.epochs=25")
+    np.save(project.home / "images.npy", digits())
+    told["more data"] = retrained(project, "--set", "training.epochs=25", "--warm-start")
+    return told
+
+
+def show(project, ref):
+    done = project.vaesc("models", "show", str(ref), "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_first_model_is_champion_for_want_of_another(story):
+    assert story["first"]["outcome"] == "promoted"
+    assert story["first"]["champion"] is None
+    assert all(check["passes"] for check in story["first"]["checks"])
+
+
+def test_nothing_new_is_said_at_once(story):
+    assert story["again"]["outcome"] == "nothing new"
+    assert "version 1, which was promoted" in story["again"]["reason"]
+    assert story["again"]["run"] is None
+
+
+def test_a_worse_candidate_is_rejected_and_the_reason_is_kept(project, story):
+    worse = story["worse"]
+    assert worse["outcome"] == "rejected"
+    assert worse["champion"] == 1
+    kept = show(project, worse["candidate"])
+    assert kept["aliases"] == []
+    decision = json.loads(kept["tags"]["vaesc.decision"])
+    assert decision["outcome"] == "rejected"
+    assert decision["reason"] == worse["reason"]
+    ratios = {c["metric"]: c["ratio"] for c in decision["comparisons"]}
+    assert ratios["mse"] > 1.1
+
+
+def test_a_better_candidate_is_promoted(project, story):
+    better = story["better"]
+    assert better["outcome"] == "promoted", better["reason"]
+    mse = next(c for c in better["comparisons"] if c["metric"] == "mse")
+    assert mse["high"] < 1
+    assert "champion" in show(project, better["candidate"])["aliases"] or (
+        story["more data"]["outcome"] == "promoted"
+    )
+
+
+def test_the_frozen_split_stays_when_data_is_added(story):
+    more = story["more data"]
+    assert more["n_images"] == story["better"]["n_images"] == story["first"]["n_images"]
+    assert more["n_seen"] == 0  # dataset.split=content moves no image
+
+
+def test_a_warm_start_is_on_record_and_starts_lower(project, story):
+    run = story["more data"]["run"]["run_id"]
+    program = (
+        "from vaesc.registry import connect\n"
+        f"print(connect().client.get_run('{run}').data.tags['vaesc.warm_start'])"
+    )
+    said = project.python(program).strip()
+    assert said.startswith(f"version {story['better']['candidate']}: vae")
+    assert first_epoch(project, story["more data"]) < first_epoch(project, story["better"]) - 1
+
+
+def first_epoch(project, found):
+    run = found["run"]["run_id"]
+    program = (
+        "from vaesc.registry import connect\n"
+        "client = connect().client\n"
+        f"found = client.search_runs(client.get_run('{run}').info.experiment_id.split(),\n"
+        f"    \"tags.mlflow.parentRunId = '{run}' and tags.vaesc.step = 'train'\")[0]\n"
+        "path = client.get_metric_history(found.info.run_id, 'validation/negative_elbo')\n"
+        "print(min(path, key=lambda m: m.step if m.step else 999).value)\n"
+    )
+    return float(project.python(program))
+
+
+def test_the_atoms_of_a_champion_are_numbered_for_good(project, story):
+    ids = json.loads(show(project, story["better"]["candidate"])["tags"]["vaesc.atoms"])
+    atoms = story["better"]["atoms"]
+    assert ids["ids"] == atoms["ids"]
+    assert len(set(ids["ids"])) == 32
+    assert atoms["n_persisted"] + len(atoms["born"]) == 32
+    assert ids["next_id"] == 32 + len(atoms["born"])
+
+
+def test_compare_promote_and_rollback_from_the_command_line(project, story):
+    worse = story["worse"]["candidate"]
+    done = project.vaesc("models", "compare", str(worse))
+    assert done.returncode == 0, done.stderr
+    assert "would be rejected" in done.stdout
+    done = project.vaesc("models", "promote", str(worse))
+    assert done.returncode == 1
+    assert "--force promotes it all the same" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = project.vaesc(
+        "models", "promote", str(worse), "--force", "--reason", "a drill", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "force"
+    before = json.loads(done.stdout)["previous"]
+    done = project.vaesc("models", "rollback", "--json")
+    assert json.loads(done.stdout)["version"] == before
+
+
+def test_the_decision_is_in_the_run_with_its_page(project, story):
+    found = story["better"]
+    page = (project.home / "runs" / found["run"]["run_id"] / "decision.html").read_text()
+    assert f"Version {found['candidate']} was promoted" in page
+    program = (
+        "from vaesc.registry import connect\n"
+        f"run = connect().client.get_run('{found['run']['run_id']}')\n"
+        "print(run.data.tags['vaesc.gate'], run.data.metrics['gate/mse_ratio'])\n"
+    )
+    word, ratio = project.python(program).split()
+    assert word == "promoted"
+    assert float(ratio) < 1

@@ -1,0 +1,243 @@
+"""A candidate against the champion: both opened, measured on the frozen split, and decided on.
+
+What the gate needs to know of a version stands in its tags: the artifacts it was made from
+(``vaesc.digest.*``), and the lasting numbers of its atoms (``vaesc.atoms``). Which split is frozen
+is a tag of the registered model: that of the first champion that was ever compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaesc.config import GateConfig, derive_seed
+from vaesc.errors import DataError, RegistryError, StoreError
+from vaesc.gate.atoms import AtomIds, Lineage, effects, inherit
+from vaesc.gate.decision import Decision, decide, health
+from vaesc.gate.frozen import FrozenSplit, open_frozen
+from vaesc.gate.measurement import Measurement, encode_seconds, measure
+from vaesc.registry.files import shown_version
+from vaesc.registry.lookup import find_version, load_model
+from vaesc.registry.promotion import champion_of
+from vaesc.registry.tracking import Tracking
+from vaesc.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from vaesc.bundle import SparseVAE
+
+FROZEN_TAG = "vaesc.frozen_dataset"
+"""Tag of a registered model: address of the dataset whose test split is frozen."""
+ATOMS_TAG = "vaesc.atoms"
+"""Tag of a version: the lasting numbers of its atoms, by row."""
+_INGEST = "vaesc.digest.ingest"
+_MOST_IMAGES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """A candidate that was compared with the champion of that moment."""
+
+    candidate: ModelVersion
+    champion: int | None
+    """The version it was compared with; None if there was none."""
+    decision: Decision
+    lineage: Lineage | None
+    """What became of the champion's atoms; None without a champion."""
+    atoms: AtomIds
+    """Lasting numbers of the candidate's atoms."""
+    pictures: dict[str, Any]
+    """Effects of the ``new`` and the ``old`` atoms, (K, n_pixels), and the old atoms' numbers."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return decision and lineage as plain JSON values."""
+        return {
+            "model": self.candidate.name,
+            "candidate": int(self.candidate.version),
+            "champion": self.champion,
+            **self.decision.to_json(),
+            "atoms": None if self.lineage is None else self.lineage.to_json(),
+        }
+
+
+def weigh(
+    tracking: Tracking,
+    ref: str | int,
+    *,
+    name: str = "vaesc",
+    against: str | int | None = None,
+    policy: GateConfig | None = None,
+    device: str = "auto",
+    alone: bool = False,
+) -> Weighed:
+    """Compare a version with the champion on the frozen split; nothing is changed.
+
+    Args:
+        tracking: Which MLflow.
+        ref: The candidate, as for :func:`vaesc.registry.load_model`, folders excepted.
+        name: The registered model.
+        against: What it is compared with; default: the champion.
+        policy: Margins and limits; default: those of :class:`vaesc.config.GateConfig`.
+        device: Where torch computes.
+        alone: Judge its health alone: it is the champion, for want of another.
+
+    Raises:
+        RegistryError: A version cannot be loaded, the frozen split is not in this store, or the
+            candidate is the champion.
+    """
+    policy = policy or GateConfig()
+    candidate = find_version(tracking, ref, name)
+    champion = None if alone else _rival(tracking, candidate.name, against)
+    if champion is not None and int(champion.version) == int(candidate.version):
+        raise RegistryError(
+            f"version {candidate.version} of {candidate.name!r} is the one it would be compared "
+            "with; name another"
+        )
+    ours = load_model(shown_version(candidate), device=device)
+    split = _frozen(tracking, candidate, champion, ours)
+    if champion is None:
+        return _first(candidate, ours, split, policy)
+    theirs = load_model(shown_version(champion), device=device)
+    if theirs.shape != ours.shape:
+        raise RegistryError(
+            f"{shown_version(candidate)} takes images of shape {ours.shape}, "
+            f"{shown_version(champion)} of {theirs.shape}; register it under another name "
+            "(registry.model_name)"
+        )
+    return _compared(candidate, champion, (ours, theirs), split, policy)
+
+
+def _rival(tracking: Tracking, name: str, against: str | int | None) -> ModelVersion | None:
+    number = champion_of(tracking, name) if against is None else against
+    return None if number is None else find_version(tracking, number, name)
+
+
+def frozen_dataset(tracking: Tracking, name: str) -> str | None:
+    """Return the address of the dataset whose test split is frozen, once it is named."""
+    with tracking.explained(f"look up the frozen split of {name!r}"):
+        address = tracking.client.get_registered_model(name).tags.get(FROZEN_TAG)
+    return None if address is None else str(address)
+
+
+def short(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decision as a version's tag holds it: without the number of every atom."""
+    atoms = decision["atoms"]
+    counts = None if atoms is None else {
+        "n_persisted": atoms["n_persisted"],
+        **{name: len(atoms[name]) for name in ("born", "died", "drifted")},
+    }  # fmt: skip
+    return {**decision, "atoms": counts}
+
+
+def metrics_of(decision: Mapping[str, Any]) -> dict[str, float]:
+    """Return a decision's numbers as metrics of the run, ``gate/...``."""
+    found = {"gate/promoted": float(decision["outcome"] == "promoted")}
+    for c in decision["comparisons"]:
+        for part in ("ratio", "low", "high"):
+            found[f"gate/{c['metric']}_{part}"] = c[part]
+    found |= {f"gate/{check['name']}": check["value"] for check in decision["checks"]}
+    if decision["atoms"] is not None:
+        found |= {f"gate/atoms_{k}": float(n) for k, n in short(decision)["atoms"].items()}
+    return found
+
+
+def atom_ids(version: ModelVersion, n_atoms: int) -> AtomIds:
+    """Return the lasting numbers of a version's atoms; by row if none were ever given."""
+    text = version.tags.get(ATOMS_TAG)
+    if text is None:
+        return AtomIds.first(n_atoms)
+    facts = json.loads(text)
+    return AtomIds(ids=tuple(facts["ids"]), next_id=facts["next_id"])
+
+
+def atoms_text(ids: AtomIds) -> str:
+    """Return the text of :data:`ATOMS_TAG`."""
+    return json.dumps({"ids": list(ids.ids), "next_id": ids.next_id}, separators=(",", ":"))
+
+
+def _compared(
+    candidate: ModelVersion,
+    champion: ModelVersion,
+    models: tuple[SparseVAE, SparseVAE],
+    split: FrozenSplit,
+    policy: GateConfig,
+) -> Weighed:
+    ours = _measured(models[0], split, candidate)
+    theirs = _measured(models[1], split, champion)
+    decision = decide(
+        ours, theirs, policy=policy, seconds=encode_seconds(models, split.images),
+        labels=split.labels, n_seen=split.n_seen, seed=derive_seed(0, "gate"),
+    )  # fmt: skip
+    new, old = effects(models[0], ours.codes), effects(models[1], theirs.codes)
+    known = atom_ids(champion, models[1].n_atoms)
+    lineage = inherit(new, old, known)
+    return Weighed(
+        candidate=candidate, champion=int(champion.version), decision=decision, lineage=lineage,
+        atoms=lineage.ids, pictures={"new": new, "old": old, "old_ids": known.ids,
+                                     "shape": models[0].shape},
+    )  # fmt: skip
+
+
+def _first(
+    candidate: ModelVersion, model: SparseVAE, split: FrozenSplit, policy: GateConfig
+) -> Weighed:
+    """Judge a candidate that has nothing to be compared with by its health alone."""
+    checks = health(_measured(model, split, candidate), policy, [])
+    ill = [check.name for check in checks if not check.passes]
+    reason = f"the candidate is not healthy: {', '.join(ill)}" if ill else "there is no champion"
+    decision = Decision(
+        outcome="rejected" if ill else "promoted", reason=reason,
+        policy=policy.policy, n_images=len(split.images), n_seen=split.n_seen, comparisons=(),
+        checks=checks,
+    )  # fmt: skip
+    return Weighed(
+        candidate=candidate, champion=None, decision=decision, lineage=None,
+        atoms=atom_ids(candidate, model.n_atoms), pictures={},
+    )  # fmt: skip
+
+
+def _measured(model: SparseVAE, split: FrozenSplit, version: ModelVersion) -> Measurement:
+    if not len(split.images):
+        raise RegistryError(
+            f"no image of the frozen split is new to {shown_version(version)}: all were in "
+            "training; keep test images apart in the data"
+        )
+    return measure(model, split.images)
+
+
+def _frozen(
+    tracking: Tracking, candidate: ModelVersion, champion: ModelVersion | None, model: SparseVAE
+) -> FrozenSplit:
+    """Open the frozen split of a registered model, naming it first if none is."""
+    name = candidate.name
+    address = frozen_dataset(tracking, name)
+    if address is None:
+        address = _dataset(champion or candidate)
+        with tracking.explained(f"freeze a split for {name!r}"):
+            tracking.client.set_registered_model_tag(name, FROZEN_TAG, address)
+    seen = [_dataset(version) for version in (candidate, champion) if version is not None]
+    try:
+        folder, *others = (_folder(each) for each in (address, *seen))
+        return open_frozen(folder, others, model.shape, _MOST_IMAGES)
+    except (DataError, StoreError) as error:
+        raise RegistryError(
+            f"{shown_version(candidate)} cannot be compared on the frozen split: {error}"
+        ) from error
+
+
+def _dataset(version: ModelVersion) -> str:
+    address = version.tags.get(_INGEST)
+    if address is None:
+        raise RegistryError(
+            f"{shown_version(version)} does not say which data it was trained on: it was not "
+            "registered by a pipeline run, and cannot be compared"
+        )
+    return str(address)
+
+
+def _folder(address: str) -> Path:
+    return Store().open("dataset", address).path

@@ -15,6 +15,7 @@ from vaesc.dictionary import HISTORY, SPLITS
 from vaesc.evaluation import results
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.comparison import Measured, measure
+from vaesc.evaluation.contenders import DescendedPixels
 from vaesc.evaluation.controls import learn_shuffled
 from vaesc.evaluation.dictionaries import (
     Dictionaries,
@@ -29,7 +30,7 @@ from vaesc.evaluation.facts import Subject, bounds_of, facts_of, model_metrics
 from vaesc.evaluation.fitting import fit_methods
 from vaesc.evaluation.methods import Method
 from vaesc.evaluation.passes import Passes
-from vaesc.evaluation.rate import codecs_of, measure_rates
+from vaesc.evaluation.rate import Codec, codecs_of, measure_rates
 from vaesc.evaluation.rate_results import assemble_rates, write_rate_errors
 from vaesc.evaluation.refined import RefinedCodes, open_refined
 from vaesc.progress import Listener
@@ -99,6 +100,7 @@ def _evaluate(
     heard = Passes(
         listener, config, splits, plan, subject.model, dictionary_config.max_epochs,
         None if pixels else math.prod(subject.model.shape),
+        refined=bool(subject.refined),
     )  # fmt: skip
     learned, history = learn_dictionaries(
         dictionary_config, plan, subject.model.dictionary, subject.latents, splits, folder,
@@ -111,13 +113,15 @@ def _evaluate(
     history = side_by_side([history, *told])
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
     refined = RefinedCodes(subject.refined) if subject.refined else None
+    rival = DescendedPixels(learned.pixels) if refined else None
     methods = fit_methods(
         config, subject.model, splits, subject.latents, learned, shuffled, folder,
-        seed=seed, on_rows=heard.add, refined=refined,
+        seed=seed, on_rows=heard.add, refined=refined, rival=rival,
     )  # fmt: skip
     measured, written = _compare(subject, splits, plan, learned, methods, seed=seed, heard=heard)
+    codecs = codecs_of(subject.model, learned, refined, rival)
     written["rate"] = _rates(
-        subject, splits, learned, refined, methods, written, folder, seed=seed, heard=heard
+        subject, splits, learned, codecs, methods, written, folder, seed=seed, heard=heard
     )
     written["metrics"] |= model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
@@ -173,7 +177,9 @@ def _compare(
 ) -> tuple[Measured, dict[str, Any]]:
     """Measure every method on the test split, at equal k."""
     model, latents = subject.model, subject.latents
-    measured = measure(model, methods, splits["test"], latents, learned.latents, on_rows=heard.add)
+    measured = measure(
+        model, methods, splits["test"], latents, learned.latents, on_rows=heard.measured
+    )
     stream = derive_seed(seed, "evaluate/bootstrap")
     facts = {**facts_of(subject), "relearn": plan.relearn}
     written = results.assemble(measured, methods, facts, seed=stream)
@@ -184,7 +190,7 @@ def _rates(
     subject: Subject,
     splits: Mapping[str, Split],
     learned: Dictionaries,
-    refined: RefinedCodes | None,
+    codecs: list[Codec],
     methods: list[Method],
     written: Mapping[str, Any],
     folder: Path,
@@ -193,8 +199,7 @@ def _rates(
     heard: Passes,
 ) -> dict[str, Any]:
     """Measure the methods the claim is on once more, at equal bits."""
-    codecs = codecs_of(subject.model, learned, refined)
-    rates = measure_rates(codecs, splits, subject.latents, learned, on_rows=heard.add)
+    rates = measure_rates(codecs, splits, subject.latents, learned, on_rows=heard.measured)
     found, errors = assemble_rates(
         rates, written["levels"], methods, written["n_train"] + written["n_test"],
         claimant=written["claimant"], seed=derive_seed(seed, "evaluate/rate-bootstrap"),

@@ -13,6 +13,7 @@ from vaesc.dictionary import LatentDictionary
 from vaesc.evaluation.baselines import LiteralFit
 from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.contenders import (
+    DescendedPixels,
     article_method,
     descended_method,
     lasso_method,
@@ -49,6 +50,7 @@ def fit_methods(
     seed: int,
     on_rows: Callable[[int], None],
     refined: RefinedCodes | None = None,
+    rival: DescendedPixels | None = None,
 ) -> list[Method]:
     """Fit every method on the training split, in the order in which they are shown.
 
@@ -63,6 +65,7 @@ def fit_methods(
         seed: The run's seed.
         on_rows: Hears how many more training images have been used, see :func:`n_passes`.
         refined: The refined models, if the run has any.
+        rival: The pixel dictionaries with descent, which stand beside them.
     """
     levels, mean = list(learned.pixels), next(iter(learned.pixels.values())).mean
     registered, n_vae = model.dictionary, network_size(model)
@@ -75,7 +78,7 @@ def fit_methods(
         article_method(learned.latents, registered, n_vae),
         *([lasso_method(learned.latents, registered, n_vae)] if by_lasso else []),
         pixel_method(learned.pixels),
-        *([descended_method(learned.pixels)] if refined else []),
+        *([descended_method(rival)] if rival else []),
         *([pixel_lasso_method(learned.pixels)] if by_lasso else []),
         literal_method(fitted, mean, registered, n_vae),
         random_method(random, levels, n_vae),

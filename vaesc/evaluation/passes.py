@@ -19,7 +19,7 @@ class Passes(Listener):
 
     def __init__(
         self, listener: Listener, config: EvaluationConfig, splits: Mapping[str, Split],
-        plan: Plan, model: SparseVAE, max_epochs: int, n_pixels: int | None,
+        plan: Plan, model: SparseVAE, max_epochs: int, n_pixels: int | None, *, refined: bool,
     ) -> None:  # fmt: skip
         self.listener, self.done = listener, 0
         self.n_train = len(splits["train"])
@@ -30,12 +30,19 @@ class Passes(Listener):
         passes = epochs + n_passes(config, len(plan.levels))
         # The test split twice: at equal k, and at equal bits, for which validation chooses.
         measured = min(CHOOSING, len(splits["validation"])) + 2 * len(splits["test"])
-        self.total = self.n_train * passes + measured
+        learning = self.n_train * passes
+        # Refined codes descend through the decoder: measuring them takes as long as all learning.
+        self.weight = max(1, learning // measured) if refined else 1
+        self.total = learning + self.weight * measured
 
     def add(self, n: int) -> None:
         """Hear that `n` more images were passed over."""
         self.done += n
         self.listener.progress(self.done, self.total)
+
+    def measured(self, n: int) -> None:
+        """Hear that `n` more images were coded by every method."""
+        self.add(n * self.weight)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Pass on an epoch of a dictionary."""

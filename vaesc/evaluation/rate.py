@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.evaluation.batches import Floats, Split
-from vaesc.evaluation.contenders import with_descent
+from vaesc.evaluation.contenders import DescendedPixels
 from vaesc.evaluation.dictionaries import Dictionaries, code_levels
 from vaesc.evaluation.methods import Batch, batches_of
 from vaesc.evaluation.refined import RefinedCodes
@@ -99,9 +99,12 @@ class Rates:
 
 
 def codecs_of(
-    model: SparseVAE, learned: Dictionaries, refined: RefinedCodes | None
+    model: SparseVAE,
+    learned: Dictionaries,
+    refined: RefinedCodes | None,
+    rival: DescendedPixels | None,
 ) -> list[Codec]:
-    """Return the article's method, the pixel dictionaries and, if there is one, the refined."""
+    """Return the article's method, the pixel dictionaries and, if there are, refined and rival."""
     latent, pixel = learned.latents, learned.pixels
     codecs = [
         Codec(
@@ -117,14 +120,12 @@ def codecs_of(
             decode=lambda k, codes: pixel[k].decode(codes),
         ),
     ]  # fmt: skip
-    if not refined:
-        return codecs
-    descended = with_descent(pixel)
-    rival = replace(
-        codecs[1], name="pixel_descended",
-        code=lambda batch: code_levels(descended, batch.images),
-    )  # fmt: skip
-    return [_refined(refined), *codecs, rival]
+    if refined:
+        codecs.insert(0, _refined(refined))
+    if rival:
+        pixels = next(codec for codec in codecs if codec.name == "pixel")
+        codecs.append(replace(pixels, name="pixel_descended", code=rival.of))
+    return codecs
 
 
 def _refined(refined: RefinedCodes) -> Codec:

@@ -61,6 +61,8 @@ def gate(config: PipelineConfig, version: int, run_id: str, key: str = "") -> di
         )  # fmt: skip
         decision = _keep(tracking, weighed, run_id, key)
         if decision["outcome"] == "rejected" or against == version:
+            if decision["outcome"] == "rejected" and against == version:
+                promotion.withdraw(tracking, name, version, reason=decision["reason"], by=run_id)
             return decision
         try:
             promotion.promote(

@@ -156,6 +156,8 @@ def test_the_line_of_champions():
         5,
     ]
     assert line_of_champions([], 3) == [3]
+    withdrawn = [move("first", None, 1), move("withdraw", 1, None), move("first", None, 2)]
+    assert line_of_champions(withdrawn, 2) == [2]
 
 
 # The lock

@@ -14,8 +14,11 @@ split = "content"
 [vae]
 hidden = [64]
 latent_dim = 8
+likelihood = "gaussian"
+observation_std = 0.1
 [training]
-epochs = 4
+epochs = 8
+batch_size = 32
 [dictionary]
 n_atoms = 32
 n_nonzero_coefs = 2
@@ -61,10 +64,10 @@ def story(project):
     start = time.monotonic()
     told["again"] = retrained(project)
     told["again_seconds"] = time.monotonic() - start
-    told["worse"] = retrained(project, "--set", "training.epochs=1", "--set", "vae.latent_dim=2")
-    told["better"] = retrained(project, "--set", "training.epochs=25")
+    told["worse"] = retrained(project, "--set", "vae.latent_dim=2")
+    told["better"] = retrained(project, "--set", "training.epochs=40")
     np.save(project.home / "images.npy", digits())
-    told["more data"] = retrained(project, "--set", "training.epochs=25", "--warm-start")
+    told["more data"] = retrained(project, "--set", "training.epochs=40", "--warm-start")
     return told
 
 
@@ -78,6 +81,21 @@ def test_the_first_model_is_champion_for_want_of_another(story):
     assert story["first"]["outcome"] == "promoted"
     assert story["first"]["champion"] is None
     assert all(check["passes"] for check in story["first"]["checks"])
+
+
+def test_an_ill_first_model_is_no_champion(project, story):
+    """A VAE whose latents have collapsed: no active unit."""
+    found = retrained(
+        project, "--set", "registry.model_name=ill", "--set", "vae.beta=1000",
+        "--set", "training.epochs=1",
+    )  # fmt: skip
+    assert found["outcome"] == "rejected"
+    assert "active_units is 0" in found["reason"]
+    done = project.vaesc("models", "history", "--name", "ill", "--json")
+    assert [m["kind"] for m in json.loads(done.stdout)] == ["first", "withdraw"]
+    done = project.vaesc("models", "rollback", "--name", "ill")
+    assert done.returncode == 1
+    assert "has no champion" in done.stderr
 
 
 def test_nothing_new_is_said_at_once(story):

@@ -106,10 +106,12 @@ def _print_move(move: Mapping[str, Any], options: argparse.Namespace) -> None:
 
 
 def _line(move: Mapping[str, Any]) -> str:
-    before = f"version {move['previous']}" if move["previous"] else "nothing"
+    before, after = (
+        f"version {move[which]}" if move[which] else "nothing" for which in ("previous", "version")
+    )
     undone = "" if move["carried_out"] else "  (not carried out: interrupted)"
     return (
-        f"{move['at']}  {move['kind']:<9}{before} -> version {move['version']}{undone}\n"
+        f"{move['at']}  {move['kind']:<9}{before} -> {after}{undone}\n"
         f"{'':27}{move['reason']}  [{move['by']}]"
     )
 

@@ -243,9 +243,8 @@ def _at_most(name: str, value: float, limit: float) -> Check:
 def _judged(
     comparisons: Sequence[Comparison], checks: Sequence[Check], policy: GateConfig, n: int
 ) -> tuple[Outcome, str]:
-    ill = [check for check in checks if not check.passes]
-    if ill:
-        return "rejected", f"the candidate is not healthy: {'; '.join(map(_ill_words, ill))}"
+    if ill := illness(checks):
+        return "rejected", ill
     if n < policy.min_images:
         return "rejected", (
             f"only {n} frozen images were seen by neither model in training, and "
@@ -260,12 +259,18 @@ def _judged(
     return "promoted", f"{_words(primary)}, and no other metric is worse by more than its margin"
 
 
+def illness(checks: Sequence[Check]) -> str:
+    """Return what is wrong with a candidate's health in words; '' if nothing is."""
+    failed = [
+        f"{check.name} is {check.value:.4g}, the limit is {check.limit:.4g}"
+        for check in checks
+        if not check.passes
+    ]
+    return f"the candidate is not healthy: {'; '.join(failed)}" if failed else ""
+
+
 def _words(c: Comparison) -> str:
     return (
         f"{c.metric} is {c.ratio:.3f} times the champion's (95 % interval {c.low:.3f} to "
         f"{c.high:.3f}, allowed {1 + c.margin:.3g})"
     )
-
-
-def _ill_words(check: Check) -> str:
-    return f"{check.name} is {check.value:.4g}, the limit is {check.limit:.4g}"

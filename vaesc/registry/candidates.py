@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vaesc.config import GateConfig, derive_seed
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.gate.atoms import AtomIds, Lineage, effects, inherit
-from vaesc.gate.decision import Decision, decide, health
+from vaesc.gate.decision import Decision, decide, health, illness
 from vaesc.gate.frozen import FrozenSplit, open_frozen
 from vaesc.gate.measurement import Measurement, encode_seconds, measure
 from vaesc.registry.files import shown_version
@@ -187,10 +187,10 @@ def _first(
 ) -> Weighed:
     """Judge a candidate that has nothing to be compared with by its health alone."""
     checks = health(_measured(model, split, candidate), policy, [])
-    ill = [check.name for check in checks if not check.passes]
-    reason = f"the candidate is not healthy: {', '.join(ill)}" if ill else "there is no champion"
+    ill = illness(checks)
     decision = Decision(
-        outcome="rejected" if ill else "promoted", reason=reason,
+        outcome="rejected" if ill else "promoted",
+        reason=ill or "healthy, and there is no other champion",
         policy=policy.policy, n_images=len(split.images), n_seen=split.n_seen, comparisons=(),
         checks=checks,
     )  # fmt: skip

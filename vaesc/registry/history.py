@@ -16,7 +16,7 @@ from typing import Any, Literal
 from vaesc.registry.tracking import Tracking
 
 PREFIX = "vaesc.move."
-Kind = Literal["first", "promote", "force", "rollback", "repair"]
+Kind = Literal["first", "promote", "force", "rollback", "repair", "withdraw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,10 @@ class Move:
     """From 1 on."""
     kind: Kind
     """``first``: the only version there was; ``promote``: the gate's word; ``force``: by hand,
-    against it; ``rollback``; ``repair``: a whole copy in the place of a damaged version."""
-    version: int
-    """Champion from then on."""
+    against it; ``rollback``; ``repair``: a whole copy in the place of a damaged version;
+    ``withdraw``: the only version there was proved ill."""
+    version: int | None
+    """Champion from then on; None if there is none."""
     previous: int | None
     """Champion until then."""
     reason: str
@@ -76,7 +77,9 @@ def line_of_champions(history: list[Move], champion: int) -> list[int]:
             continue
         if move.previous is not None and (not line or line[-1] != move.previous):
             line.append(move.previous)
-        if move.kind == "rollback" and move.version in line:
+        if move.version is None:
+            line.clear()
+        elif move.kind == "rollback" and move.version in line:
             del line[len(line) - line[::-1].index(move.version) :]
         else:
             line.append(move.version)
@@ -88,7 +91,7 @@ def line_of_champions(history: list[Move], champion: int) -> list[int]:
 def next_move(
     tracking: Tracking,
     name: str,
-    version: int,
+    version: int | None,
     champion: int | None,
     kind: Kind,
     reason: str,

@@ -92,6 +92,24 @@ def roll_back(tracking: Tracking, name: str = "vaesc", *, reason: str = "", by: 
         return _move(tracking, version, now, "rollback", reason or "rolled back by hand", by)
 
 
+def withdraw(tracking: Tracking, name: str, number: int, *, reason: str, by: str = "") -> Move:
+    """Leave a registered model without a champion: its only one, named unseen, proved ill.
+
+    Raises:
+        StaleError: Another version is champion by now.
+    """
+    with promoting(tracking, name):
+        if (now := champion_of(tracking, name)) != number:
+            raise StaleError(f"version {now} of {name!r} is champion, not {number}")
+        move = next_move(tracking, name, None, number, "withdraw", reason, by or user_name())
+        write_move(tracking, name, move)
+        with tracking.explained(f"withdraw version {number} of {name!r}"):
+            tracking.client.delete_registered_model_alias(name, CHAMPION)
+        done = replace(move, carried_out=True)
+        write_move(tracking, name, done)
+        return done
+
+
 def history(tracking: Tracking, name: str = "vaesc") -> list[Move]:
     """Return every move of the champion alias, oldest first."""
     return moves(tracking, name, champion_of(tracking, name))

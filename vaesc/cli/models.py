@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from vaesc.cli import outside
+
 
 def add_commands(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
@@ -21,6 +23,7 @@ def add_commands(
     show.add_argument("--name", default="vaesc", help="registered model (default: vaesc)")
     show.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     show.set_defaults(function=show_version)
+    outside.add_actions(actions, common)
 
 
 def list_versions(options: argparse.Namespace) -> int:

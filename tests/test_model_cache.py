@@ -14,8 +14,10 @@ from registry_homes import damage, enter_home, saved
 
 from vaesc.bundle import FILES, MANIFEST
 from vaesc.errors import ConfigError
+from vaesc.housekeeping import collect_garbage
 from vaesc.registry.cache import LIMIT, ModelCache, Resolution, key_of
 from vaesc.registry.files import fault, model_digest
+from vaesc.store import Store
 
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 
@@ -73,6 +75,20 @@ def test_a_damaged_copy_is_set_aside_and_can_be_kept_anew(home, bundles, caplog,
     assert (kept / name).read_bytes() == evidence
     cache.keep(digest, bundle)
     assert cache.find(digest) is not None
+
+
+def test_gc_deletes_the_evidence_when_told_to(home, bundles):
+    digest, bundle = next(iter(bundles.items()))
+    cache = ModelCache()
+    cache.keep(digest, bundle)
+    damage(cache.root / digest / FILES[0])
+    assert cache.find(digest) is None
+    (evidence,) = (cache.root / "quarantine").iterdir()
+    assert collect_garbage(Store(), set(), keep_days=30) == []
+    (listed,) = collect_garbage(Store(), set(), keep_days=30, quarantine=True, delete=True)
+    assert listed.path == evidence
+    assert listed.bytes > 1000
+    assert not evidence.exists()
 
 
 def test_a_copy_that_lacks_a_file_is_set_aside(home, bundles):
@@ -151,7 +167,8 @@ def test_processes_at_once_never_see_half_a_bundle(home, bundles):
     """Each keeps, finds and damages the same two models over and over; none sees a wrong file."""
     code = (
         "import json, random, sys; from pathlib import Path\n"
-        "from vaesc.registry.cache import ModelCache\n"
+        "from vaesc.housekeeping import collect_garbage
+from vaesc.registry.cache import ModelCache\n"
         "from vaesc.registry.files import fault\n"
         "bundles, seed = json.loads(sys.argv[1]), int(sys.argv[2])\n"
         "random.seed(seed); cache = ModelCache(); found = 0\n"

@@ -167,8 +167,7 @@ def test_processes_at_once_never_see_half_a_bundle(home, bundles):
     """Each keeps, finds and damages the same two models over and over; none sees a wrong file."""
     code = (
         "import json, random, sys; from pathlib import Path\n"
-        "from vaesc.housekeeping import collect_garbage
-from vaesc.registry.cache import ModelCache\n"
+        "from vaesc.registry.cache import ModelCache\n"
         "from vaesc.registry.files import fault\n"
         "bundles, seed = json.loads(sys.argv[1]), int(sys.argv[2])\n"
         "random.seed(seed); cache = ModelCache(); found = 0\n"

@@ -92,7 +92,7 @@ def same_model(a, b):
 
 
 def look_up_while_it_moves(client, versions, *, lookups=20, moves=50):
-    """Look "champion" up from many threads at once while the alias moves between versions.
+    """Look "champion" up from many threads at once while the alias moves, 50 times at least.
 
     Returns:
         What each lookup found: the origin, and the reconstructions as bytes.
@@ -107,9 +107,11 @@ def look_up_while_it_moves(client, versions, *, lookups=20, moves=50):
     with ThreadPoolExecutor(lookups) as pool:
         looks = [pool.submit(look) for _ in range(lookups)]
         begin.wait(60)
-        for move in range(moves):
-            version = versions[move % len(versions)]
+        made = 0
+        while made < moves or not all(look.done() for look in looks):
+            version = versions[made % len(versions)]
             client.set_registered_model_alias("vaesc", "champion", str(version))
+            made += 1
         return [found.result() for found in looks]
 
 

@@ -202,6 +202,8 @@ def test_a_port_that_is_taken_is_found_before_a_model_is_loaded():
         taken.listen()
         with pytest.raises(ConfigError, match=r"port \d+ of 127.0.0.1 cannot be .* --port"):
             serve("no such model", port=taken.getsockname()[1])
+    with pytest.raises(ConfigError, match="--workers must be at least 1, got 0"):
+        serve("no such model", workers=0)
     for port in (0, 65536):
         with pytest.raises(ConfigError, match="from 1 to 65535"):
             _check_free("127.0.0.1", port)

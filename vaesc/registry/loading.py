@@ -7,7 +7,9 @@ are read as safetensors and JSON: nothing is unpickled, and the code that MLflow
 is never run here.
 
 While the registry does not answer (it alone: one that answers "no such alias" is believed), the
-last note answers in its place, with a warning, and the model's ``origin`` says ``offline``.
+last note answers in its place, with a warning, and the model's ``origin`` says ``offline``. A
+registry that said which version it is, but cannot give its files, is an error: an older version
+would be known to be the wrong one.
 """
 
 from __future__ import annotations

@@ -57,10 +57,12 @@ def serve(
         announce: Told in a sentence when the server answers.
 
     Raises:
-        ConfigError: The port is taken or cannot be used.
+        ConfigError: The port is taken or cannot be used, or there are to be no workers.
         ServingError: The server did not start, or ended.
         RegistryError: The model cannot be loaded.
     """
+    if workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}")
     _check_free(host, port)
     model = load_model(ref, name=name, device="cpu")
     with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:

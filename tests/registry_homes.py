@@ -5,7 +5,10 @@ import functools
 import json
 import shutil
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from vaesc.bundle import SparseVAE
 from vaesc.config import VAEConfig
 from vaesc.dictionary import LatentDictionary
 from vaesc.models import VAE, save_vae
+from vaesc.registry import connect, load_model, register
 from vaesc.registry.connection import _create_sqlite, prepare_environment
 from vaesc.store import file_digest
 
@@ -67,6 +71,48 @@ def saved(folder, seed=0, **options):
     """Save a tiny model into `folder`."""
     tiny_model(seed, **options).save(folder)
     return folder
+
+
+def registered(folder, seed=0, name="vaesc"):
+    """Register a tiny model in a run of its own: its record."""
+    runs = connect("test")
+    bundle = saved(folder / f"bundle-{name}-{seed}", seed)
+    return register(bundle, runs, run_id=runs.start_run("register"), name=name)
+
+
+def files_of(record):
+    """Return the folder of a version's bundle."""
+    client = connect().client
+    uri = client.get_model_version_download_uri(record.name, str(record.version))
+    return Path(url2pathname(uri.removeprefix("file://")), "artifacts", "bundle")
+
+
+def same_model(a, b):
+    return np.array_equal(a.reconstruct(images()), b.reconstruct(images()))
+
+
+def look_up_while_it_moves(client, versions, *, lookups=20, moves=50):
+    """Look "champion" up from many threads at once while the alias moves, 50 times at least.
+
+    Returns:
+        What each lookup found: the origin, and the reconstructions as bytes.
+    """
+    begin = threading.Barrier(lookups + 1)
+
+    def look():
+        begin.wait(60)
+        model = load_model("champion", device="cpu")
+        return model.origin, model.reconstruct(images()).tobytes()
+
+    with ThreadPoolExecutor(lookups) as pool:
+        looks = [pool.submit(look) for _ in range(lookups)]
+        begin.wait(60)
+        made = 0
+        while made < moves or not all(look.done() for look in looks):
+            version = versions[made % len(versions)]
+            client.set_registered_model_alias("vaesc", "champion", str(version))
+            made += 1
+        return [found.result() for found in looks]
 
 
 def images(n=6, seed=0):

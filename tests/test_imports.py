@@ -13,10 +13,21 @@ PACKAGE = Path(vaesc.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
 FLOORS = [
-    {"errors", "config", "records", "store", "arrays", "progress", "source", "config_files"},
+    {
+        "errors",
+        "config",
+        "records",
+        "store",
+        "arrays",
+        "progress",
+        "source",
+        "config_files",
+        "origin",
+        "serving",
+    },
     {"datasets", "models", "sparse", "metrics"},
     {"training", "latents", "dictionary", "dictionary_files", "decoder_coding", "bundle"},
-    {"evaluation", "refinement", "applications", "report", "steps"},
+    {"evaluation", "refinement", "applications", "report", "steps", "export"},
     {"registry", "housekeeping", "cli"},
 ]
 

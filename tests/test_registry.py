@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +20,11 @@ from registry_homes import (
     SHAPE,
     damage,
     enter_home,
+    files_of,
     images,
     is_json,
+    look_up_while_it_moves,
+    same_model,
     saved,
     tiny_model,
 )
@@ -33,6 +35,7 @@ from vaesc.records import Dictionary, ModelVersion
 from vaesc.registry import connect, exists, list_models, load_model, register, show_model
 from vaesc.registry.connection import AbsentError
 from vaesc.registry.registration import _Draft
+from vaesc.store import file_digest
 
 METRICS = {"test/mse_k1": 0.5, "test/mse_k8": 0.25}
 DICTIONARY = Dictionary(
@@ -76,17 +79,6 @@ def two(kept, monkeypatch):
 def own_two(home):
     """A home with the same two versions, for changing."""
     return home, [made(home, seed) for seed in (0, 1)]
-
-
-def files_of(record):
-    """Return the folder of a version's bundle."""
-    client = connect().client
-    uri = client.get_model_version_download_uri(record.name, str(record.version))
-    return Path(urllib.request.url2pathname(uri.removeprefix("file://")), "artifacts", "bundle")
-
-
-def same_model(a, b):
-    return np.array_equal(a.reconstruct(images()), b.reconstruct(images()))
 
 
 # Registering
@@ -388,45 +380,36 @@ def test_a_version_of_a_registry_that_is_gone_does_not_exist(tmp_path, monkeypat
     assert not (tmp_path / "home" / "mlflow.db").exists()
 
 
-def test_a_moving_alias_always_names_a_whole_model(own_two):
-    client = connect().client
-    expected = {seed: tiny_model(seed).reconstruct(images()).tobytes() for seed in (0, 1)}
-
-    def look(_):
-        return load_model("champion", device="cpu").reconstruct(images()).tobytes()
-
-    with ThreadPoolExecutor(4) as pool:
-        looks = [pool.submit(look, i) for i in range(12)]
-        for move in range(20):
-            client.set_registered_model_alias("vaesc", "champion", str(1 + move % 2))
-    assert {found.result() for found in looks} <= set(expected.values())
-
-
 # A real server
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """An MLflow server that keeps the artifacts itself: (its URI, its process)."""
-    home = enter_home(tmp_path / "home", monkeypatch)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An MLflow server that keeps the artifacts itself: (its URI, its process, its folder)."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield from serving(tmp_path_factory.mktemp("server"), patch)
+
+
+def serving(folder, monkeypatch):
+    home = enter_home(folder / "home", monkeypatch)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{s.getsockname()[1]}"
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
         "--port", uri.rpartition(":")[2], "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
-        "--artifacts-destination", str(tmp_path / "kept by the server"),
+        "--artifacts-destination", str(folder / "kept by the server"),
     ]  # fmt: skip
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with (tmp_path / "log").open("w") as log:
+    with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        wait_for(uri, process, tmp_path / "log")
+        wait_for(uri, process, folder / "log")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        yield uri, process
+        yield uri, process, folder
     finally:
         stop(process)
 
@@ -450,10 +433,23 @@ def stop(process):
         process.wait(30)
 
 
+@pytest.fixture
+def at_server(server, monkeypatch):
+    """The server, as the MLflow in use from its own home."""
+    uri, process, folder = server
+    enter_home(folder / "home", monkeypatch, database=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri, process, folder
+
+
+def no_kept_copies(folder):
+    shutil.rmtree(folder / "home" / "models", ignore_errors=True)
+
+
 @pytest.mark.slow
 @pytest.mark.service
-def test_everything_works_against_a_real_server(server, tmp_path):
-    uri, process = server
+def test_everything_works_against_a_real_server(at_server, tmp_path):
+    uri, _, folder = at_server
     record, parent = made(tmp_path)
     from mlflow.artifacts import list_artifacts
 
@@ -465,16 +461,66 @@ def test_everything_works_against_a_real_server(server, tmp_path):
     runs = connect("test")
     assert runs.run_url(parent) == f"{uri}/#/experiments/{runs.experiment_id}/runs/{parent}"
     assert [f.path for f in list_artifacts(run_id=parent, tracking_uri=uri)] == ["system"]
-    assert not (tmp_path / "home" / "mlartifacts").exists()
+    assert not (folder / "home" / "mlartifacts").exists()
 
-    weights = next((tmp_path / "kept by the server").rglob("vae.safetensors"))
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_twenty_lookups_at_a_server_during_fifty_moves_are_whole(at_server, tmp_path):
+    _, _, folder = at_server
+    records = [made(tmp_path, seed)[0] for seed in (0, 1)]
+    expected = {
+        r.digest: (r.version, tiny_model(seed).reconstruct(images()).tobytes())
+        for seed, r in enumerate(records)
+    }
+    no_kept_copies(folder)
+    client = connect().client
+    found = look_up_while_it_moves(client, [r.version for r in records])
+
+    assert len(found) == 20
+    for origin, reconstructions in found:
+        assert (origin.version, reconstructions) == expected[origin.digest]
+        assert not origin.offline
+    kept = {p.name for p in (folder / "home" / "models").iterdir() if len(p.name) == 64}
+    assert kept == {origin.digest for origin, _ in found}
+    client.set_registered_model_alias("vaesc", "champion", str(records[0].version))
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_a_server_that_goes_leaves_what_was_loaded(at_server, tmp_path, caplog):
+    uri, process, folder = at_server
+    record, parent = made(tmp_path)
+    before = load_model("champion").origin
+    load_model(parent)
+    weights = files_at(folder, record) / "vae.safetensors"
     damage(weights)
-    with pytest.raises(RegistryError, match="models:/vaesc/1 is damaged"):
+    assert same_model(load_model("champion"), tiny_model(0))
+    no_kept_copies(folder)
+    with pytest.raises(RegistryError, match=f"{record.uri} is damaged"):
         load_model()
+    damage(weights)  # back
+    load_model("champion")
+    load_model(parent)
     weights.unlink()
     assert not exists(record)
 
     stop(process)
-    for look in (load_model, lambda: exists(record)):
-        with pytest.raises(RegistryError, match="nothing answers at"):
+    for ref in ("champion", parent):
+        model = load_model(ref)
+        assert same_model(model, tiny_model(0))
+        assert model.origin.offline
+        assert model.origin.resolved > before.resolved
+        assert f"models:/vaesc/{record.version} from this machine's copy" in caplog.text
+    for look in (lambda: load_model("challenger"), lambda: exists(record)):
+        with pytest.raises(RegistryError, match=f"nothing answers at .*{uri}"):
             look()
+    no_kept_copies(folder)
+    with pytest.raises(RegistryError, match=r"no copy of 'champion' is kept on this machine"):
+        load_model()
+
+
+def files_at(folder, record):
+    """Return the bundle of a version in the server's own folder."""
+    found = (folder / "kept by the server").rglob("bundle.json")
+    return next(p.parent for p in found if file_digest(p) == record.digest)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from vaesc.dictionary import LatentDictionary
 from vaesc.dictionary_files import SETTINGS, WEIGHTS, load_dictionary, save_dictionary
 from vaesc.errors import DataError, StoreError
+from vaesc.origin import Origin
 from vaesc.store import file_digest
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class SparseVAE:
             )
         self.vae, self.dictionary = vae, dictionary
         self.low, self.high = float(low), float(high)
+        self.origin: Origin | None = None
+        """Where :func:`vaesc.load_model` found it; None for a model that was put together."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -33,3 +33,7 @@ class TrainingError(VaescError, ArithmeticError):
 
 class RegistryError(VaescError, LookupError):
     """The model registry is unreachable, empty, or has no such model, version or alias."""
+
+
+class ServingError(VaescError, ConnectionError):
+    """A served model does not answer, or not as one does."""

@@ -79,7 +79,8 @@ def collect_garbage(
     ]
     found += [_garbage(p, "left by a dead process") for p in _orphans(store)]
     if quarantine:
-        found += [_garbage(p, "quarantined") for p in sorted(store.root.glob("quarantine/*"))]
+        damaged = [*store.root.glob("quarantine/*"), *(home() / "models").glob("quarantine/*")]
+        found += [_garbage(p, "quarantined") for p in sorted(damaged)]
     found += [_garbage(p, "lock that nobody holds") for p in _old_locks(store)]
     doomed = {item.path.name for item in found}
     found += [_garbage(p, "cache record of nothing") for p in _stale_results(store, doomed)]

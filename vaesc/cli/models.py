@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from vaesc.cli import promotion
+from vaesc.cli import outside, promotion
 
 
 def add_commands(
@@ -24,6 +24,7 @@ def add_commands(
     show.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     show.set_defaults(function=show_version)
     promotion.add_actions(actions, common)
+    outside.add_actions(actions, common)
 
 
 def list_versions(options: argparse.Namespace) -> int:

@@ -111,7 +111,7 @@ class VAE(nn.Module):
         Returns:
             Unbounded, shape (n, *shape).
         """
-        return _at_least_single(self.decoder(z)).reshape(len(z), *self.shape)
+        return _at_least_single(self.decoder(z)).reshape(z.shape[0], *self.shape)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images that latents stand for: the mean of p(x|z), in [0, 1].

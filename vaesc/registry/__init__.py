@@ -15,7 +15,10 @@ tracking URI, nor on autologging.
 :mod:`.packing`                 what a version consists of
 :mod:`.model_definition`        the pyfunc model as code: what MLflow's own tools load and serve
 :mod:`.files`                   a version's files, fetched and checked
-:mod:`.lookup`                  from "champion" to a model in memory; lists of what there is
+:mod:`.lookup`                  from "champion" to one version; lists of what there is
+:mod:`.loading`                 from a version to a verified model in memory, also offline
+:mod:`.cache`                   bundles kept on this machine, and what references meant last
+:mod:`.serving`                 MLflow's own scoring server, given a verified model
 =============================== ==================================================================
 
 Importing this package does not import mlflow, which costs two seconds of a processor: the first
@@ -24,7 +27,8 @@ call that needs it does.
 
 from __future__ import annotations
 
-from vaesc.registry.lookup import list_models, load_model, show_model
+from vaesc.registry.loading import load_model
+from vaesc.registry.lookup import list_models, show_model
 from vaesc.registry.registration import exists, register
 from vaesc.registry.tracking import Tracking, connect
 

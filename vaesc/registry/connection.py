@@ -65,6 +65,11 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{home() / 'mlflow.db'}"
 
 
+def registry_uri() -> str:
+    """Return the URI of the model registry in use: ``$MLFLOW_REGISTRY_URI``, else the same one."""
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
+
+
 def artifact_root(uri: str) -> str | None:
     """Return where artifacts go when this process decides; None if the server does."""
     return None if _is_server(uri) else _own_artifacts()
@@ -95,7 +100,7 @@ def open_client(*, create: bool) -> tuple[MlflowClient, str]:
         from mlflow import MlflowClient
 
         _probe(uri)
-        return MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri), uri
+        return MlflowClient(uri, registry_uri()), uri
 
 
 def prepare_environment() -> None:

@@ -58,6 +58,15 @@ def fetched(tracking: Tracking, version: ModelVersion) -> Iterator[Path]:
         yield Path(copy)
 
 
+def local_folder(tracking: Tracking, version: ModelVersion) -> Path | None:
+    """Return where a version's bundle lies if that is a path on this machine; else None.
+
+    Raises:
+        RegistryError: MLflow does not say where it lies.
+    """
+    return _local_path(_location(tracking, version))
+
+
 def fault(folder: Path, digest: str) -> str | None:
     """Say in what a bundle's files are not those of the model with `digest`; None if they are."""
     try:

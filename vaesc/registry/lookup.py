@@ -1,12 +1,10 @@
-"""From a name a person can remember to a whole, verified model in memory.
+"""From a name a person can remember to one version of a registered model.
 
 A reference is an alias (``champion``), a version (``3``), ``latest``, an MLflow address
-(``models:/vaesc/3``, ``models:/vaesc@champion``), the id of an MLflow run, or the folder of a
-saved model. It is resolved to one version once, and that version's files are checked against the
-digest that was registered before a byte of them is believed. They are read as safetensors and
-JSON: the code that MLflow keeps beside them is never run here.
+(``models:/vaesc/3``, ``models:/vaesc@champion``) or the id of an MLflow run. What is not there is
+refused in a sentence that says what is.
 
-Looking up creates nothing: no database, no experiment.
+Looking up creates nothing in MLflow: no database, no experiment.
 """
 
 from __future__ import annotations
@@ -18,61 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.errors import DataError, RegistryError, StoreError
+from vaesc.errors import RegistryError
 from vaesc.registry.connection import AbsentError, shown
-from vaesc.registry.files import DIGEST_TAG, fault, fetched, shown_version
+from vaesc.registry.files import DIGEST_TAG, shown_version
 from vaesc.registry.tracking import PARENT_TAG, Tracking, connect
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-
-    from vaesc.bundle import SparseVAE
 
 METRICS_TAG = "vaesc.metrics"
 """Tag of a version: its metrics as one JSON object."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _PAGE = 1000
-
-
-def load_model(
-    ref: str | int | Path = "champion", *, name: str = "vaesc", device: str = "auto"
-) -> SparseVAE:
-    """Load a model from the registry, or from a folder.
-
-    Args:
-        ref: An alias, a version number, ``latest``, ``models:/name/3``, ``models:/name@alias``,
-            the id of an MLflow run, or a folder (a ``Path``, or a text with a slash in it).
-        name: The registered model, where `ref` does not name one.
-        device: Where torch is to compute, see :func:`vaesc.models.resolve_device`.
-
-    Returns:
-        The model, each of its files checked by its SHA-256.
-
-    Raises:
-        RegistryError: There is no such model, MLflow cannot be reached, or the files are damaged.
-        StoreError: The folder holds no whole model.
-    """
-    from vaesc.bundle import SparseVAE
-
-    folder = _as_folder(ref)
-    if folder is not None:
-        return SparseVAE.load(folder, device)
-    tracking = connect(create=False)
-    found = find_version(tracking, ref, name)
-    with fetched(tracking, found) as folder:
-        digest = found.tags.get(DIGEST_TAG)
-        if digest is None:
-            raise RegistryError(f"{shown_version(found)} is not a model that vaesc registered")
-        try:
-            if wrong := fault(folder, digest):
-                raise StoreError(wrong)
-            return SparseVAE.load(folder, device)
-        except (StoreError, DataError) as error:
-            raise RegistryError(
-                f"{shown_version(found)} is damaged ({error}); run the pipeline again, which "
-                "registers it anew, or name another version"
-            ) from error
 
 
 def list_models(name: str | None = None) -> list[dict[str, Any]]:
@@ -96,7 +52,7 @@ def show_model(ref: str | int = "champion", *, name: str = "vaesc") -> dict[str,
     """Return one version whole, as plain JSON values: also its digests, runs and tags.
 
     Args:
-        ref: As for :func:`load_model`, folders excepted.
+        ref: As for :func:`vaesc.load_model`, folders excepted.
         name: The registered model, where `ref` does not name one.
 
     Raises:
@@ -113,11 +69,11 @@ def show_model(ref: str | int = "champion", *, name: str = "vaesc") -> dict[str,
     }
 
 
-def find_version(tracking: Tracking, ref: str | int | Path, name: str = "vaesc") -> ModelVersion:
-    """Resolve a reference to the one version that it means now.
+def parsed(ref: str | int | Path, name: str = "vaesc") -> tuple[str, str]:
+    """Take a reference apart: the registered model, and an alias, number, ``latest`` or run id.
 
     Raises:
-        RegistryError: It means none; the sentence says what there is instead.
+        RegistryError: It is empty, or an address of another form.
     """
     text = str(ref).strip()
     if not text:
@@ -126,26 +82,55 @@ def find_version(tracking: Tracking, ref: str | int | Path, name: str = "vaesc")
             "empty name; leave it out for the champion"
         )
     if match := re.fullmatch(r"models:/+([^/@]+)(?:/|@)([^/@]+)", text):
-        name, text = match.groups()
-    elif text.startswith("models:"):
+        return match[1], match[2]
+    if text.startswith("models:"):
         raise RegistryError(
             f"a model's address is models:/NAME/VERSION or models:/NAME@ALIAS, got {text!r}"
         )
+    return name, text
+
+
+def is_fixed(text: str) -> bool:
+    """Tell whether the second part of :func:`parsed` means one version for good: no alias."""
+    return text.isdecimal() or bool(_RUN_ID.fullmatch(text))
+
+
+def find_version(tracking: Tracking, ref: str | int | Path, name: str = "vaesc") -> ModelVersion:
+    """Resolve a reference to the one version that it means now.
+
+    Raises:
+        RegistryError: It means none; the sentence says what there is instead.
+    """
+    name, text = parsed(ref, name)
     if _RUN_ID.fullmatch(text):
         return _version_of_run(tracking, text, name)
+    number = _number(tracking, name, text)
+    try:
+        return _get_version(tracking, name, number)
+    except AbsentError as error:
+        # Between the two questions an alias may have moved, and its old version been deleted.
+        now = number if is_fixed(text) else _number(tracking, name, text)
+        if now != number:
+            return _get_version(tracking, name, now)
+        raise AbsentError(
+            f"model {name!r} has no version {number}; {_what_there_is(tracking, name)}"
+        ) from error
+
+
+def _number(tracking: Tracking, name: str, text: str) -> int:
+    """Return the version that an alias, a number or ``latest`` means now."""
     aliases = aliases_of(tracking, name)
-    number = aliases.get(text, text)
+    number: str | int = aliases.get(text, text)
     if number == "latest":
         number = max((int(v.version) for v in find_versions(tracking, name)), default=text)
     if not str(number).isdecimal():
         raise AbsentError(_unknown_alias(tracking, name, text, aliases))
-    try:
-        with tracking.explained(f"look up models:/{name}/{number}"):
-            return tracking.client.get_model_version(name, str(int(number)))
-    except AbsentError as error:
-        raise AbsentError(
-            f"model {name!r} has no version {number}; {_what_there_is(tracking, name)}"
-        ) from error
+    return int(number)
+
+
+def _get_version(tracking: Tracking, name: str, number: int) -> ModelVersion:
+    with tracking.explained(f"look up models:/{name}/{number}"):
+        return tracking.client.get_model_version(name, str(number))
 
 
 def find_versions(
@@ -189,14 +174,6 @@ def aliases_of(tracking: Tracking, name: str) -> dict[str, int]:
             "VAESC_HOME or MLFLOW_TRACKING_URI to where yours is"
         ) from error
     return {alias: int(number) for alias, number in model.aliases.items()}
-
-
-def _as_folder(ref: str | int | Path) -> Path | None:
-    if isinstance(ref, Path):
-        return ref.expanduser()
-    text = str(ref)
-    is_path = "/" in text or "\\" in text or text in (".", "..")
-    return Path(text).expanduser() if is_path and not text.startswith("models:") else None
 
 
 def _version_of_run(tracking: Tracking, run_id: str, name: str) -> ModelVersion:

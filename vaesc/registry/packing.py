@@ -33,15 +33,31 @@ Images = np.ndarray[Any, Any]
 def pack(
     target: Path,
     bundle: Path,
-    logged: LoggedModel,
-    run_id: str,
     model: SparseVAE,
     images: Images,
+    *,
+    logged: LoggedModel | None = None,
+    run_id: str | None = None,
 ) -> None:
-    """Write an MLflow model: code, bundle, signature, example, pinned requirements; no pickle."""
+    """Write an MLflow model: code, bundle, signature, example, pinned requirements; no pickle.
+
+    Args:
+        target: The folder to write.
+        bundle: Where the model was saved.
+        model: The model.
+        images: A few images in its range.
+        logged: The entry it belongs to in MLflow; None for one that is only served.
+        run_id: The run it belongs to.
+    """
     from mlflow import pyfunc
     from mlflow.models import Model
 
+    identity: dict[str, Any] = {"run_id": run_id}
+    if logged is not None:
+        identity |= {
+            "artifact_path": logged.artifact_location, "model_uuid": logged.model_id,
+            "model_id": logged.model_id,
+        }  # fmt: skip
     facts = {
         "shape": list(model.shape), "low": model.low, "high": model.high,
         "latent_dim": model.latent_dim, "n_atoms": model.n_atoms,
@@ -49,10 +65,7 @@ def pack(
     }  # fmt: skip
     pyfunc.save_model(
         str(target),
-        mlflow_model=Model(
-            artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id,
-            model_id=logged.model_id,
-        ),
+        mlflow_model=Model(**identity),
         python_model=str(_DEFINITION),
         artifacts={BUNDLE: str(bundle)},
         signature=_signature(model.shape),
@@ -71,7 +84,12 @@ def _signature(shape: tuple[int, ...]) -> ModelSignature:
     return ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1,) * (1 + len(shape)))]),
         outputs=Schema([TensorSpec(float32, (-1, *shape))]),
-        params=ParamSchema([ParamSpec("method", "string", "reconstruct")]),
+        params=ParamSchema(
+            [
+                ParamSpec("method", "string", "reconstruct"),
+                ParamSpec("dtype", "string", "float32"),
+            ]
+        ),
     )
 
 

@@ -157,7 +157,7 @@ class _Draft:
         with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:
             packed = Path(folder, "model")
             shutil.copytree(bundle, Path(folder, BUNDLE))
-            pack(packed, Path(folder, BUNDLE), logged, self.run_id, model, images)
+            pack(packed, Path(folder, BUNDLE), model, images, logged=logged, run_id=self.run_id)
             with self.tracking.explained(f"store the files of model {self.name!r}"):
                 self.client.log_model_artifacts(logged.model_id, str(packed))
 

@@ -128,7 +128,7 @@ class Stack:
             "AWS_DEFAULT_REGION": "us-east-1",
         }  # fmt: skip
         environment = {
-            "RCLONE_AUTH_KEY": f"{known.s3_key},{known.s3_secret}",
+            "RCLONE_AUTH_KEY": f'"{known.s3_key},{known.s3_secret}"',  # quoted: a CSV of pairs
             "RCLONE_CONFIG": str(self.folder / "rclone.conf"),
         }
         command = [*S3, f"--addr=127.0.0.1:{port}", str(self.folder / "s3")]

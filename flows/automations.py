@@ -18,12 +18,8 @@ from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import (
-    AutomationCore,
-    EventTrigger,
-    Posture,
-    ResourceSpecification,
-)
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
 
 from tasks.server import ENVIRONMENT
 
@@ -68,7 +64,9 @@ def crash_zombies(silence: timedelta = SILENCE) -> Automation:
         ),
         actions=[
             ChangeFlowRunState(
+                name="Crashed",
                 state=StateType.CRASHED,
+                force=False,  # a run that has ended stays as it ended
                 message=f"no heartbeat for {silence.total_seconds():.0f} s: its process is dead",
             )
         ],

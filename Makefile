@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run claim test check bench bench-sparse bench-training bench-streaming serve ui stop lock clean
+.PHONY: help setup run claim test check bench bench-sparse bench-training bench-streaming serve stack ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench-streaming: $(READY) ## train from disk and from memory, and extract latent
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve
+
+stack: $(READY) ## PostgreSQL, S3, MLflow and Prefect on this machine, with passwords, until Ctrl-C
+	$(BIN)/python -m deployments.stack $(ARGS)
 
 ui: $(READY) ## open Prefect's and MLflow's pages on this machine
 	$(BIN)/python -m flows.ui

@@ -6,6 +6,8 @@ that a server runs.
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import subprocess
 import sys
@@ -15,21 +17,29 @@ from typing import Any
 import yaml
 from prefect import Flow
 from prefect import serve as prefect_serve
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.workers.process import ProcessWorker
 
+from flows.automations import automations, install
+from tasks.server import ENVIRONMENT
 from vaesc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = "prefect.blocks."
 
 
 def read_deployments(file: Path) -> list[dict[str, Any]]:
     """Return the deployments of a prefect.yaml.
 
     Raises:
-        ConfigError: The file cannot be read or lists no deployment.
+        ConfigError: The file cannot be read, lists no deployment, or would give a secret away.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -40,6 +50,12 @@ def read_deployments(file: Path) -> list[dict[str, Any]]:
     deployments = content.get("deployments") if isinstance(content, dict) else None
     if not deployments:
         raise ConfigError(f"deployments file {file} lists no deployments")
+    if _BLOCK in json.dumps(deployments, default=str):
+        # Prefect would put the block's value there now, for all to read, not when the run starts.
+        raise ConfigError(
+            f"deployments file {file} refers to a block in a deployment, which would store its "
+            "secret in plain text; refer to it in the work pool's environment instead"
+        )
     return list(deployments)
 
 
@@ -77,7 +93,7 @@ def serve(file: Path) -> None:
 
 
 def deploy(file: Path) -> None:
-    """Create the work pools that are missing, then every deployment.
+    """Create or update the work pools, the automations and every deployment.
 
     Raises:
         ConfigError: Prefect refused; its own words are above on stderr.
@@ -86,9 +102,36 @@ def deploy(file: Path) -> None:
     for entry in entries:
         runner_deployment(entry)
     for pool in sorted({entry["work_pool"]["name"] for entry in entries}):
-        _prefect("work-pool", "create", pool, "--type", "process", "--overwrite")
+        _work_pool(pool)
+    install(automations())
     _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file))
     logger.warning("start a worker with: prefect worker start --pool %s", pool)
+
+
+def _work_pool(name: str) -> None:
+    """Create a pool of processes, or see that its runs get what vaesc expects of Prefect.
+
+    The pool says it, since a worker is started by hand, and one without it would send heartbeats
+    too rarely to be believed alive. What else somebody has set in the pool stands.
+    """
+    ours = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
+    with get_client(sync_client=True) as client:
+        try:
+            template = copy.deepcopy(client.read_work_pool(name).base_job_template)
+        except ObjectNotFound:
+            template = copy.deepcopy(ProcessWorker.get_default_base_job_template())
+            _set_default_environment(template, ours)
+            client.create_work_pool(
+                WorkPoolCreate(name=name, type="process", base_job_template=template)
+            )
+        else:
+            _set_default_environment(template, ours)
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+
+
+def _set_default_environment(template: dict[str, Any], ours: dict[str, str]) -> None:
+    variable = template["variables"]["properties"].setdefault("env", {})
+    variable["default"] = {**(variable.get("default") or {}), **ours}
 
 
 def _schedule(entry: dict[str, Any]) -> Schedule:

@@ -11,31 +11,34 @@ Run by hand: ``python -m tasks.server start | stop | status``.
 
 from __future__ import annotations
 
-import ctypes
+import base64
 import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import tomllib
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from filelock import FileLock
 
+from tasks.children import ServerError, die_with_parent, free_port, last_words, terminate
 from vaesc.config import home
-from vaesc.errors import VaescError
+from vaesc.registry.connection import shown
 from vaesc.registry.processes import pid_exists
+
+__all__ = ["ENVIRONMENT", "ServerError", "answers", "configured", "connect"]
 
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 600.0
 START_SECONDS = 180.0
-_QUIET = {
+ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
@@ -44,10 +47,7 @@ _QUIET = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
-
-
-class ServerError(VaescError):
-    """The configured Prefect API does not answer, or the local server did not start."""
+"""How Prefect is to behave wherever vaesc runs; what the environment already says stands."""
 
 
 def connect() -> str:
@@ -59,9 +59,10 @@ def connect() -> str:
         The API's URL.
 
     Raises:
-        ServerError: The configured server does not answer, or the local one did not start.
+        ServerError: The configured server does not answer or does not let us in, or the local one
+            did not start.
     """
-    for name, value in _QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     url = configured()
     if url is None:
@@ -70,15 +71,20 @@ def connect() -> str:
         os.environ.setdefault("PREFECT_HOME", str(_folder()))
     elif not answers(url):
         raise ServerError(
-            f"nothing answers at the configured Prefect API {url}; start that server, or correct "
-            "or unset PREFECT_API_URL (or the Prefect profile)"
+            f"nothing answers at the configured Prefect API {shown(url)}; start that server, or "
+            "correct or unset PREFECT_API_URL (or the Prefect profile)"
+        )
+    elif refuses(url):
+        raise ServerError(
+            f"the Prefect API {shown(url)} refuses our credentials; set PREFECT_API_AUTH_STRING "
+            "to user:password as its PREFECT_SERVER_API_AUTH_STRING says (or PREFECT_API_KEY)"
         )
     return url
 
 
 def configured() -> str | None:
     """Return the API that the environment or the active Prefect profile names, if any."""
-    return os.environ.get("PREFECT_API_URL") or _profile_api_url()
+    return _setting("PREFECT_API_URL")
 
 
 def start() -> str:
@@ -99,7 +105,7 @@ def start() -> str:
     with FileLock(folder / "server.lock"):
         if url := status():
             return url
-        port = _free_port()
+        port = free_port()
         logger.warning(
             "starting a local Prefect server (about 10 s; it stops by itself when idle)"
         )
@@ -131,7 +137,7 @@ def keep(folder: Path, port: int) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
          "--port", str(port)],
-        env=_server_environment(folder, port), preexec_fn=_die_with_parent,
+        env=_server_environment(folder, port), preexec_fn=die_with_parent,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -154,7 +160,7 @@ def keep(folder: Path, port: int) -> None:
     finally:
         if _state_port(state_file) == port:
             state_file.unlink(missing_ok=True)
-        _terminate(server)
+        terminate(server)
 
 
 def _launch_keeper(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -175,7 +181,7 @@ def _await_health(keeper: subprocess.Popen[bytes], folder: Path, url: str) -> No
             return
         if keeper.poll() is not None:
             raise ServerError(
-                f"the local Prefect server ended at once ({_last_line(log)}); see {log}, try "
+                f"the local Prefect server ended at once ({last_words(log)}); see {log}, try "
                 "`vaesc doctor`, or set PREFECT_API_URL to a server of yours"
             )
         if time.monotonic() - said > 15:
@@ -188,32 +194,12 @@ def _await_health(keeper: subprocess.Popen[bytes], folder: Path, url: str) -> No
     )
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing")[:200]
-
-
 def _server_environment(folder: Path, port: int) -> dict[str, str]:
     own = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     # A database of yours is for a server of yours: the local one keeps its own.
     foreign = ("PREFECT_API_DATABASE", "PREFECT_SERVER_DATABASE")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-    return {**_QUIET, **kept, **own}
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end the server when the keeper dies, however it dies."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _terminate(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(15)
-    except subprocess.TimeoutExpired:
-        server.kill()
+    return {**ENVIRONMENT, **kept, **own}
 
 
 def _clients(folder: Path) -> list[int]:
@@ -234,17 +220,22 @@ def _state_port(state_file: Path) -> int | None:
         return None
 
 
-def _profile_api_url() -> str | None:
-    """Return the API that the user's active Prefect profile names, if any."""
+def _setting(name: str) -> str | None:
+    """Return a setting of Prefect that the environment or the user's active profile names."""
+    return os.environ.get(name) or _profile().get(name)
+
+
+def _profile() -> dict[str, str]:
+    """Return the settings of the user's active Prefect profile."""
     default = Path(os.environ.get("PREFECT_HOME", "~/.prefect")) / "profiles.toml"
     path = Path(os.environ.get("PREFECT_PROFILES_PATH", default)).expanduser()
     try:
         profiles = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError):
-        return None
+        return {}
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-    url = profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
-    return str(url) if url else None
+    settings = profiles.get("profiles", {}).get(active, {})
+    return {name: str(value) for name, value in settings.items()}
 
 
 def answers(url: str) -> bool:
@@ -254,14 +245,28 @@ def answers(url: str) -> bool:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
-    except (urllib.error.URLError, OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def refuses(url: str) -> bool:
+    """Tell whether the Prefect API at `url` asks for credentials other than ours.
+
+    Its /health answers everybody, so something that only we may read is asked for.
+    """
+    request = urllib.request.Request(f"{url.rstrip('/')}/admin/version")
+    if login := _setting("PREFECT_API_AUTH_STRING"):
+        token = base64.b64encode(login.encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    elif key := _setting("PREFECT_API_KEY"):
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except (OSError, ValueError, HTTPException):
+        return False  # another matter, which its first use will tell
+    return False
 
 
 def _folder() -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,37 @@ def test_a_file_without_deployments_is_refused(tmp_path, content):
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"prefect\.yaml"):
         read_deployments(file)
+
+
+def test_a_block_in_a_deployment_is_refused(tmp_path):
+    """`prefect deploy` would store the block's value with the deployment, for all to read."""
+    from flows.serve import read_deployments
+    from vaesc.errors import ConfigError
+
+    entry = {**DEPLOYMENTS[0], "work_pool": {"name": "vaesc", "job_variables": {
+        "env": {"MLFLOW_TRACKING_PASSWORD": "{{ prefect.blocks.secret.password }}"}}}}  # fmt: skip
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [entry]}))
+    with pytest.raises(ConfigError, match="plain text; refer to it in the work pool"):
+        read_deployments(file)
+
+
+def test_the_automations_know_every_flow():
+    from flows.automations import FLOWS
+
+    sources = [path.read_text() for path in (ROOT / "flows").glob("*.py")]
+    named = [re.findall(r'@flow\(\s*name="(\w+)"', source) for source in sources]
+    assert sorted(FLOWS) == sorted(name for names in named for name in names)
+    assert sum(len(re.findall(r"^@flow", source, re.M)) for source in sources) == len(FLOWS)
+
+
+def test_a_run_is_given_three_heartbeats_time():
+    from flows.automations import SILENCE, automations
+    from tasks.server import ENVIRONMENT
+
+    assert SILENCE.total_seconds() == 3 * int(ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    names = [each.name for each in automations()]
+    assert len(names) == len(set(names))
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,29 @@ def test_only_the_network_and_a_busy_database_may_pass(tmp_path):
     assert raised(mlflow_error(codes.RESOURCE_DOES_NOT_EXIST)) is AbsentError
 
 
+def test_a_refused_password_is_told_from_a_missing_permission():
+    from mlflow.protos import databricks_pb2 as codes
+
+    doing = explained("http://host", "do it")
+    with pytest.raises(RegistryError, match=r"refuses our credentials and cannot do it"), doing:
+        raise mlflow_error(codes.UNAUTHENTICATED)
+    doing = explained("http://host", "do it")
+    with pytest.raises(RegistryError, match="cannot do it: said so"), doing:
+        raise mlflow_error(codes.PERMISSION_DENIED)
+
+
+def test_the_doctor_repeats_no_password(home, monkeypatch, capsys):
+    from vaesc.cli import main
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:lovelace@127.0.0.1:9/runs")
+    monkeypatch.setenv("PREFECT_API_URL", "http://ada:lovelace@127.0.0.1:9/api")
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "ada:***@127.0.0.1:9/runs" in said
+    assert "ada:***@127.0.0.1:9/api" in said
+    assert "lovelace" not in said
+
+
 def test_a_locked_database_is_busy_and_a_damaged_one_is_not(home, monkeypatch):
     connection = sqlite3.connect
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,54 @@ def test_a_configured_api_that_does_not_answer_is_named(bare, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(server.ServerError, match=r"127\.0\.0\.1:9/api; start that server"):
         server.connect()
+
+
+@pytest.fixture
+def guarded():
+    """A Prefect server that answers everybody's health check, and else one login and one key."""
+    welcome = {f"Basic {b64encode(b'ada:lovelace').decode()}", "Bearer a-key"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            let_in = self.path == "/api/health" or self.headers["Authorization"] in welcome
+            self.send_response(200 if let_in else 401)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/api"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("PREFECT_API_AUTH_STRING", "ada:lovelace"), ("PREFECT_API_KEY", "a-key")]
+)
+def test_credentials_are_tried_before_anything_is_done(bare, monkeypatch, guarded, name, right):
+    monkeypatch.setenv("PREFECT_API_URL", guarded)
+    for wrong in ("", "ada:guessed"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(server.ServerError, match="refuses our credentials; set PREFECT_API_A"):
+            server.connect()
+    monkeypatch.setenv(name, right)
+    assert server.connect() == guarded
+
+
+def test_a_profile_s_credentials_are_used(bare, guarded):
+    (bare / "profiles.toml").write_text(
+        'active = "team"\n[profiles.team]\n'
+        f'PREFECT_API_URL = "{guarded}"\nPREFECT_API_AUTH_STRING = "ada:lovelace"\n'
+    )
+    assert server.connect() == guarded
+
+
+def test_a_password_in_the_address_is_not_repeated(bare, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://ada:lovelace@127.0.0.1:9/api")
+    with pytest.raises(server.ServerError) as caught:
+        server.connect()
+    assert "lovelace" not in str(caught.value)
 
 
 def test_a_local_server_that_cannot_start_says_its_last_words(bare, monkeypatch):

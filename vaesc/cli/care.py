@@ -131,21 +131,27 @@ def _bounded(name: str, low: tuple[int, ...], high: tuple[int, ...], why: str) -
 def _places() -> list[dict[str, Any]]:
     from importlib import import_module
 
+    from vaesc.registry.connection import shown
+
     folder = home()
     existing = next(p for p in [folder, *folder.parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
     server = import_module("tasks.server")
     api = server.configured()
     reachable = api is None or server.answers(api)
+    welcome = not reachable or api is None or not server.refuses(api)
     tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
     return [
         _finding("home", str(folder), os.access(existing, os.W_OK), "make it writable"),
         _finding("free disk", f"{free:.1f} GB", free > 2, "free at least 2 GB"),
         _finding(
-            "prefect api", api or server.status() or "none yet: the next run starts a local one",
-            reachable, "start that server, or correct or unset PREFECT_API_URL (or the profile)",
+            "prefect api",
+            shown(api) if api else server.status() or "none yet: the next run starts a local one",
+            reachable and welcome,
+            "start that server, or correct or unset PREFECT_API_URL (or the profile)"
+            if welcome else "it refuses our credentials: set PREFECT_API_AUTH_STRING",
         ),
-        _finding("mlflow", tracking, *_mlflow_answers(tracking)),
+        _finding("mlflow", shown(tracking), *_mlflow_answers(tracking)),
     ]  # fmt: skip
 
 

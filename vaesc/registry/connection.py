@@ -46,6 +46,7 @@ _ENVIRONMENT = {
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -56,6 +57,8 @@ _ENVIRONMENT = {
 _PROBE_SECONDS = 5
 _SQLITE = "sqlite:///"
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_REFUSING = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+"""Codes of MLflow for a server's 401. Its 403 is another matter: known, but not permitted."""
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 """Codes of MLflow for what another try may find gone: a server's 429 and 503."""
 
@@ -128,6 +131,11 @@ def explained(uri: str, doing: str) -> Iterator[None]:
     except RegistryError:
         raise
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        if getattr(error, "error_code", "") in _REFUSING:
+            raise RegistryError(
+                f"MLflow at {shown(uri)} refuses our credentials and cannot {doing}; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to yours there"
+            ) from error
         raise _kind_of(error)(f"MLflow at {shown(uri)} cannot {doing}: {_gist(error)}") from error
 
 

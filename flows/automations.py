@@ -1,0 +1,110 @@
+"""What the Prefect server does by itself: automations, which ``vaesc deploy`` creates or updates.
+
+One so far. A flow run whose process is killed says no last word; if its worker is killed with it,
+nobody else says one either, and the run stays "Running" for ever: it holds its deployment's
+concurrency slot, so the schedule stops, silently. A living run sends a heartbeat every thirty
+seconds. Where heartbeats cease and no end is reported, the server is to call the run Crashed.
+
+To add another: a function that returns it, named in :func:`automations`.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from prefect.automations import Automation
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+from tasks.server import ENVIRONMENT
+
+logger = logging.getLogger(__name__)
+
+FLOWS = ("pipeline", "retrain", "claim")
+"""The flows that are ours: others on the same server may send heartbeats more rarely, or none."""
+
+SILENCE = timedelta(seconds=3 * int(ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
+"""After how long without a heartbeat a run counts as dead: two may be lost, or late."""
+
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")
+"""States after which no more heartbeats are due."""
+
+
+def automations() -> list[Automation]:
+    """Return every automation that a server of ours has, each with a name of its own."""
+    return [crash_zombies()]
+
+
+def crash_zombies(silence: timedelta = SILENCE) -> Automation:
+    """Call a run Crashed that has sent heartbeats and sends none any more.
+
+    Args:
+        silence: How long to wait for the next one; Prefect sends them every 30 s at most.
+    """
+    return Automation(
+        name="vaesc: crash runs whose heartbeats have ceased",
+        description="A killed process cannot end its run; without this it stays Running for ever.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect={_HEARTBEAT, *(f"prefect.flow-run.{end}" for end in _ENDS)},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification(
+                {"prefect.resource.role": ["flow"], "prefect.resource.name": list(FLOWS)}
+            ),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=silence,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="Crashed",
+                state=StateType.CRASHED,
+                force=False,  # a run that has ended stays as it ended
+                message=f"no heartbeat for {silence.total_seconds():.0f} s: its process is dead",
+            )
+        ],
+    )
+
+
+def install(wanted: list[Automation]) -> None:
+    """Create the automations that the server does not have, and update those that differ.
+
+    One that is there and the same is not touched: an update would make the server forget which
+    runs it is listening for. One that somebody has switched off stays off.
+    """
+    with get_client(sync_client=True) as client:
+        for each in wanted:
+            _install(client, each)
+
+
+def _install(client: SyncPrefectClient, wanted: Automation) -> None:
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        client.create_automation(AutomationCore(**wanted.model_dump(exclude={"id"})))
+        logger.info("created the automation %r", wanted.name)
+        return
+    there = found[0]
+    if _comparable(there) == _comparable(wanted):
+        return
+    kept = wanted.model_copy(update={"enabled": there.enabled})
+    client.update_automation(
+        there.id, AutomationCore(**kept.model_dump(exclude={"id", "owner_resource"}))
+    )
+    logger.info("updated the automation %r", wanted.name)
+
+
+def _comparable(automation: AutomationCore) -> dict[str, Any]:
+    """Return what an automation does, without the order of sets and the server's own numbers."""
+    plain = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    trigger = plain["trigger"]
+    trigger.pop("id", None)
+    for name in ("after", "expect", "for_each"):
+        trigger[name] = sorted(trigger.get(name, ()))
+    return plain

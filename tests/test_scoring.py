@@ -3,7 +3,9 @@
 import filecmp
 import gzip
 import json
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from registry_homes import SHAPE, tiny_model
 
 import vaesc.scoring
 from vaesc.bundle import SparseVAE
+from vaesc.cli import main
 from vaesc.drift.reference import described
 from vaesc.errors import DataError, StoreError
 from vaesc.scoring import open_scores, score_images
@@ -232,3 +235,70 @@ def test_images_without_any_atom_are_written_too(model, tmp_path, monkeypatch):
 def test_nothing_is_no_scores(tmp_path):
     with pytest.raises(DataError, match="holds no scores of vaesc"):
         open_scores(tmp_path)
+
+
+@pytest.fixture
+def command(model, tmp_path, monkeypatch, capsys):
+    """``vaesc score`` with a saved model, where no Prefect server is configured."""
+    for name in [n for n in os.environ if n.startswith("PREFECT")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_PROFILES_PATH", str(tmp_path / "none.toml"))
+    monkeypatch.chdir(tmp_path)
+    model.save(tmp_path / "model")
+
+    def run(*arguments):
+        code = main(["score", "--device", "cpu", *arguments])
+        return code, capsys.readouterr()
+
+    return run
+
+
+def test_the_command_prints_one_json_object_and_nothing_else(command, model, tmp_path):
+    np.save("in.npy", bytes_like(300, 5))
+    code, said = command("in.npy", "out", "--model", "./model", "--json")
+    assert code == 0
+    found = json.loads(said.out)
+    summary = open_scores(tmp_path / "out").summary
+    assert summary.items() <= found.items()
+    assert set(found) - set(summary) == {
+        "version", "images", "out", "seconds", "images_per_second", "event",
+    }  # fmt: skip
+    assert found["version"] is None
+    assert found["event"] is False
+    assert summary["model"]["digest"] == file_digest(tmp_path / "model" / "bundle.json")
+
+
+def test_the_command_says_what_drifted_and_that_nobody_was_told(command):
+    np.save("in.npy", np.full((300, *SHAPE), 250, np.uint8))
+    code, said = command("in.npy", "out", "--model", "./model")
+    assert code == 0
+    lines = said.out.splitlines()
+    assert lines[0].startswith("300 images in ")
+    assert any(line.startswith("usage_divergence") for line in lines)
+    assert any(line.startswith("Drift: the batch (300 images) differs") for line in lines)
+    assert lines[-2:] == [
+        "scores   out",
+        "no event: a model in a folder is not registered, so nothing retrains it",
+    ]
+    code, said = command("in.npy", "more", "--model", "./model", "--no-event")
+    assert said.out.splitlines()[-1] == "scores   more"
+
+
+def test_the_command_finds_mistakes_before_it_loads_a_model(command, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("vaesc.registry.load_model", never)
+    monkeypatch.setattr("vaesc.registry.show_model", never)
+    np.save("in.npy", bytes_like(3))
+    Path("there").mkdir()
+    for arguments, sentence, exit_code in (
+        (("absent.npy", "out"), "absent.npy does not exist", 1),
+        (("in.npy", "there"), "there exists already", 1),
+        (("in.npy", "out", "--block-size", "0"), "--block-size must be at least 1, got 0", 2),
+    ):
+        code, said = command(*arguments)
+        assert code == exit_code
+        assert said.out == ""
+        assert sentence in said.err
+        assert len(said.err.splitlines()) == 1

@@ -45,6 +45,7 @@ from vaesc.registry import connect, register
 tracking = connect()
 run = tracking.start_run("trained briefly")
 register(Path(sys.argv[1]), tracking, run_id=run)
+tracking.finish(run)
 from flows.retrain import retrain
 retrain.to_deployment("nightly").apply()
 from flows.drift_automation import drift_automation

@@ -219,7 +219,7 @@ def test_the_reason_names_what_changed_in_numbers():
     )
     assert "atoms 20 (new) more" in drift.reason
     assert "(0-fold)" in drift.reason
-    assert "an image uses 1.00 atoms instead of 3.00" in drift.reason
+    assert "an image uses 1.00 atoms against 3.00" in drift.reason
     assert "the mean error is 7-fold" in drift.reason
     assert "\n" not in drift.reason
     assert json.loads(json.dumps(drift.to_json())) == drift.to_json()

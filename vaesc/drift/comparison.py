@@ -154,10 +154,10 @@ def _told(
     errors = float(np.mean(reference.mse))
     fold = _fold(statistics.mse, errors)
     return (
-        f"it uses the atoms in other shares (divergence {usage}){atoms}",
-        f"an image uses {statistics.l0:.2f} atoms instead of {np.mean(reference.l0):.2f} "
+        f"its use of atoms differs (by {usage}){atoms}",
+        f"an image uses {statistics.l0:.2f} atoms against {np.mean(reference.l0):.2f} "
         f"(difference {l0})",
-        f"the mean error is {fold} ({statistics.mse:.4g} instead of {errors:.4g}; distance of "
+        f"the mean error is {fold} ({statistics.mse:.4g} against {errors:.4g}; distance of "
         f"the errors {mse})",
     )  # fmt: skip
 

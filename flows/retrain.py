@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.logging import get_run_logger
 
 from flows.pipeline import pipeline
 from tasks import logs
@@ -25,6 +26,7 @@ def retrain(
     config_file: str | None = None,
     warm_start: bool = False,
     force: bool = False,
+    reason: str = "",
 ) -> dict[str, Any]:
     """Train a candidate, compare it with the champion on the frozen split, and decide.
 
@@ -34,12 +36,15 @@ def retrain(
         config_file: Path of a TOML file laid over the preset, below `settings`.
         warm_start: Start training from the champion's weights.
         force: Run even if data, settings and code are those of an earlier retraining.
+        reason: Why it is run, where that is not the schedule's doing, such as a drift's reason.
 
     Returns:
         ``outcome`` (``promoted``, ``rejected`` or ``nothing new``), ``reason``, the decision's
         numbers, and under ``run`` the summary of the pipeline run, None if there was none.
     """
     logs.install()
+    if reason:
+        get_run_logger().info("retraining because: %s", reason)
     path = Path(config_file) if config_file else None
     config = load_config(preset, path, settings or [])
     key = retrain_key(config, warm_start)

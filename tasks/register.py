@@ -25,7 +25,11 @@ class RegisterStep(Step):
 
     def spec(self, config: PipelineConfig, inputs: Mapping[str, str]) -> Spec:
         """Return what goes into the model version."""
-        where = {"model_name": config.registry.model_name, "registry": tracking_uri()}
+        where = {
+            "model_name": config.registry.model_name,
+            "registry": tracking_uri(),
+            "seed": config.seed,  # it chooses the images of the reference
+        }
         return Spec(
             kind=self.kind, config=where, inputs=dict(inputs), source=source_digest(self.module)
         )
@@ -55,9 +59,11 @@ def register(
 ) -> ModelVersion:
     """Register the bundle as a model version, unless an equal one is registered already.
 
-    A run that refines registers the refined model of the dictionary's own sparsity level.
+    A run that refines registers the refined model of the dictionary's own sparsity level. With it
+    goes what it makes of its own data, computed on the CPU: the model is known by its bytes.
     """
     from vaesc.bundle import SparseVAE
+    from vaesc.drift import reference_of
     from vaesc.evaluation.refined import refined_folder
     from vaesc.registry.registration import register as register_bundle
 
@@ -66,7 +72,8 @@ def register(
         network, atoms = Path(vae.uri), Path(dictionary.uri)
         if refined is not None:
             network = atoms = refined_folder(Path(refined.uri), dictionary.n_nonzero_coefs)
-        bundle = SparseVAE.from_artifacts(Path(dataset.uri), network, atoms)
+        bundle = SparseVAE.from_artifacts(Path(dataset.uri), network, atoms, device="cpu")
+        bundle.reference = reference_of(bundle, Path(dataset.uri), seed=config.seed)
         bundle.save(Path(folder, "bundle"))
         return register_bundle(
             Path(folder, "bundle"),

@@ -43,7 +43,7 @@ class PipelineRun:
 
     def __init__(self, config: PipelineConfig, tracking: Tracking, run_id: str) -> None:
         self.config, self.tracking, self.run_id = config, tracking, run_id
-        self.flow_run_id = _flow_run_id()
+        self.flow_run_id = flow_run_id()
         self.steps: list[dict[str, Any]] = []
         self.records: dict[str, Record] = {}
         self.metrics: dict[str, float] = {}
@@ -68,7 +68,7 @@ class PipelineRun:
             if isinstance(error, Exception):  # an interruption waits for no server
                 with suppress(Exception):  # the step's own error is the one to raise
                     heard.flush()
-            self.tracking.finish(run_id, _status(error))
+            self.tracking.finish(run_id, status_of(error))
             self._open.pop(step)
             raise
 
@@ -180,7 +180,7 @@ def pipeline_run(
     every = {
         "vaesc.preset": config.preset,
         "vaesc.config_digest": config_digest(config),
-        "prefect.flow_run_id": _flow_run_id(),
+        "prefect.flow_run_id": flow_run_id(),
         **(tags or {}),
     }
     run_id = tracking.start_run(
@@ -195,7 +195,7 @@ def pipeline_run(
         what = str(error) if isinstance(error, VaescError) else repr(error)
         tracking.set_tags(run.run_id, {"vaesc.error": what[:4000]})
         for each in (*run.unfinished(), run.run_id):
-            tracking.finish(each, _status(error))
+            tracking.finish(each, status_of(error))
         raise
     else:
         tracking.finish(run.run_id, "FINISHED")
@@ -226,7 +226,7 @@ def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
     return {k: v for k, v in flat_settings(config) if k == "seed" or k.split(".")[0] in sections}
 
 
-def _status(error: BaseException) -> str:
+def status_of(error: BaseException) -> str:
     """Return how MLflow is to call the end of a run: somebody's wish, or a failure."""
     return "KILLED" if isinstance(error, (KeyboardInterrupt, ExternalSignal)) else "FAILED"
 
@@ -236,7 +236,8 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def _flow_run_id() -> str:
+def flow_run_id() -> str:
+    """Return the id of the Prefect flow run that is going on; empty outside one."""
     context = FlowRunContext.get()
     return str(context.flow_run.id) if context and context.flow_run else ""
 

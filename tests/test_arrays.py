@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vaesc.arrays import (
+    Appender,
+    CsrAppender,
     create_array,
     create_group,
     open_group,
@@ -109,3 +111,53 @@ def test_the_format_is_plain_zarr_v3(tmp_path):
     assert np.isnan(array.fill_value)
     with pytest.raises(Exception, match=r"(?i)read.?only"):
         open_group(tmp_path / "a")["x"][0] = 1
+
+
+def tree(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("sizes", [[9_000_000], [1, 4_194_303, 5, 4_500_000], [0, 3], [0]])
+def test_what_is_appended_in_pieces_reads_as_one(tmp_path, sizes):
+    n = sum(sizes)
+    values = np.arange(n, dtype=np.float32)
+    array = create_array(create_group(tmp_path / "a"), "x", (9_500_000,), np.float32, ("row",))
+    appender, start, writes = Appender(array), 0, []
+    for size in sizes:
+        appender.append(values[start : start + size])
+        start += size
+        writes.append(array.nchunks_initialized)
+    appender.close()
+    np.testing.assert_array_equal(open_group(tmp_path / "a")["x"][...], values)
+    # Held back until a shard is full, and written then: memory is bounded from both sides.
+    assert (writes[-1] > 0) == (n >= 4_194_304)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(0, 1000))
+def test_a_csr_matrix_appended_by_rows_has_the_bytes_of_one_written_whole(
+    tmp_path_factory, sizes, seed
+):
+    folder, rng = tmp_path_factory.mktemp("csr"), np.random.default_rng(seed)
+    n = sum(sizes)
+    matrix = scipy.sparse.random_array((n, 7), density=0.3, rng=rng, dtype=np.float32).tocsr()
+    write_csr(create_group(folder / "whole"), "codes", matrix)
+    rows = CsrAppender(
+        create_group(folder / "parts"), "codes", (n, 7), int(matrix.nnz), np.float32
+    )
+    for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+        rows.append(matrix[start : start + size])
+    rows.close()
+    assert tree(folder / "whole") == tree(folder / "parts")
+    read = read_csr(open_group(folder / "parts"), "codes")
+    assert (read != matrix).nnz == 0
+
+
+def test_a_csr_matrix_may_have_fewer_entries_than_was_made_room_for(tmp_path):
+    matrix = scipy.sparse.csr_array(np.eye(5, dtype=np.float32))
+    rows = CsrAppender(create_group(tmp_path / "a"), "codes", (5, 5), 5000, np.float32)
+    rows.append(matrix)
+    rows.close()
+    group = open_group(tmp_path / "a")
+    assert group["codes/data"].shape == group["codes/indices"].shape == (5,)
+    assert (read_csr(group, "codes") != matrix).nnz == 0

@@ -10,13 +10,16 @@ import torch
 from imagesets import digits, write_digits
 from scipy.sparse import coo_array, csc_array, csr_array
 
-from vaesc.bundle import FILES, SparseVAE
+from vaesc.bundle import FILES, OPTIONAL, SparseVAE
 from vaesc.config import DictionaryConfig, VAEConfig
 from vaesc.dictionary import learn
+from vaesc.drift import reference_of
+from vaesc.drift.reference import described
 from vaesc.errors import DataError, StoreError
 from vaesc.latents import extract
 from vaesc.models import VAE, save_vae
 from vaesc.progress import SILENT
+from vaesc.store import file_digest
 
 K = 32
 
@@ -72,6 +75,56 @@ def test_a_model_with_a_lasso_coder_comes_back_as_it_was(model, tmp_path):
     assert back.dictionary.coder == "lasso"
     assert (back.encode(images, 4) != lasso.encode(images, 4)).nnz == 0
     assert (back.encode(images, 4) != model.encode(images, 4)).nnz > 0
+
+
+@pytest.fixture
+def referred(model, artifacts, tmp_path):
+    """A saved model with its reference."""
+    found = reference_of(model, artifacts["dataset"], seed=0)
+    SparseVAE(model.vae, model.dictionary, high=255, reference=found).save(tmp_path / "referred")
+    return tmp_path / "referred"
+
+
+def test_a_model_keeps_what_it_makes_of_its_own_data(model, artifacts, referred, tmp_path):
+    back = SparseVAE.load(referred, device="cpu")
+    images = digits()[1200:1400]  # the validation split, fewer than the limit: all of it
+    codes = model.encode(images)
+    np.testing.assert_array_equal(np.float32(back.reference.mse), model.score(images))
+    np.testing.assert_array_equal(back.reference.l0, np.diff(codes.indptr))
+    np.testing.assert_array_equal(back.reference.uses, (codes != 0).sum(axis=0))
+    back.save(tmp_path / "again")
+    names = [*FILES, *OPTIONAL, "bundle.json"]
+    assert filecmp.cmpfiles(referred, tmp_path / "again", names, shallow=False)[0] == names
+    assert back.digest == file_digest(referred / "bundle.json")
+    assert back.digest == SparseVAE.load(tmp_path / "again", device="cpu").digest
+
+
+def test_the_same_seed_gives_the_same_reference_and_another_other_images(model, artifacts):
+    few = [reference_of(model, artifacts["dataset"], seed=s, limit=50) for s in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+    assert few[0].n_images == 50
+    everything = model.score(digits()[1200:1400])
+    assert set(np.float32(few[0].mse)) <= set(everything)
+
+
+def test_a_model_without_a_reference_is_loaded_as_ever(saved):
+    assert SparseVAE.load(saved, device="cpu").reference is None
+    (saved / "reference.json").write_text("not listed, so not believed")
+    assert SparseVAE.load(saved, device="cpu").reference is None
+
+
+def test_a_reference_that_was_changed_or_is_of_another_model_is_refused(referred, model):
+    facts = json.loads((referred / "bundle.json").read_text())
+    (referred / "reference.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"reference\.json is not the file that was saved"):
+        SparseVAE.load(referred)
+    facts["files"]["readme.txt"] = "0" * 64
+    (referred / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(StoreError, match=r"may list \['reference\.json'\], got"):
+        SparseVAE.load(referred)
+    other = described(csr_array((3, K + 1), dtype=np.float32), np.ones(3))
+    with pytest.raises(DataError, match=f"of a model of {K + 1} atoms, the dictionary has {K}"):
+        SparseVAE(model.vae, model.dictionary, reference=other)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -5,7 +5,8 @@ reader opens them, and a flipped bit is an error, never a wrong number. Missing 
 as the fill value without error, so float arrays are filled with NaN, and the store's manifest
 (:mod:`vaesc.store`) vouches for every file.
 
-A writer writes whole shards: two writers inside one shard lose data.
+A writer writes whole shards: two writers inside one shard lose data. What arrives in smaller
+pieces goes through an :class:`Appender`.
 """
 
 from __future__ import annotations
@@ -102,15 +103,10 @@ def write_array(
 
 def write_csr(group: zarr.Group, name: str, matrix: scipy.sparse.csr_array) -> None:
     """Write a CSR matrix as the subgroup `name`, in the layout that anndata reads too."""
-    shape = [int(s) for s in matrix.shape]
-    marks = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape}
-    sub = group.create_group(name, attributes=marks)
-    for part in ("data", "indices", "indptr"):
-        values = np.asarray(getattr(matrix, part))
-        if part != "data":
-            values = values.astype(np.int64)
-        marks = {"encoding-type": "array", "encoding-version": "0.2.0"}
-        write_array(sub, part, values, ("nonzero" if part != "indptr" else "row",), marks)
+    n, k = (int(s) for s in matrix.shape)
+    appender = CsrAppender(group, name, (n, k), int(matrix.nnz), matrix.dtype)
+    appender.append(matrix)
+    appender.close()
 
 
 def read_csr(group: zarr.Group, name: str) -> scipy.sparse.csr_array:
@@ -120,6 +116,87 @@ def read_csr(group: zarr.Group, name: str) -> scipy.sparse.csr_array:
     sub = group[name]
     data, indices, indptr = (np.asarray(sub[part][...]) for part in ("data", "indices", "indptr"))
     return scipy.sparse.csr_array((data, indices, indptr), shape=tuple(sub.attrs["shape"]))
+
+
+class Appender:
+    """Fills an array from its beginning in whole shards, however few rows arrive at a time.
+
+    Args:
+        array: An array that nobody has written to, at least as long as what will arrive.
+    """
+
+    def __init__(self, array: zarr.Array) -> None:
+        self._array = array
+        self._shard = array.shards[0] if array.shards else array.chunks[0]
+        self._waiting: list[np.ndarray[Any, Any]] = []
+        self._n_waiting = self._done = 0
+
+    def append(self, values: np.ndarray[Any, Any]) -> None:
+        """Add rows; a shard at most is held back."""
+        self._waiting.append(values)
+        self._n_waiting += len(values)
+        if self._n_waiting >= self._shard:
+            self._write(self._n_waiting // self._shard * self._shard)
+
+    def close(self) -> None:
+        """Write what is held back, and shorten the array to what has arrived."""
+        n = self._done + self._n_waiting
+        if n < self._array.shape[0]:
+            self._array.resize((n, *self._array.shape[1:]))
+        if self._n_waiting:
+            self._write(self._n_waiting)
+
+    def _write(self, n: int) -> None:
+        values = np.concatenate(self._waiting)
+        self._array[self._done : self._done + n] = values[:n]
+        self._waiting, self._done = [values[n:].copy()], self._done + n
+        self._n_waiting = len(values) - n
+
+
+class CsrAppender:
+    """Writes a CSR matrix block of rows by block of rows, in the layout that anndata reads too.
+
+    Args:
+        group: Where to create it.
+        name: Name of the subgroup.
+        shape: Full shape, (n, K).
+        most: Largest number of stored entries of all rows.
+        dtype: Numeric dtype of the entries.
+    """
+
+    def __init__(
+        self,
+        group: zarr.Group,
+        name: str,
+        shape: tuple[int, int],
+        most: int,
+        dtype: np.dtype[Any] | type,
+    ) -> None:
+        marks = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)}
+        sub = group.create_group(name, attributes=marks)
+        part = {"encoding-type": "array", "encoding-version": "0.2.0"}
+        self._data, self._indices, self._indptr = (
+            Appender(create_array(sub, name, (n,), kind, (axis,), part))
+            for name, n, kind, axis in (
+                ("data", most, dtype, "nonzero"),
+                ("indices", most, np.int64, "nonzero"),
+                ("indptr", shape[0] + 1, np.int64, "row"),
+            )
+        )
+        self._indptr.append(np.zeros(1, np.int64))
+        self._nnz = 0
+
+    def append(self, rows: scipy.sparse.csr_array) -> None:
+        """Add the next rows, shape (m, K)."""
+        self._data.append(np.asarray(rows.data))
+        self._indices.append(np.asarray(rows.indices).astype(np.int64))
+        self._indptr.append(np.asarray(rows.indptr[1:]).astype(np.int64) + self._nnz)
+        self._nnz += int(rows.indptr[-1])
+
+    def close(self) -> None:
+        """Write what is held back."""
+        for part in (self._data, self._indices, self._indptr):
+            part.close()
 
 
 def _rows_per(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:

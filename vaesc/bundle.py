@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from vaesc.dictionary import LatentDictionary
 from vaesc.dictionary_files import SETTINGS, WEIGHTS, load_dictionary, save_dictionary
+from vaesc.drift.reference import REFERENCE, Reference, load_reference, save_reference
 from vaesc.errors import DataError, StoreError
 from vaesc.origin import Origin
 from vaesc.store import file_digest
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 FILES = ("vae.safetensors", "vae.json", WEIGHTS, SETTINGS)
+OPTIONAL = (REFERENCE,)
+"""Files that a model may have: what it makes of its own data, see :mod:`vaesc.drift`."""
 GROUP = 1024
 """Images per pass through the network: the last bits of a product depend on its size."""
 _FORMAT = 1
@@ -60,21 +63,37 @@ class SparseVAE:
         dictionary: Atoms, scaling and coder.
         low: What the dataset's black was before it was mapped to 0.
         high: What the dataset's white was before it was mapped to 1.
+        reference: What the model makes of its own data; None where nobody has looked.
 
     Raises:
-        DataError: VAE and dictionary have different numbers of latent dimensions.
+        DataError: VAE and dictionary have different numbers of latent dimensions, or dictionary
+            and reference different numbers of atoms.
     """
 
     def __init__(
-        self, vae: VAE, dictionary: LatentDictionary, *, low: float = 0.0, high: float = 1.0
+        self,
+        vae: VAE,
+        dictionary: LatentDictionary,
+        *,
+        low: float = 0.0,
+        high: float = 1.0,
+        reference: Reference | None = None,
     ) -> None:
         if vae.latent_dim != dictionary.latent_dim:
             raise DataError(
                 f"the VAE has {vae.latent_dim} latent dimensions, the dictionary "
                 f"{dictionary.latent_dim}; learn the dictionary on this VAE's latents"
             )
+        if reference is not None and reference.n_atoms != dictionary.n_atoms:
+            raise DataError(
+                f"the reference is of a model of {reference.n_atoms} atoms, the dictionary has "
+                f"{dictionary.n_atoms}; register the model again"
+            )
         self.vae, self.dictionary = vae, dictionary
         self.low, self.high = float(low), float(high)
+        self.reference = reference
+        self.digest: str | None = None
+        """SHA-256 of the ``bundle.json`` that the model was loaded from; None if it was not."""
         self.origin: Origin | None = None
         """Where :func:`vaesc.load_model` found it; None for a model that was put together."""
 
@@ -270,11 +289,15 @@ class SparseVAE:
             raise StoreError(f"{folder} holds a model already; save into an empty folder")
         save_vae(self.vae, folder)
         save_dictionary(self.dictionary, folder)
+        files = [*FILES]
+        if self.reference is not None:
+            save_reference(self.reference, folder)
+            files.append(REFERENCE)
         facts = {
             "format": _FORMAT,
             "low": self.low,
             "high": self.high,
-            "files": {name: file_digest(folder / name) for name in FILES},
+            "files": {name: file_digest(folder / name) for name in files},
         }
         # Last: a folder with a manifest is whole.
         text = json.dumps(facts, indent=1, sort_keys=True, allow_nan=False)
@@ -300,7 +323,10 @@ class SparseVAE:
         dictionary = load_dictionary(folder)
         _check_pair(dictionary, folder)
         vae = load_vae(folder, resolve_device(device))
-        return cls(vae, dictionary, low=facts["low"], high=facts["high"])
+        reference = load_reference(folder) if REFERENCE in facts["files"] else None
+        model = cls(vae, dictionary, low=facts["low"], high=facts["high"], reference=reference)
+        model.digest = file_digest(folder / MANIFEST)
+        return model
 
     def _check_level(self, level: int | None) -> None:
         if level is not None and not 1 <= level <= self.n_atoms:
@@ -390,8 +416,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check_files(folder: Path, listed: dict[str, str]) -> None:
     """Refuse files that are not the ones the manifest lists."""
-    if set(listed) != set(FILES):
-        raise StoreError(f"{folder / MANIFEST} must list {sorted(FILES)}, got {sorted(listed)}")
+    if not set(FILES) <= set(listed) <= {*FILES, *OPTIONAL}:
+        raise StoreError(
+            f"{folder / MANIFEST} must list {sorted(FILES)}, and may list {sorted(OPTIONAL)}, "
+            f"got {sorted(listed)}"
+        )
     for name, digest in listed.items():
         path = folder / name
         if not path.is_file():

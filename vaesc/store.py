@@ -236,6 +236,48 @@ class Store:
                 yield from sorted(kind.glob("??/*"))
 
 
+@contextlib.contextmanager
+def whole_or_absent(target: Path) -> Iterator[Path]:
+    """Provide an empty folder beside `target` that becomes it once the block has succeeded.
+
+    Raises:
+        StoreError: There is something at `target`, or it cannot be written.
+    """
+    check_absent(target)
+    folder = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"{target} cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    try:
+        yield folder
+        for path in [*_files(folder, unlisted=True), *_folders(folder)]:
+            _fsync(path)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            check_absent(target)
+            raise
+        _fsync(target.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def check_absent(target: Path) -> None:
+    """Refuse to write where there is something already.
+
+    Raises:
+        StoreError: There is something at `target`.
+    """
+    if target.exists():
+        raise StoreError(f"{target} exists already; remove it, or choose another folder")
+
+
 def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
     """Read an artifact's manifest and check the artifact against it.
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaesc import __version__
-from vaesc.cli import care, claim, models, operate, run, use
+from vaesc.cli import care, claim, models, operate, run, score, use
 from vaesc.errors import VaescError
 
 
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vaesc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, claim, operate, models, use, care):
+    for module in (run, claim, operate, models, use, score, care):
         module.add_commands(commands, common)
     return parser

@@ -1,0 +1,66 @@
+"""What follows from drift: the model is trained again, at most once an hour, and told why.
+
+The event ``vaesc.drift`` comes from :mod:`tasks.score`. The reason travels with it: it becomes the
+parameter ``reason`` of the run that it starts.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+
+from tasks.score import EVENT
+from vaesc.errors import ConfigError
+
+NAME = "vaesc: drift -> retrain"
+
+
+def drift_automation(
+    deployment: str = "retrain/nightly",
+    *,
+    model: str = "vaesc",
+    at_most_every: timedelta = timedelta(hours=1),
+) -> Automation:
+    """Return the automation that retrains a model whose batches have drifted; not created yet.
+
+    Args:
+        deployment: What is run, ``flow/deployment``; it must be on the server already.
+        model: The registered model whose drift counts.
+        at_most_every: Time from a first event in which later ones start nothing.
+
+    Raises:
+        ConfigError: The server has no such deployment.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment_by_name(deployment)
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"the Prefect server has no deployment {deployment!r}; run `vaesc deploy` first"
+            ) from error
+    reason = {"__prefect_kind": "jinja", "template": "{{ event.payload.reason }}"}
+    return Automation(
+        name=NAME,
+        description=f"A batch that has drifted from what {model} is made for runs {deployment}.",
+        trigger=EventTrigger(
+            expect={EVENT},
+            match=ResourceSpecification({"prefect.resource.id": f"vaesc.model.{model}"}),
+            posture=Posture.Reactive,
+            threshold=1,
+            within=at_most_every,
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=found.id,
+                parameters={"reason": reason},
+                job_variables=None,
+            )
+        ],
+    )

@@ -1,0 +1,173 @@
+"""New images through a registered model: scored, recorded in MLflow, shown in Prefect.
+
+One MLflow run per batch, with the model's version and digest as tags. If the batch has drifted,
+Prefect hears of it as the event ``vaesc.drift`` of the resource ``vaesc.model.<name>``, whose
+payload holds the reason and the numbers; what follows from it is an automation's business
+(:mod:`flows.drift_automation`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.logging import get_run_logger
+
+from tasks.logs import ProgressReporter
+from tasks.publish import in_prefect
+from tasks.tracking import StepRun, flow_run_id, status_of
+from vaesc.config import home
+from vaesc.errors import VaescError
+from vaesc.registry import Tracking, load_model, show_model
+from vaesc.registry import connect as connect_tracking
+
+logger = logging.getLogger(__name__)
+
+EVENT = "vaesc.drift"
+_SEND_SECONDS = 30.0
+
+
+@task(name="score", persist_result=False, cache_policy=NO_CACHE, timeout_seconds=24 * 3600)
+def score_batch(
+    path: str, model: str, name: str, out: str | None, block_size: int, alpha: float
+) -> dict[str, Any]:
+    """Score images with the version that `model` means now, and record it in MLflow.
+
+    Returns:
+        The summary of :func:`vaesc.scoring.score_images`, and where, with what and how fast.
+    """
+    from vaesc.scoring import SUMMARY, check_paths, score_images
+
+    folder = Path(out).expanduser() if out else home() / "scores" / flow_run_id()
+    check_paths(Path(path), folder)
+    version = show_model(model, name=name)  # once: an alias may move while we work
+    loaded = load_model(version["version"], name=version["name"])
+    tracking = connect_tracking()
+    tracking.close_stale_runs()
+    with _recorded(tracking, version, path, folder) as run_id:
+        reporter = ProgressReporter("score", get_run_logger())
+        started = time.perf_counter()
+        with reporter.shown():
+            summary = score_images(
+                loaded, Path(path), folder, block_size=block_size, alpha=alpha,
+                listener=StepRun(run_id, tracking, reporter),
+            )  # fmt: skip
+        seconds = time.perf_counter() - started
+        tracking.log_metrics(run_id, {**metrics_of(summary), "batch/seconds": seconds})
+        tracking.log_artifacts(run_id, folder / SUMMARY)
+    return {
+        **summary,
+        "run_id": run_id,
+        "flow_run_id": flow_run_id(),
+        "version": {"name": version["name"], "version": version["version"]},
+        "images": path,
+        "out": str(folder),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(summary["n_images"] / seconds, 1),
+    }
+
+
+@contextmanager
+def _recorded(
+    tracking: Tracking, version: Mapping[str, Any], path: str, folder: Path
+) -> Iterator[str]:
+    """Open the MLflow run of a batch, and end it however the block ends."""
+    name = version["name"]
+    run_id = tracking.start_run(
+        f"score-{name}",
+        tags={
+            "vaesc.step": "score",
+            "vaesc.scored_model": f"models:/{name}/{version['version']}",
+            "vaesc.scored_version": str(version["version"]),
+            "vaesc.scored_digest": version["model_digest"],
+            "prefect.flow_run_id": flow_run_id(),
+        },
+        params={"images": path, "out": str(folder)},
+    )
+    try:
+        yield run_id
+    except BaseException as error:
+        what = str(error) if isinstance(error, VaescError) else repr(error)
+        tracking.set_tags(run_id, {"vaesc.error": what[:4000]})
+        tracking.finish(run_id, status_of(error))
+        raise
+    tracking.finish(run_id)
+
+
+def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a batch under the names they have in MLflow."""
+    drift = summary["drift"]
+    own = {name: float(summary[name]) for name in ("n_images", "mse", "l0", "unusual_fraction")}
+    found = {s["name"]: float(s["value"]) for s in drift["statistics"]}
+    every = {**own, **found, "drifted": float(drift["drifted"])}
+    return {f"batch/{name}": value for name, value in every.items()}
+
+
+def show_drift(summary: Mapping[str, Any]) -> None:
+    """Show the verdict and its numbers in Prefect's UI."""
+    with in_prefect():
+        create_markdown_artifact(
+            markdown_of(summary), key="vaesc-drift", description="Has the batch drifted?"
+        )
+
+
+def markdown_of(summary: Mapping[str, Any]) -> str:
+    """Return the verdict as a sentence and a table."""
+    rows = [
+        f"| {s['name']} | {s['value']:.4g} | {s['threshold']:.4g} | {s['floor']:.4g} "
+        f"| {'**yes**' if s['exceeded'] else 'no'} |"
+        for s in summary["drift"]["statistics"]
+    ]
+    version = summary["version"]
+    return "\n".join(
+        [
+            summary["drift"]["reason"],
+            "",
+            f"Model {version['name']} version {version['version']}; {summary['n_images']:,} "
+            f"images in {summary['seconds']:.1f} s; scores in `{summary['out']}`.",
+            "",
+            "| statistic | value | threshold | floor | exceeded |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+        ]
+    )
+
+
+def announce(summary: Mapping[str, Any]) -> bool:
+    """Tell Prefect that a batch has drifted, and wait until the event is on its way.
+
+    Returns:
+        Whether the event was sent; a warning says so if not: the scores are safe all the same.
+    """
+    version, drift = summary["version"], summary["drift"]
+    emitted = emit_event(
+        EVENT,
+        resource={
+            "prefect.resource.id": f"vaesc.model.{version['name']}",
+            "prefect.resource.name": version["name"],
+            "vaesc.version": str(version["version"]),
+        },
+        payload={
+            "reason": drift["reason"],
+            "n_images": summary["n_images"],
+            "statistics": drift["statistics"],
+            "alpha": drift["alpha"],
+            "model": {**version, "digest": summary["model"]["digest"]},
+            "images": summary["images"],
+            "scores": summary["out"],
+        },
+    )
+    done: Any = EventsWorker.drain_all(timeout=_SEND_SECONDS, at_exit=False)
+    sent = emitted is not None and not done.not_done
+    if not sent:
+        logger.warning("the batch has drifted, but Prefect could not be told")
+    return sent

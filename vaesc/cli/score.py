@@ -1,0 +1,112 @@
+"""``vaesc score``: run a model over new images, and say whether they have drifted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vaesc.errors import ConfigError
+
+ANNOUNCE = "tasks.score:announce"
+
+
+def add_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Add this module's command to the parser."""
+    what = "codes, errors and anomaly scores of new images, and whether they have drifted"
+    parser = commands.add_parser(
+        "score", parents=[common], help=what,
+        description=f"Write {what}. If they have, a Prefect server that is configured "
+        "(PREFECT_API_URL or a profile) is told with the event vaesc.drift.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", default="champion", metavar="REF",
+        help="alias, version, models:/name/version, run id or folder (default: champion)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument(
+        "--block-size", type=int, default=8192, metavar="N",
+        help="images in memory at once, for each core (default: 8192)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_argument("--no-event", action="store_true", help="tell no Prefect server of drift")
+    parser.add_argument(
+        "input", type=Path, metavar="IN", help="folder of images, or .npy, .npz, .zarr, IDX"
+    )
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; must not exist")
+    parser.set_defaults(function=score)
+
+
+def score(options: argparse.Namespace) -> int:
+    """Score, print what was found, and pass drift on."""
+    from vaesc.registry import load_model, show_model
+    from vaesc.registry.lookup import _as_folder
+    from vaesc.scoring import check_paths, score_images
+
+    if options.block_size < 1:
+        raise ConfigError(f"--block-size must be at least 1, got {options.block_size}")
+    check_paths(options.input, options.output)
+    version: dict[str, Any] | None = None
+    if _as_folder(options.model) is None:
+        facts = show_model(options.model)  # once: an alias may move while we work
+        version = {"name": facts["name"], "version": facts["version"]}
+    model = (
+        load_model(version["version"], name=version["name"], device=options.device)
+        if version
+        else load_model(options.model, device=options.device)
+    )
+    started = time.perf_counter()
+    summary = score_images(model, options.input, options.output, block_size=options.block_size)
+    seconds = time.perf_counter() - started
+    found = {
+        **summary,
+        "version": version,
+        "images": str(options.input),
+        "out": str(options.output),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(summary["n_images"] / seconds, 1),
+    }
+    found["event"], note = _announced(found, wanted=not options.no_event)
+    print(json.dumps(found) if options.json else f"{told(found)}{note}")
+    return 0
+
+
+def told(found: dict[str, Any]) -> str:
+    """Return what was found as people read it."""
+    lines = [
+        f"{found['n_images']:,} images in {found['seconds']:.1f} s: mean error "
+        f"{found['mse']:.4g}, {found['l0']:.2f} atoms an image, {found['unusual_fraction']:.2%} "
+        "with a p-value of at most 0.01",
+        f"{'statistic':<18}{'value':>10}{'threshold':>11}{'floor':>10}   exceeded",
+    ]
+    for s in found["drift"]["statistics"]:
+        numbers = f"{s['value']:>10.4g}{s['threshold']:>11.4g}{s['floor']:>10.4g}"
+        lines.append(f"{s['name']:<18}{numbers}   {'yes' if s['exceeded'] else 'no'}")
+    lines += textwrap.wrap(found["drift"]["reason"], 96)
+    lines.append(f"scores   {found['out']}")
+    return "\n".join(lines)
+
+
+def _announced(found: dict[str, Any], *, wanted: bool) -> tuple[bool, str]:
+    """Tell the Prefect server that is configured, if there is drift to tell of.
+
+    Returns:
+        Whether it was told, and why not, where that is worth a line.
+    """
+    if not (wanted and found["drift"]["drifted"]):
+        return False, ""
+    if found["version"] is None:
+        return False, "\nno event: a model in a folder is not registered, so nothing retrains it"
+    server = import_module("tasks.server")
+    if server.configured() is None:
+        return False, "\nno event: no Prefect API is configured (PREFECT_API_URL)"
+    server.connect()
+    module, _, name = ANNOUNCE.partition(":")
+    sent: bool = getattr(import_module(module), name)(found)
+    return sent, f"\nevent    vaesc.drift {'sent' if sent else 'NOT sent'}"

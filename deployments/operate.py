@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[1]
 _MINUTES = 15
 _QUICK = [
-    "training.epochs=10", "training.batch_size=32", "dictionary.n_atoms=32", "dictionary.n_nonzero_coefs=2",
-    "dictionary.max_epochs=5", "refine.epochs=0", "evaluation.sparsity_levels=[2]",
+    "training.epochs=10", "training.batch_size=32", "dictionary.n_atoms=32",
+    "dictionary.n_nonzero_coefs=2", "dictionary.max_epochs=5", "refine.epochs=0",
+    "evaluation.sparsity_levels=[2]",
     "evaluation.topk_epochs=0", "evaluation.iwae_samples=[5]", "evaluation.iwae_images=[20]",
 ]  # fmt: skip
 _WORSE = [*_QUICK, "vae.latent_dim=2"]

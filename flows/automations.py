@@ -25,7 +25,7 @@ from tasks.server import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
 
-FLOWS = ("pipeline", "retrain", "claim")
+FLOWS = ("pipeline", "retrain", "claim", "score")
 """The flows that are ours: others on the same server may send heartbeats more rarely, or none."""
 
 SILENCE = timedelta(seconds=3 * int(ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))

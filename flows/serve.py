@@ -11,6 +11,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ from prefect.schedules import Cron, Interval, Schedule
 from prefect.workers.process import ProcessWorker
 
 from flows.automations import automations, install
+from flows.drift_automation import drift_automation
 from tasks.server import ENVIRONMENT
 from vaesc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+RETRAIN, SCORE = "flows/retrain.py:retrain", "flows/score.py:score"
 
 _BLOCK = "prefect.blocks."
 
@@ -105,7 +109,18 @@ def deploy(file: Path) -> None:
         _work_pool(pool)
     install(automations())
     _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+    install([drift_automation(name) for name in _retrained_on_drift(entries)])
     logger.warning("start a worker with: prefect worker start --pool %s", pool)
+
+
+def _retrained_on_drift(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the deployment that a drift runs, ``flow/name``: the first retraining there is.
+
+    Without a deployment that scores, nothing would ever announce a drift.
+    """
+    named = {flow: [e["name"] for e in entries if e["entrypoint"] == entrypoint]
+             for flow, entrypoint in (("retrain", RETRAIN), ("score", SCORE))}  # fmt: skip
+    return [f"retrain/{name}" for name in named["retrain"][:1]] if named["score"] else []
 
 
 def _work_pool(name: str) -> None:

@@ -23,6 +23,7 @@ from tasks.step import may_pass
 from vaesc.config import PipelineConfig, home
 from vaesc.registry import candidates, connect, promotion
 from vaesc.registry.candidates import Weighed
+from vaesc.registry.lookup import ATOMS_TAG
 from vaesc.registry.tracking import Tracking
 from vaesc.report.decision import render_decision
 
@@ -82,7 +83,7 @@ def gate(config: PipelineConfig, version: int, run_id: str, key: str = "") -> di
 def _keep(tracking: Tracking, weighed: Weighed, run_id: str, key: str) -> dict[str, Any]:
     """Store the decision on the version, in the run, and in Prefect's UI."""
     decision = weighed.to_json()
-    tags = {candidates.ATOMS_TAG: candidates.atoms_text(weighed.atoms)}
+    tags = {ATOMS_TAG: candidates.atoms_text(weighed.atoms)}
     if key:
         tags[RETRAIN_TAG] = key
     promotion.keep_decision(tracking, weighed.candidate, candidates.short(decision), tags)

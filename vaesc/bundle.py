@@ -94,6 +94,9 @@ class SparseVAE:
         self.reference = reference
         self.digest: str | None = None
         """SHA-256 of the ``bundle.json`` that the model was loaded from; None if it was not."""
+        self.atom_ids: tuple[int, ...] | None = None
+        """Lasting number of each atom (column of a code), which it keeps through retraining; None
+        where the registry has given none (:mod:`vaesc.gate.atoms`)."""
         self.origin: Origin | None = None
         """Where :func:`vaesc.load_model` found it; None for a model that was put together."""
 

@@ -55,6 +55,7 @@ def compare(options: argparse.Namespace) -> int:
 def promote(options: argparse.Namespace) -> int:
     """Compare a version with the champion, and promote it if it passes or is forced."""
     from vaesc.registry import candidates, connect, promotion
+    from vaesc.registry.lookup import ATOMS_TAG
 
     tracking = connect(create=False)
     weighed = candidates.weigh(tracking, options.ref, name=options.name, device=options.device)
@@ -66,7 +67,7 @@ def promote(options: argparse.Namespace) -> int:
             f"{decision['reason']}; `vaesc models compare` shows all numbers, --force promotes it "
             "all the same"
         )
-    tags = {candidates.ATOMS_TAG: candidates.atoms_text(weighed.atoms)}
+    tags = {ATOMS_TAG: candidates.atoms_text(weighed.atoms)}
     promotion.keep_decision(tracking, weighed.candidate, candidates.short(decision), tags)
     reason = "; ".join(filter(None, [options.reason, decision["reason"]]))
     move = promotion.promote(

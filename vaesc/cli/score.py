@@ -46,14 +46,14 @@ def add_commands(
 def score(options: argparse.Namespace) -> int:
     """Score, print what was found, and pass drift on."""
     from vaesc.registry import load_model, show_model
-    from vaesc.registry.lookup import _as_folder
+    from vaesc.registry.loading import as_folder
     from vaesc.scoring import check_paths, score_images
 
     if options.block_size < 1:
         raise ConfigError(f"--block-size must be at least 1, got {options.block_size}")
     check_paths(options.input, options.output)
     version: dict[str, Any] | None = None
-    if _as_folder(options.model) is None:
+    if as_folder(options.model) is None:
         facts = show_model(options.model)  # once: an alias may move while we work
         version = {"name": facts["name"], "version": facts["version"]}
     model = (

@@ -20,7 +20,8 @@ from vaesc.gate.decision import Decision, decide, health, illness
 from vaesc.gate.frozen import FrozenSplit, open_frozen
 from vaesc.gate.measurement import Measurement, encode_seconds, measure
 from vaesc.registry.files import shown_version
-from vaesc.registry.lookup import find_version, load_model
+from vaesc.registry.loading import load_model
+from vaesc.registry.lookup import ATOMS_TAG, find_version
 from vaesc.registry.promotion import champion_of
 from vaesc.registry.tracking import Tracking
 from vaesc.store import Store
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 FROZEN_TAG = "vaesc.frozen_dataset"
 """Tag of a registered model: address of the dataset whose test split is frozen."""
-ATOMS_TAG = "vaesc.atoms"
-"""Tag of a version: the lasting numbers of its atoms, by row."""
 _INGEST = "vaesc.digest.ingest"
 _MOST_IMAGES = 10_000
 

@@ -14,6 +14,7 @@ would be known to be the wrong one.
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from vaesc.registry.files import (
     model_digest,
     shown_version,
 )
-from vaesc.registry.lookup import find_version, is_fixed, parsed
+from vaesc.registry.lookup import ATOMS_TAG, find_version, is_fixed, parsed
 from vaesc.registry.tracking import Tracking, connect
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def load_model(
         StoreError: The folder holds no whole model.
         DataError: The folder's dictionary was learned on the latents of another VAE.
     """
-    folder = _as_folder(ref)
+    folder = as_folder(ref)
     if folder is not None:
         return _from_folder(folder, str(ref), device)
     model, text = parsed(ref, name)
@@ -124,6 +125,8 @@ class _Lookup:
             name=found.name, version=int(found.version), digest=digest, place=place,
             resolved=_now().isoformat(),
         )  # fmt: skip
+        if ATOMS_TAG in found.tags:
+            model.atom_ids = tuple(json.loads(found.tags[ATOMS_TAG])["ids"])
         cache.remember(self._key(), resolution)
         return self._with_origin(model, resolution, offline=False)
 
@@ -215,7 +218,8 @@ def _from_folder(folder: Path, ref: str, device: str) -> SparseVAE:
     return model
 
 
-def _as_folder(ref: str | int | Path) -> Path | None:
+def as_folder(ref: str | int | Path) -> Path | None:
+    """Return the folder that a reference names; None if it means something in the registry."""
     if isinstance(ref, Path):
         return ref.expanduser()
     text = str(ref)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 METRICS_TAG = "vaesc.metrics"
 """Tag of a version: its metrics as one JSON object."""
+ATOMS_TAG = "vaesc.atoms"
+"""Tag of a version: the lasting numbers of its atoms, by row (:mod:`vaesc.gate.atoms`)."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _PAGE = 1000

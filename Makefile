@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run claim test check bench bench-sparse bench-training bench-streaming serve stack ui stop lock clean
+.PHONY: help setup run claim test check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-training: $(READY) ## time VAE training against other trainers (first: ARG
 
 bench-streaming: $(READY) ## train from disk and from memory, and extract latents (2,000,000 images; ARGS="--images N")
 	$(BIN)/python -m benchmarks.streaming $(ARGS)
+
+operate: $(READY) ## a week of operation in minutes, on real servers: schedule, gate, promotion, rollback
+	$(BIN)/python -m deployments.operate $(ARGS)
 
 serve: $(READY) ## run the schedules of deployments/prefect.yaml here, with no server to install
 	$(BIN)/vaesc serve

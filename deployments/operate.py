@@ -52,7 +52,7 @@ deployments:
       name: operate
     concurrency_limit:
       limit: 1
-      collision_strategy: CANCEL_NEW
+      collision_strategy: ENQUEUE
     schedules:
       - cron: "* * * * *"
         timezone: UTC
@@ -188,7 +188,7 @@ def _story(week: Operation, check: Callable[[], None]) -> None:
     first = week.await_decision(1, check)
     week.tell("the schedule fired, and the first model is champion", _short(first))
     _must(first["outcome"] == "promoted" and week.champion() == 1, "a first champion", first)
-    week.run("prefect", "deployment", "schedule", "pause", "retrain/nightly", "--all")
+    week.run("prefect", "--no-prompt", "deployment", "schedule", "pause", "--all")
 
     _trigger(week, _WORSE)
     worse = week.await_decision(2, check)

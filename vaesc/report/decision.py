@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vaesc.report.page import Sprite, details, document, section
+from vaesc.report.page import Sprite, document, section
 from vaesc.report.sprites import effect_picture, save_sheet
 from vaesc.report.style import DARK_THEME, LIGHT_THEME
 from vaesc.report.text import escape, number, percent, table
@@ -176,4 +176,4 @@ def _drawn(
     )
     more = f", the first {len(shown)}" if n > len(shown) else ""
     body = f'{sheet.embedded()}<div class="cards">{cards}</div>'
-    return details(f"{title}: {n}{more}", body)
+    return f"<details open><summary>{escape(f'{title}: {n}{more}')}</summary>{body}</details>"

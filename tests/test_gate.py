@@ -318,7 +318,7 @@ def test_the_page_says_what_was_decided_and_draws_the_atoms():
     assert "Version 4 was promoted" in page
     assert "&lt;vaesc&gt;" in page
     assert "7 more were left out" in page
-    assert "Atom 2, before and after: drift 40 %" in page
+    assert "before, after: drift 40 %" in page
     assert "Born: 1" in page
     assert "Died: 2" in page
     assert "http" not in page.replace("http-equiv", "")

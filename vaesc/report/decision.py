@@ -82,7 +82,7 @@ def _comparisons(decision: Mapping[str, Any]) -> str:
 
 def _health(decision: Mapping[str, Any]) -> str:
     rows = [
-        [escape(_TITLES.get(c["name"], c["name"])), number(c["value"]), number(c["limit"]),
+        [escape(_TITLES.get(c["name"], c["name"])), number(c["value"]), f"{c['limit']:.4g}",
          _word("passes" if c["passes"] else "fails", c["passes"])]
         for c in decision["checks"]
     ]  # fmt: skip
@@ -125,9 +125,14 @@ def _pairs(
     """Draw atoms before and after, side by side."""
     shown = list(numbers)[:_SHOWN]
     new, old = rows
-    effects = [[pictures["old"][old[n]], pictures["new"][new[n]]] for n in shown]
-    said = {n: f"Atom {n}, before and after: drift {percent(drift[n])}" for n in shown}
+    effects = [_aligned(pictures["old"][old[n]], pictures["new"][new[n]]) for n in shown]
+    said = {n: f"before, after: drift {percent(drift[n])}" for n in shown}
     return _drawn(title, len(numbers), shown, effects, said, pictures["shape"], folder)
+
+
+def _aligned(before: Any, after: Any) -> list[Any]:  # noqa: ANN401 - arrays
+    """Return both effects with one sign: that of an atom is arbitrary."""
+    return [before, after if np.dot(before, after) >= 0 else -after]
 
 
 def _singles(
@@ -140,9 +145,7 @@ def _singles(
 ) -> str:
     shown = list(numbers)[:_SHOWN]
     drawn = [[effects[rows[n]]] for n in shown]
-    return _drawn(
-        title, len(numbers), shown, drawn, {n: f"Atom {n}" for n in shown}, shape, folder
-    )
+    return _drawn(title, len(numbers), shown, drawn, {}, shape, folder)
 
 
 def _drawn(
@@ -170,8 +173,8 @@ def _drawn(
     sheet = Sprite(title.lower(), paths, tile)
     cards = "".join(
         f'<article class="card"><h3>Atom {number_}</h3><div class="effect">'
-        f"{sheet.cut(i, range(len(effects[i])), said[number_])}</div>"
-        f"<p><small>{escape(said[number_])}</small></p></article>"
+        f"{sheet.cut(i, range(len(effects[i])), f'What atom {number_} adds to images')}</div>"
+        f"<p><small>{escape(said.get(number_, ''))}</small></p></article>"
         for i, number_ in enumerate(shown)
     )
     more = f", the first {len(shown)}" if n > len(shown) else ""

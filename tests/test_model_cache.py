@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -75,6 +76,25 @@ def test_a_damaged_copy_is_set_aside_and_can_be_kept_anew(home, bundles, caplog,
     assert (kept / name).read_bytes() == evidence
     cache.keep(digest, bundle)
     assert cache.find(digest) is not None
+
+
+def test_what_another_process_has_fetched_anew_is_not_set_aside(home, bundles, monkeypatch):
+    """Damaged when it was looked at; before it is moved away, another process has done so."""
+    digest, bundle = next(iter(bundles.items()))
+    cache, locked = ModelCache(), ModelCache._locked
+    cache.keep(digest, bundle)
+    damage(cache.root / digest / FILES[0])
+
+    @contextmanager
+    def after_another(self):
+        shutil.rmtree(self.root / digest)
+        shutil.copytree(bundle, self.root / digest)
+        with locked(self):
+            yield
+
+    monkeypatch.setattr(ModelCache, "_locked", after_another)
+    assert cache.find(digest) == cache.root / digest
+    assert not (cache.root / "quarantine").exists()
 
 
 def test_gc_deletes_the_evidence_when_told_to(home, bundles):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
@@ -110,3 +111,12 @@ def alive(pids):
         if state != "Z":
             running.append(pid)
     return running
+
+
+def wait_for(condition, seconds, otherwise):
+    """Return what `condition` comes to once that is true; else fail with `otherwise()`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(1)
+    return found

@@ -6,17 +6,15 @@ a schedule; the worker is killed; at last everything that was said is searched f
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from contextlib import suppress
 
 import pytest
 from project import SMALL, STEPS, Project, states
-from services import ROOT, Servers, alive, descendants, need_postgres, open_folder
+from services import ROOT, Servers, alive, descendants, need_postgres, wait_for
 
 pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -188,14 +186,6 @@ def runs_of(servers, deployment, *states):
     )
 
 
-def wait_for(condition, seconds, otherwise):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, otherwise()
-        time.sleep(1)
-    return found
-
-
 def test_the_pool_tells_its_runs_what_vaesc_expects(servers, deployed):
     template = servers.ask("/work_pools/filter", {})[0]["base_job_template"]
     environment = template["variables"]["properties"]["env"]["default"]
@@ -334,44 +324,3 @@ def test_nothing_outlives_a_killed_stack(servers):
         assert any(program in line for line in pids.values()), pids
     servers.process.kill()
     wait_for(lambda: not alive(pids), 40, lambda: [pids[p] for p in alive(pids)])
-
-
-def test_a_stack_that_cannot_start_leaves_nothing_and_says_why(monkeypatch):
-    from deployments import stack
-    from tasks.children import ServerError
-
-    need_postgres()
-    folder = open_folder()
-    try:
-        monkeypatch.setattr(stack, "S3", ["rclone", "serve", "nonsense"])
-        seen = set()
-
-        def listens(_):
-            seen.update(descendants(os.getpid()))
-            return False
-
-        monkeypatch.setattr(stack, "_listens", listens)
-        with (
-            pytest.raises(ServerError, match=r"S3 server has ended with \d .*unknown"),
-            stack.Stack(folder),
-        ):
-            pass
-        seen.discard(os.getpid())
-        assert len(seen) > 3  # PostgreSQL and its helpers
-        wait_for(lambda: not alive(seen), 10, lambda: alive(seen))
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_the_exports_reach_a_shell_and_nobody_else(tmp_path, capsys):
-    from deployments.stack import Stack, _announce
-
-    made = Stack(tmp_path)
-    made.environment = {"PREFECT_API_URL": "http://x/api", "MLFLOW_TRACKING_URI": "http://y",
-                        "PREFECT_API_AUTH_STRING": "a:b'c $d"}  # fmt: skip
-    _announce(made)
-    file = tmp_path / "environment.sh"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert "b'c" not in capsys.readouterr().out
-    shell = ["sh", "-c", f'. {file}; printf %s "$PREFECT_API_AUTH_STRING"']
-    assert subprocess.run(shell, capture_output=True, text=True, check=True).stdout == "a:b'c $d"

@@ -32,8 +32,11 @@ def add_commands(
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument(
         "--block-size", type=int, default=8192, metavar="N",
-        help="images in memory at once, for each core (default: 8192)",
+        help="images in memory at once, for each worker (default: 8192)",
     )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="blocks at a time (default: one a core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--no-event", action="store_true", help="tell no Prefect server of drift")
     parser.add_argument(
@@ -49,8 +52,11 @@ def score(options: argparse.Namespace) -> int:
     from vaesc.registry.lookup import _as_folder
     from vaesc.scoring import check_paths, score_images
 
-    if options.block_size < 1:
-        raise ConfigError(f"--block-size must be at least 1, got {options.block_size}")
+    for name in ("block_size", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} must be at least 1, got {value}")
     check_paths(options.input, options.output)
     version: dict[str, Any] | None = None
     if _as_folder(options.model) is None:
@@ -62,7 +68,10 @@ def score(options: argparse.Namespace) -> int:
         else load_model(options.model, device=options.device)
     )
     started = time.perf_counter()
-    summary = score_images(model, options.input, options.output, block_size=options.block_size)
+    summary = score_images(
+        model, options.input, options.output, block_size=options.block_size,
+        workers=options.workers,
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     found = {
         **summary,

@@ -293,6 +293,19 @@ def test_the_command_says_what_drifted_and_that_nobody_was_told(command):
     assert said.out.splitlines()[-1] == "scores   more"
 
 
+def test_a_prefect_server_that_does_not_answer_costs_no_scores(command, model, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr("vaesc.registry.show_model", lambda ref: {"name": "vaesc", "version": 3})
+    monkeypatch.setattr("vaesc.registry.load_model", lambda *_, **__: model)
+    np.save("in.npy", np.full((300, *SHAPE), 250, np.uint8))
+    code, said = command("in.npy", "out", "--json")
+    assert code == 0
+    assert json.loads(said.out)["event"] is False
+    assert json.loads(said.out)["version"] == {"name": "vaesc", "version": 3}
+    assert "no event: nothing answers at the configured Prefect API" in said.err
+    assert open_scores(Path("out")).summary["drift"]["drifted"]
+
+
 def test_the_command_finds_mistakes_before_it_loads_a_model(command, monkeypatch):
     def never(*_, **__):
         raise AssertionError("loaded")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vaesc.errors import ConfigError
+from vaesc.errors import ConfigError, VaescError
 
 ANNOUNCE = "tasks.score:announce"
 
@@ -82,7 +83,9 @@ def score(options: argparse.Namespace) -> int:
         "images_per_second": round(summary["n_images"] / seconds, 1),
     }
     found["event"], note = _announced(found, wanted=not options.no_event)
-    print(json.dumps(found) if options.json else f"{told(found)}{note}")
+    print(json.dumps(found) if options.json else told(found))
+    if note:
+        print(note, file=sys.stderr if options.json else sys.stdout)
     return 0
 
 
@@ -111,11 +114,14 @@ def _announced(found: dict[str, Any], *, wanted: bool) -> tuple[bool, str]:
     if not (wanted and found["drift"]["drifted"]):
         return False, ""
     if found["version"] is None:
-        return False, "\nno event: a model in a folder is not registered, so nothing retrains it"
+        return False, "no event: a model in a folder is not registered, so nothing retrains it"
     server = import_module("tasks.server")
     if server.configured() is None:
-        return False, "\nno event: no Prefect API is configured (PREFECT_API_URL)"
-    server.connect()
+        return False, "no event: no Prefect API is configured (PREFECT_API_URL)"
+    try:
+        server.connect()
+    except VaescError as error:  # the scores are safe, and worth printing
+        return False, f"no event: {error}"
     module, _, name = ANNOUNCE.partition(":")
     sent: bool = getattr(import_module(module), name)(found)
-    return sent, f"\nevent    vaesc.drift {'sent' if sent else 'NOT sent'}"
+    return sent, f"event    vaesc.drift {'sent' if sent else 'NOT sent'}"

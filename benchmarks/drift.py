@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
     from vaesc.drift import Drift, Reference
 
+Scored = tuple["csr_array", NDArray[np.float32]]
+"""Codes and errors of images."""
+
 ROOT = Path(__file__).parents[1]
 SIZES = (100, 1000)
-BATCHES = 100
+SHARES = (0.05, 0.1, 0.2, 0.3)
 
 REGISTER = """
 import sys
@@ -63,6 +66,7 @@ def main() -> int:
     parser.add_argument("--folder", help="where data sets lie, in torchvision's layout")
     parser.add_argument("--kind", choices=KINDS, default="article")
     parser.add_argument("--limit", type=int, default=0, help="most images of each split")
+    parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--no-flow", action="store_true", help="without a Prefect server")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -71,7 +75,7 @@ def main() -> int:
         model = make_model(config, home)
         print(f"{options.own}, {options.kind}: model in {time.perf_counter() - started:.0f} s")
         images = {preset: _test_images(preset, options) for preset in (options.own, options.other)}
-        found = _counted(model, images, options.own)
+        found = _counted(model, images, options)
         if not options.no_flow:
             found["flow"] = _flow(home, model, images)
     print(json.dumps(found))
@@ -88,37 +92,67 @@ def _test_images(preset: str, options: argparse.Namespace) -> NDArray[np.uint8]:
     return np.asarray(images)[: options.limit or None]
 
 
-def _counted(folder: Path, images: dict[str, NDArray[np.uint8]], own: str) -> dict[str, Any]:
-    """Count the alarms over batches of both data sets."""
+def _counted(
+    folder: Path, images: dict[str, NDArray[np.uint8]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Count the alarms over batches of each data set, and of one with a share of the other."""
     from vaesc.bundle import SparseVAE
 
     model = SparseVAE.load(folder, "cpu")
     reference = model.reference
     assert reference is not None
     found: dict[str, Any] = {"reference_images": reference.n_images}
+    scored = {name: (model.encode(each), model.score(each)) for name, each in images.items()}
     for preset, each in images.items():
-        codes, mse = model.encode(each), model.score(each)
+        codes, mse = scored[preset]
         whole = _judged(reference, codes, mse)
         print(f"{preset}, all {len(each):,}: {whole.reason}")
         found[preset] = {"drifted": whole.drifted, "statistics": whole.to_json()["statistics"]}
         for n in (size for size in SIZES if size <= len(each)):
-            row = _alarms(reference, codes, mse, n)
+            row = _alarms(reference, codes, mse, n, options.batches)
             found[preset][f"batches of {n}"] = row
-            held = "held-out" if preset == own else "foreign"
+            held = "held-out" if preset == options.own else "foreign"
             print(f"{held} {preset}: {row['alarms']} alarms in {row['batches']} batches of {n} "
                   f"({row['beyond thresholds']} beyond a threshold alone)")  # fmt: skip
+    found["mixed"] = _mixed(reference, scored[options.own], scored[options.other], options.batches)
+    return found
+
+
+def _mixed(
+    reference: Reference, own: Scored, other: Scored, batches: int
+) -> dict[str, dict[str, int]]:
+    """Count the alarms over random batches of the model's data with a share of foreign images."""
+    from vaesc.drift import Statistics, compare
+
+    rng = np.random.default_rng(1)
+
+    def some(scored: Scored, n: int) -> Statistics:
+        codes, mse = scored
+        rows = rng.choice(len(mse), n, replace=False)
+        return Statistics.of(reference, codes[rows], mse[rows])
+
+    found: dict[str, dict[str, int]] = {}
+    for n in (size for size in SIZES if size <= len(own[1])):
+        found[f"batches of {n}"] = row = {}
+        for share in SHARES:
+            foreign = round(n * share)
+            row[f"{share:.0%} foreign"] = sum(
+                compare(reference, some(own, n - foreign) + some(other, foreign)).drifted
+                for _ in range(batches)
+            )
+        print(f"alarms in {batches} batches of {n} by share of foreign images: {row}")
     return found
 
 
 def _alarms(
-    reference: Reference, codes: csr_array, mse: NDArray[np.float32], n: int
+    reference: Reference, codes: csr_array, mse: NDArray[np.float32], n: int, batches: int
 ) -> dict[str, Any]:
     """Count alarms over batches that share no image, or over random ones where too few do."""
     rng = np.random.default_rng(0)
-    apart = n * BATCHES <= len(mse)
+    apart = n * batches <= len(mse)
     order = rng.permutation(len(mse))
-    counted = {"batches": BATCHES, "disjoint": apart, "alarms": 0, "beyond thresholds": 0}
-    for i in range(BATCHES):
+    counted = {"batches": batches, "disjoint": apart, "alarms": 0, "beyond thresholds": 0}
+    for i in range(batches):
         rows = order[i * n : (i + 1) * n] if apart else rng.choice(len(mse), n, replace=False)
         drift = _judged(reference, codes[rows], mse[rows])
         counted["alarms"] += drift.drifted

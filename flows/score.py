@@ -23,6 +23,7 @@ def score(
     name: str = "vaesc",
     out: str | None = None,
     block_size: int = 8192,
+    workers: int | None = None,
     alpha: float = 1e-3,
 ) -> dict[str, Any]:
     """Score a batch of images, compare it with what the model is made for, and say if it drifted.
@@ -32,14 +33,15 @@ def score(
         model: Alias, version, address or run id of the model; resolved once.
         name: The registered model, where `model` does not name one.
         out: Folder to write, which must not exist; default: one in ``scores`` of the home.
-        block_size: Images in memory at once, for each core.
+        block_size: Images in memory at once, for each worker.
+        workers: Blocks computed side by side; default: one a core.
         alpha: Largest probability of an alarm on images that are like the model's own.
 
     Returns:
         What was found and where the scores lie, as ``vaesc score --json`` prints it.
     """
     logs.install()
-    summary = score_batch(path, model, name, out, block_size, alpha)
+    summary = score_batch(path, model, name, out, block_size, workers, alpha)
     show_drift(summary)
     summary["event"] = summary["drift"]["drifted"] and announce(summary)
     return summary

@@ -38,7 +38,13 @@ _SEND_SECONDS = 30.0
 
 @task(name="score", persist_result=False, cache_policy=NO_CACHE, timeout_seconds=24 * 3600)
 def score_batch(
-    path: str, model: str, name: str, out: str | None, block_size: int, alpha: float
+    path: str,
+    model: str,
+    name: str,
+    out: str | None,
+    block_size: int,
+    workers: int | None,
+    alpha: float,
 ) -> dict[str, Any]:
     """Score images with the version that `model` means now, and record it in MLflow.
 
@@ -58,7 +64,8 @@ def score_batch(
         started = time.perf_counter()
         with reporter.shown():
             summary = score_images(
-                loaded, Path(path), folder, block_size=block_size, alpha=alpha,
+                loaded, Path(path), folder, block_size=block_size, workers=workers,
+                alpha=alpha,
                 listener=StepRun(run_id, tracking, reporter),
             )  # fmt: skip
         seconds = time.perf_counter() - started

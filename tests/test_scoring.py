@@ -17,7 +17,7 @@ import vaesc.scoring
 from vaesc.bundle import SparseVAE
 from vaesc.cli import main
 from vaesc.drift.reference import described
-from vaesc.errors import DataError, StoreError
+from vaesc.errors import ConfigError, DataError, StoreError
 from vaesc.scoring import open_scores, score_images
 from vaesc.store import file_digest
 
@@ -204,6 +204,15 @@ def test_whoever_comes_second_loses_and_the_first_scores_stay(model, tmp_path, m
     assert names(tmp_path) == ["scores"]
 
 
+def test_settings_out_of_range_are_refused(model, tmp_path):
+    for name in ("block_size", "workers"):
+        with pytest.raises(ConfigError, match=f"{name} must be at least 1, got 0"):
+            score_images(model, bytes_like(3), tmp_path / "scores", **{name: 0})
+    with pytest.raises(ConfigError, match="alpha must be below 1"):
+        score_images(model, bytes_like(3), tmp_path / "scores", alpha=0)
+    assert names(tmp_path) == []
+
+
 def test_a_model_without_a_reference_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no reference\.json"):
         score_images(tiny_model(), bytes_like(3), tmp_path / "scores")
@@ -284,6 +293,19 @@ def test_the_command_says_what_drifted_and_that_nobody_was_told(command):
     assert said.out.splitlines()[-1] == "scores   more"
 
 
+def test_a_prefect_server_that_does_not_answer_costs_no_scores(command, model, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr("vaesc.registry.show_model", lambda ref: {"name": "vaesc", "version": 3})
+    monkeypatch.setattr("vaesc.registry.load_model", lambda *_, **__: model)
+    np.save("in.npy", np.full((300, *SHAPE), 250, np.uint8))
+    code, said = command("in.npy", "out", "--json")
+    assert code == 0
+    assert json.loads(said.out)["event"] is False
+    assert json.loads(said.out)["version"] == {"name": "vaesc", "version": 3}
+    assert "no event: nothing answers at the configured Prefect API" in said.err
+    assert open_scores(Path("out")).summary["drift"]["drifted"]
+
+
 def test_the_command_finds_mistakes_before_it_loads_a_model(command, monkeypatch):
     def never(*_, **__):
         raise AssertionError("loaded")
@@ -296,6 +318,7 @@ def test_the_command_finds_mistakes_before_it_loads_a_model(command, monkeypatch
         (("absent.npy", "out"), "absent.npy does not exist", 1),
         (("in.npy", "there"), "there exists already", 1),
         (("in.npy", "out", "--block-size", "0"), "--block-size must be at least 1, got 0", 2),
+        (("in.npy", "out", "--workers", "0"), "--workers must be at least 1, got 0", 2),
     ):
         code, said = command(*arguments)
         assert code == exit_code

@@ -37,7 +37,8 @@ from vaesc.datasets.sources import source_of
 from vaesc.datasets.validation import check_shape
 from vaesc.datasets.zarr_rows import is_zarr
 from vaesc.drift import ALPHA, Drift, Reference, Statistics, compare
-from vaesc.errors import DataError
+from vaesc.drift.null import rank_of
+from vaesc.errors import ConfigError, DataError
 from vaesc.progress import SILENT, Listener
 from vaesc.store import check_absent, whole_or_absent
 
@@ -73,7 +74,8 @@ def score_images(
             test, in this order.
         folder: Where to write; must not exist.
         block_size: Images in memory at once, for each worker; no part of the result.
-        workers: Blocks computed side by side; default: one a core. No part of the result.
+        workers: Blocks computed side by side; default: one a core. Each needs memory of its own,
+            a few hundred MB where images are coded by descent. No part of the result.
         alpha: Largest probability that drift is seen where there is none.
         listener: Hears of progress.
 
@@ -84,7 +86,12 @@ def score_images(
         DataError: The model has no reference; or an image cannot be read, or has a shape or range
             that is not the model's. Nothing is written then.
         StoreError: `folder` exists, or cannot be written.
+        ConfigError: A setting is out of its range.
     """
+    for name, value in (("block_size", block_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    rank_of(alpha)
     if model.reference is None:
         raise DataError(
             "the model knows nothing of its own data (it has no reference.json), so neither "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vaesc.errors import ConfigError
+from vaesc.errors import ConfigError, VaescError
 
 ANNOUNCE = "tasks.score:announce"
 
@@ -32,8 +33,11 @@ def add_commands(
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument(
         "--block-size", type=int, default=8192, metavar="N",
-        help="images in memory at once, for each core (default: 8192)",
+        help="images in memory at once, for each worker (default: 8192)",
     )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="blocks at a time (default: one a core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--no-event", action="store_true", help="tell no Prefect server of drift")
     parser.add_argument(
@@ -49,8 +53,11 @@ def score(options: argparse.Namespace) -> int:
     from vaesc.registry.loading import as_folder
     from vaesc.scoring import check_paths, score_images
 
-    if options.block_size < 1:
-        raise ConfigError(f"--block-size must be at least 1, got {options.block_size}")
+    for name in ("block_size", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} must be at least 1, got {value}")
     check_paths(options.input, options.output)
     version: dict[str, Any] | None = None
     if as_folder(options.model) is None:
@@ -62,7 +69,10 @@ def score(options: argparse.Namespace) -> int:
         else load_model(options.model, device=options.device)
     )
     started = time.perf_counter()
-    summary = score_images(model, options.input, options.output, block_size=options.block_size)
+    summary = score_images(
+        model, options.input, options.output, block_size=options.block_size,
+        workers=options.workers,
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     found = {
         **summary,
@@ -73,7 +83,9 @@ def score(options: argparse.Namespace) -> int:
         "images_per_second": round(summary["n_images"] / seconds, 1),
     }
     found["event"], note = _announced(found, wanted=not options.no_event)
-    print(json.dumps(found) if options.json else f"{told(found)}{note}")
+    print(json.dumps(found) if options.json else told(found))
+    if note:
+        print(note, file=sys.stderr if options.json else sys.stdout)
     return 0
 
 
@@ -102,11 +114,14 @@ def _announced(found: dict[str, Any], *, wanted: bool) -> tuple[bool, str]:
     if not (wanted and found["drift"]["drifted"]):
         return False, ""
     if found["version"] is None:
-        return False, "\nno event: a model in a folder is not registered, so nothing retrains it"
+        return False, "no event: a model in a folder is not registered, so nothing retrains it"
     server = import_module("tasks.server")
     if server.configured() is None:
-        return False, "\nno event: no Prefect API is configured (PREFECT_API_URL)"
-    server.connect()
+        return False, "no event: no Prefect API is configured (PREFECT_API_URL)"
+    try:
+        server.connect()
+    except VaescError as error:  # the scores are safe, and worth printing
+        return False, f"no event: {error}"
     module, _, name = ANNOUNCE.partition(":")
     sent: bool = getattr(import_module(module), name)(found)
-    return sent, f"\nevent    vaesc.drift {'sent' if sent else 'NOT sent'}"
+    return sent, f"event    vaesc.drift {'sent' if sent else 'NOT sent'}"

@@ -59,14 +59,24 @@ def thresholds(
     Raises:
         ConfigError: `alpha` is not in (0, 1), or too small for so few draws.
     """
+    rank = rank_of(alpha, draws)
+    found = null_statistics(reference, n_images, draws, seed)
+    return tuple(float(value) for value in np.sort(found, axis=0)[-rank])
+
+
+def rank_of(alpha: float, draws: int = DRAWS) -> int:
+    """Return how many of the draws may exceed a threshold, r.
+
+    Raises:
+        ConfigError: `alpha` is not in (0, 1), or too small for so few draws.
+    """
     rank = int((draws + 1) * alpha / len(NAMES)) if 0 < alpha < 1 else 0
     if rank < 1:
         raise ConfigError(
             f"alpha must be below 1 and at least {len(NAMES) / (draws + 1):.2g} for {draws} "
             f"draws, got {alpha:g}; raise alpha, or draw more"
         )
-    found = null_statistics(reference, n_images, draws, seed)
-    return tuple(float(value) for value in np.sort(found, axis=0)[-rank])
+    return rank
 
 
 def null_statistics(reference: Reference, n_images: int, draws: int, seed: int) -> Floats:

@@ -121,8 +121,8 @@ class Operation:
     def decision(self, version: int) -> dict[str, Any] | None:
         """Return what was decided on a version, once it is."""
         shown = json.loads(self.run("vaesc", "models", "show", str(version), "--json"))
-        text = shown["tags"].get("vaesc.decision")
-        return json.loads(text) if text else None
+        found: dict[str, Any] | None = shown["decision"]
+        return found
 
     def champion(self) -> int | None:
         """Return the version that is champion now."""

@@ -17,7 +17,7 @@ from vaesc.config import PipelineConfig, canonical_json, config_digest, settings
 from vaesc.records import Refined, TrainedVAE
 from vaesc.registry import connect, promotion
 from vaesc.registry.connection import AbsentError
-from vaesc.registry.lookup import find_version
+from vaesc.registry.lookup import DECISION_TAG, find_version
 from vaesc.source import source_digest
 from vaesc.steps import REFINE, STEPS, TRAIN
 from vaesc.store import Store
@@ -69,7 +69,7 @@ def known_decision(config: PipelineConfig, key: str) -> dict[str, Any] | None:
         return None
     if not found:
         return None
-    decision = json.loads(found.tags[promotion.DECISION_TAG])
+    decision = json.loads(found.tags[DECISION_TAG])
     reason = (
         f"nothing new: data, settings and code are those of version {found.version}, which was "
         f"{decision['outcome']}"

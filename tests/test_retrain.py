@@ -110,11 +110,13 @@ def test_a_worse_candidate_is_rejected_and_the_reason_is_kept(project, story):
     assert worse["champion"] == 1
     kept = show(project, worse["candidate"])
     assert kept["aliases"] == []
-    decision = json.loads(kept["tags"]["vaesc.decision"])
+    decision = kept["decision"]
     assert decision["outcome"] == "rejected"
     assert decision["reason"] == worse["reason"]
     ratios = {c["metric"]: c["ratio"] for c in decision["comparisons"]}
     assert ratios["mse"] > 1.03
+    shown = project.vaesc("models", "show", str(worse["candidate"])).stdout
+    assert f"rejected: {worse['reason']}" in shown
 
 
 def test_a_better_candidate_is_promoted(project, story):

@@ -56,7 +56,7 @@ def show_version(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts))
         return 0
-    for key, value in facts.items():
+    for key, value in _readable(facts).items():
         if isinstance(value, dict):
             print(f"{key}:")
             for name in sorted(value):
@@ -64,6 +64,14 @@ def show_version(options: argparse.Namespace) -> int:
         else:
             print(f"{key:<16}{_cell(value)}")
     return 0
+
+
+def _readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return a version's facts without what only machines read."""
+    decision = facts["decision"]
+    told = f"{decision['outcome']}: {decision['reason']}" if decision else "none yet"
+    tags = {k: v for k, v in facts["tags"].items() if k not in ("vaesc.decision", "vaesc.atoms")}
+    return {**facts, "decision": told, "tags": tags}
 
 
 def _headline(metrics: dict[str, float]) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 METRICS_TAG = "vaesc.metrics"
 """Tag of a version: its metrics as one JSON object."""
+DECISION_TAG = "vaesc.decision"
+"""Tag of a version: the gate's last word on it, as JSON."""
 ATOMS_TAG = "vaesc.atoms"
 """Tag of a version: the lasting numbers of its atoms, by row (:mod:`vaesc.gate.atoms`)."""
 
@@ -65,6 +67,7 @@ def show_model(ref: str | int = "champion", *, name: str = "vaesc") -> dict[str,
     return {
         **_summary(found, aliases_of(tracking, found.name)),
         "description": found.description or "",
+        "decision": json.loads(found.tags.get(DECISION_TAG, "null")),
         "digests": _with_prefix(found.tags, "vaesc.content."),
         "runs": _with_prefix(found.tags, "vaesc.run."),
         "tags": {k: v for k, v in found.tags.items() if k != METRICS_TAG},

@@ -19,7 +19,7 @@ from vaesc.registry.connection import AbsentError
 from vaesc.registry.entries import user_name
 from vaesc.registry.files import DIGEST_TAG, fault, fetched, shown_version
 from vaesc.registry.history import Kind, Move, line_of_champions, moves, next_move, write_move
-from vaesc.registry.lookup import aliases_of, find_version
+from vaesc.registry.lookup import DECISION_TAG, aliases_of, find_version
 from vaesc.registry.mutex import promoting
 from vaesc.registry.registration import CHALLENGER, CHAMPION
 from vaesc.registry.tracking import Tracking
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
-
-DECISION_TAG = "vaesc.decision"
-"""Tag of a version: the gate's last word on it, as JSON."""
 
 
 class StaleError(RegistryError):

@@ -27,7 +27,9 @@ from vaesc.config import PipelineConfig
 
 @flow(name="pipeline", flow_run_name="{config.preset}-seed-{config.seed}", persist_result=False)
 def pipeline(
-    config: PipelineConfig = PipelineConfig(), start: Start | None = None
+    config: PipelineConfig = PipelineConfig(),
+    start: Start | None = None,
+    candidate: bool = False,
 ) -> dict[str, Any]:
     """Turn a dataset into a registered sparse model; steps whose inputs are unchanged are cached.
 
@@ -35,12 +37,13 @@ def pipeline(
         config: Every setting of the run.
         start: What training and refinement start from; default: from random weights, and from
             pixel dictionaries.
+        candidate: Whether the gate decides on the version, which is not made champion before.
 
     Returns:
         The summary that ``vaesc run --json`` prints.
     """
     logs.install()
-    with pipeline_run(config, tags=started_from(start)) as run:
+    with pipeline_run(config, tags=started_from(start, config), candidate=candidate) as run:
         dataset = ingest(config)
         vae = train(
             config, dataset, start.vae if start else None

@@ -52,5 +52,8 @@ def retrain(
     if known is not None:
         return known
     start = champion_artifacts(config) if warm_start else None
-    run = pipeline(config, start)
-    return {**gate(config, run["model"]["version"], run["run_id"], key), "run": run}
+    run = pipeline(config, start, candidate=True)
+    key = key or retrain_key(config, warm_start)  # the data may have been downloaded meanwhile
+    version = run["model"]["version"]
+    decision = gate(config, version, run["run_id"], key, start.version if start else None)
+    return {**decision, "run": run}

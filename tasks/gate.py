@@ -1,16 +1,15 @@
 """The gate: candidate against champion on the frozen split, the decision kept, the alias moved.
 
-The decision is stored on the model version and in the MLflow run before anything moves; the alias
-moves last. If another version has become champion meanwhile, the candidate is compared with that
-one, so two retrainings that finish together cannot both win over the same champion.
+The decision is stored on the model version, in the MLflow run and in Prefect before anything
+moves; the alias moves last. If another version has become champion meanwhile, the candidate is
+compared with that one, so two retrainings that finish together cannot both win over the same
+champion.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -20,12 +19,9 @@ from prefect.tasks import exponential_backoff
 from tasks import logs
 from tasks.publish import in_prefect
 from tasks.step import may_pass
-from vaesc.config import PipelineConfig, home
-from vaesc.registry import candidates, connect, promotion
-from vaesc.registry.candidates import Weighed
-from vaesc.registry.lookup import ATOMS_TAG
-from vaesc.registry.tracking import Tracking
-from vaesc.report.decision import render_decision
+from vaesc.config import PipelineConfig
+from vaesc.registry import candidates, connect, decisions, promotion
+from vaesc.registry.lookup import DECISION_TAG, find_version
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +34,17 @@ _TRIES = 10
     name="gate", retries=3, retry_delay_seconds=exponential_backoff(5), retry_jitter_factor=0.5,
     retry_condition_fn=may_pass, timeout_seconds=3600, persist_result=False,
 )  # fmt: skip
-def gate(config: PipelineConfig, version: int, run_id: str, key: str = "") -> dict[str, Any]:
+def gate(
+    config: PipelineConfig, version: int, run_id: str, key: str, start: int | None = None
+) -> dict[str, Any]:
     """Decide on a registered version, keep the decision, and promote the version if it is due.
 
     Args:
         config: Policy, margins and limits (``gate``), the model's name.
         version: The candidate.
         run_id: The MLflow run that made it.
-        key: What the retraining worked on, for :func:`known_decision`.
+        key: What the retraining worked on, see :func:`tasks.retrain.known_decision`.
+        start: The version whose weights it started from.
 
     Returns:
         The decision, its numbers and its reason, see
@@ -54,21 +53,24 @@ def gate(config: PipelineConfig, version: int, run_id: str, key: str = "") -> di
     logs.install()
     tracking = connect(config.registry.experiment)
     name = config.registry.model_name
+    candidates.note_ancestry(tracking, find_version(tracking, version, name), start)
     for _ in range(_TRIES):
         against = promotion.champion_of(tracking, name)
+        if against == version:
+            return _standing(config, version)
         weighed = candidates.weigh(
-            tracking, version, name=name, policy=config.gate, device=config.runtime.device,
-            alone=against == version,
+            tracking, version, against=against, name=name, policy=config.gate,
+            device=config.runtime.device,
         )  # fmt: skip
-        decision = _keep(tracking, weighed, run_id, key)
-        if decision["outcome"] == "rejected" or against == version:
-            if decision["outcome"] == "rejected" and against == version:
-                promotion.withdraw(tracking, name, version, reason=decision["reason"], by=run_id)
+        decision = decisions.record(tracking, weighed, run_id, tags={RETRAIN_TAG: key})
+        _show_in_prefect(decision)
+        if decision["outcome"] == "rejected":
             return decision
+        candidates.freeze(tracking, against or version, name)
         try:
             promotion.promote(
-                tracking, weighed.candidate, expected=weighed.champion, by=f"run {run_id}",
-                reason=weighed.decision.reason,
+                tracking, weighed.candidate, expected=against, reason=weighed.decision.reason,
+                by=f"run {run_id}", kind="promote" if against else "first",
             )  # fmt: skip
         except promotion.StaleError as error:
             logger.warning("%s", error)
@@ -76,31 +78,20 @@ def gate(config: PipelineConfig, version: int, run_id: str, key: str = "") -> di
         return decision
     raise promotion.StaleError(
         f"the champion of {name!r} changed {_TRIES} times while version {version} was compared "
-        f"with it; run `vaesc models promote {version}` when it rests"
+        f"with it; run `vaesc models promote {version} --name {name}` when it rests"
     )
 
 
-def _keep(tracking: Tracking, weighed: Weighed, run_id: str, key: str) -> dict[str, Any]:
-    """Store the decision on the version, in the run, and in Prefect's UI."""
-    decision = weighed.to_json()
-    tags = {ATOMS_TAG: candidates.atoms_text(weighed.atoms)}
-    if key:
-        tags[RETRAIN_TAG] = key
-    promotion.keep_decision(tracking, weighed.candidate, candidates.short(decision), tags)
-    page = home() / "runs" / run_id / "decision.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render_decision(decision, weighed.pictures), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "decision.json")
-        path.write_text(json.dumps(decision, indent=1, sort_keys=True) + "\n")
-        tracking.log_artifacts(run_id, path)
-    tracking.log_artifacts(run_id, page)
-    tracking.log_metrics(run_id, candidates.metrics_of(decision))
-    tracking.set_tags(
-        run_id, {"vaesc.gate": decision["outcome"], "vaesc.gate_reason": decision["reason"]}
-    )
-    _show_in_prefect(decision)
-    return {**decision, "page": str(page)}
+def _standing(config: PipelineConfig, version: int) -> dict[str, Any]:
+    """Return what there is to say of a candidate that is the champion: nothing is decided anew."""
+    tracking, name = connect(config.registry.experiment), config.registry.model_name
+    text = find_version(tracking, version, name).tags.get(DECISION_TAG)
+    known: dict[str, Any] = json.loads(text) if text else {}
+    reason = f"nothing new: the candidate is version {version}, the champion"
+    return {
+        "model": name, "candidate": version, "champion": version, "comparisons": [], "checks": [],
+        "atoms": None, **known, "outcome": "nothing new", "reason": reason,
+    }  # fmt: skip
 
 
 def _show_in_prefect(decision: dict[str, Any]) -> None:

@@ -80,6 +80,7 @@ def register(
             run.tracking,
             name=config.registry.model_name,
             run_id=step_run.id,
+            candidate=run.candidate,
             records=run.records,
             metrics=run.metrics if refined is None else _of_refined(run.metrics),
         )

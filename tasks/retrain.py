@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -15,7 +16,7 @@ from tasks.gate import RETRAIN_TAG
 from vaesc import datasets
 from vaesc.config import PipelineConfig, canonical_json, config_digest, settings
 from vaesc.records import Refined, TrainedVAE
-from vaesc.registry import connect, promotion
+from vaesc.registry import candidates, connect, promotion
 from vaesc.registry.connection import AbsentError
 from vaesc.registry.lookup import DECISION_TAG, find_version
 from vaesc.source import source_digest
@@ -35,11 +36,12 @@ class Start:
     refined: Refined | None
 
 
-def started_from(start: Start | None) -> dict[str, str]:
-    """Return what a warm start took from the champion, as tags of the run."""
+def started_from(start: Start | None, config: PipelineConfig) -> dict[str, str]:
+    """Return what a warm start takes from the champion, as tags of the run."""
     if start is None:
         return {}
-    taken = [name for name in ("vae", "refined") if getattr(start, name) is not None]
+    taken = ["vae"] if start.vae else []
+    taken += ["refined"] if start.refined and config.refine.epochs else []
     return {"vaesc.warm_start": f"version {start.version}: {', '.join(taken) or 'nothing'}"}
 
 
@@ -60,20 +62,34 @@ def retrain_key(config: PipelineConfig, warm_start: bool) -> str:
 
 @task(name="anything-new", persist_result=False)
 def known_decision(config: PipelineConfig, key: str) -> dict[str, Any] | None:
-    """Return what was decided when the same data, settings and code were last trained on."""
+    """Return what was decided when the same data, settings and code were last trained on.
+
+    That stands if the version that came of it is or was champion (a rollback is not undone by the
+    next night), or was rejected against the very champion of now. A decision that was not carried
+    out, since its process was killed, does not.
+
+    Raises:
+        RegistryError: What a candidate is compared on is not in this store: no use training one.
+    """
     logs.install()
+    name = config.registry.model_name
     try:
         tracking = connect(config.registry.experiment, create=False)
-        found = key and promotion.decided(tracking, config.registry.model_name, RETRAIN_TAG, key)
+        candidates.check_comparable(tracking, name)
+        found = promotion.tagged(tracking, name, RETRAIN_TAG, key) if key else None
     except AbsentError:
         return None
-    if not found:
+    if found is None:
         return None
-    decision = json.loads(found.tags[DECISION_TAG])
-    reason = (
-        f"nothing new: data, settings and code are those of version {found.version}, which was "
-        f"{decision['outcome']}"
-    )
+    number, champion = int(found.version), promotion.champion_of(tracking, name)
+    decision: dict[str, Any] = json.loads(found.tags.get(DECISION_TAG, "{}"))
+    if number in promotion.were_champion(tracking, name):
+        what = "is the champion" if number == champion else "was champion before"
+    elif decision.get("outcome") == "rejected" and decision["champion"] == champion:
+        what = f"was rejected against the champion, version {champion}"
+    else:
+        return None
+    reason = f"nothing new: data, settings and code are those of version {number}, which {what}"
     logger.warning("%s", reason)
     return {**decision, "outcome": "nothing new", "reason": reason, "run": None}
 
@@ -100,5 +116,14 @@ def champion_artifacts(config: PipelineConfig) -> Start | None:
             logger.warning(
                 "the champion's %s is not in this store: %s starts cold", step.kind, step.name
             )
+        if step is TRAIN and artifact and not _fits(artifact.path, config):
+            logger.warning("the champion's VAE has other settings: training starts cold")
+            artifact = None
         found[step.name] = artifact and step.recorded(artifact)
     return Start(version=number, vae=found["train"], refined=found["refine"])
+
+
+def _fits(vae: Path, config: PipelineConfig) -> bool:
+    """Whether a trained VAE has the settings that this run's is to have."""
+    told = json.loads((vae / "vae.json").read_bytes())["config"]
+    return bool(told == settings(config.vae))

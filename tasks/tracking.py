@@ -41,8 +41,11 @@ _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
 class PipelineRun:
     """The parent MLflow run of one flow run, and what its steps have reported so far."""
 
-    def __init__(self, config: PipelineConfig, tracking: Tracking, run_id: str) -> None:
+    def __init__(
+        self, config: PipelineConfig, tracking: Tracking, run_id: str, *, candidate: bool = False
+    ) -> None:
         self.config, self.tracking, self.run_id = config, tracking, run_id
+        self.candidate = candidate
         self.flow_run_id = flow_run_id()
         self.steps: list[dict[str, Any]] = []
         self.records: dict[str, Record] = {}
@@ -166,7 +169,11 @@ class StepRun(Listener):
 
 @contextmanager
 def pipeline_run(
-    config: PipelineConfig, *, name: str = "", tags: Mapping[str, str] | None = None
+    config: PipelineConfig,
+    *,
+    name: str = "",
+    tags: Mapping[str, str] | None = None,
+    candidate: bool = False,
 ) -> Iterator[PipelineRun]:
     """Open the parent MLflow run of the current flow run, and end it with the flow.
 
@@ -174,6 +181,7 @@ def pipeline_run(
         config: The run's config.
         name: Its name; default: preset and the beginning of the config's digest.
         tags: More tags.
+        candidate: Whether the gate decides on the model that it registers.
     """
     tracking = connect_tracking(config.registry.experiment)
     tracking.close_stale_runs()
@@ -187,7 +195,7 @@ def pipeline_run(
         name or f"{config.preset}-{config_digest(config)[:8]}",
         parent=os.environ.get(PARENT_RUN), tags=every, params=dict(flat_settings(config)),
     )  # fmt: skip
-    run = PipelineRun(config, tracking, run_id)
+    run = PipelineRun(config, tracking, run_id, candidate=candidate)
     token = _CURRENT.set(run)
     try:
         yield run

@@ -49,6 +49,14 @@ class Project:
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
 
+    def script(self, program):
+        """Run a program that may use the flows, with a Prefect API."""
+        start = "from tasks import server; server.connect()\n"
+        return subprocess.run(
+            [sys.executable, "-c", start + program],
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
     def python(self, program):
         done = subprocess.run(
             [sys.executable, "-c", program],

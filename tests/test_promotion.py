@@ -40,7 +40,7 @@ def history():
 def test_a_promotion_moves_the_alias_and_is_on_record(three):
     move = promoted(3, 1, by="somebody")
     assert champion() == 3
-    assert load_model("champion").reconstruct is not None
+    assert load_model("champion").origin.version == 3
     assert aliases_of(connect("test"), "vaesc") == {"champion": 3}  # no challenger any more
     assert move.carried_out
     assert move.by == "somebody"
@@ -89,7 +89,7 @@ def test_rollbacks_go_back_through_the_champions(three):
     runs = connect("test")
     assert promotion.roll_back(runs, reason="it blurs").version == 2
     assert promotion.roll_back(runs).version == 1
-    with pytest.raises(RegistryError, match="first champion on record"):
+    with pytest.raises(RegistryError, match="no earlier champion on record"):
         promotion.roll_back(runs)
     assert champion() == 1
     promoted(3, 1)
@@ -105,6 +105,37 @@ def test_a_rollback_passes_over_a_version_that_was_deleted(three):
     promoted(3, 2)
     connect("test").client.delete_model_version("vaesc", "2")
     assert promotion.roll_back(connect("test")).version == 1
+
+
+def test_a_rollback_passes_over_a_repaired_and_over_a_damaged_version(three):
+    home, versions = three
+    promoted(2, 1)
+    damage(files_of(versions[1]) / "vae.safetensors")
+    runs = connect("test")
+    again = register(saved(home / "again", 1), runs, run_id=runs.start_run("repair"))
+    assert champion() == again.version == 4
+    promoted(3, 4)
+    assert promotion.roll_back(connect("test")).version == 4
+    damage(files_of(again) / "vae.safetensors")
+    promoted(3, 4)
+    assert promotion.roll_back(connect("test")).version == 1
+
+
+def test_after_a_deletion_a_rollback_finds_the_champion_before(three):
+    promoted(2, 1)
+    connect("test").client.delete_model_version("vaesc", "2")
+    home, _ = three
+    assert made(home, 7)[0].version == 4
+    assert champion() is None  # whatever is registered next takes nobody's place
+    assert promotion.roll_back(connect("test")).version == 1
+
+
+def test_a_candidate_is_not_named_before_the_gate_has_decided(tmp_path, monkeypatch):
+    home = enter_home(tmp_path / "home", monkeypatch)
+    record, _ = made(home, 0, candidate=True)
+    assert aliases_of(connect("test"), "vaesc") == {"challenger": 1}
+    promoted(record.version, None)
+    assert champion() == 1
 
 
 def test_a_champion_named_by_other_means_can_be_rolled_back_from(three):
@@ -156,8 +187,8 @@ def test_the_line_of_champions():
         5,
     ]
     assert line_of_champions([], 3) == [3]
-    withdrawn = [move("first", None, 1), move("withdraw", 1, None), move("first", None, 2)]
-    assert line_of_champions(withdrawn, 2) == [2]
+    assert line_of_champions([*line, move("repair", 5, 6)], 6) == [1, 2, 6]
+    assert line_of_champions(line, None) == [1, 2, 5]
 
 
 # The lock
@@ -181,11 +212,34 @@ def test_a_lock_whose_holder_was_killed_is_taken_over(three):
     assert names == {"vaesc"}
 
 
+def test_of_two_who_break_one_lock_one_has_it(three):
+    """Both have seen the dead holder; the second breaks only after the first has its own lock."""
+    runs, lock = connect("test"), "vaesc" + mutex.SUFFIX
+    assert mutex._taken(runs, lock, "dead")
+    assert mutex._broken(runs, lock, "dead") == [f"{lock}.dead"]
+    assert mutex._taken(runs, lock, "first")
+    assert mutex._broken(runs, lock, "dead") == []
+    assert mutex._holder(runs, lock)[0] == "first"
+    assert not mutex._taken(runs, lock, "second")
+    assert mutex._taken(runs, lock, "first")  # asked again, since the answer was lost
+
+
+def test_a_lock_that_was_taken_over_moves_nothing(three):
+    runs = connect("test")
+    with mutex.promoting(runs, "vaesc") as still_ours:
+        still_ours()
+        runs.client.delete_registered_model("vaesc" + mutex.SUFFIX)
+        assert mutex._taken(runs, "vaesc" + mutex.SUFFIX, "another")
+        with pytest.raises(mutex.BusyError, match="taken over"):
+            still_ours()
+    assert mutex._holder(runs, "vaesc" + mutex.SUFFIX)[0] == "another"  # and nobody else's freed
+
+
 def test_a_lock_that_a_living_process_holds_is_waited_for(three, monkeypatch):
     monkeypatch.setattr(mutex, "WAIT_SECONDS", 0.5)
     runs = connect("test")
     with mutex.promoting(runs, "vaesc"):
-        with pytest.raises(RegistryError, match="another promotion of 'vaesc'"):
+        with pytest.raises(RegistryError, match="another promotion holds"):
             promoted(2, 1)
         monkeypatch.setattr(mutex, "STALE_SECONDS", 0.0)  # as seen from another machine, later
         promoted(2, 1)
@@ -215,7 +269,7 @@ def test_rollback_and_history_from_the_command_line(three):
     code, _, err = vaesc("rollback")
     assert code == 1
     assert err.count("\n") == 1
-    assert "first champion on record" in err
+    assert "no earlier champion on record" in err
 
 
 def test_models_that_no_pipeline_made_cannot_be_compared(three):

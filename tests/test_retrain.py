@@ -92,16 +92,57 @@ def test_an_ill_first_model_is_no_champion(project, story):
     assert found["outcome"] == "rejected"
     assert "active_units is 0" in found["reason"]
     done = project.vaesc("models", "history", "--name", "ill", "--json")
-    assert [m["kind"] for m in json.loads(done.stdout)] == ["first", "withdraw"]
+    assert json.loads(done.stdout) == []
     done = project.vaesc("models", "rollback", "--name", "ill")
     assert done.returncode == 1
-    assert "has no champion" in done.stderr
+    assert "there is no champion of 'ill'" in done.stderr
 
 
 def test_nothing_new_is_said_at_once(story):
     assert story["again"]["outcome"] == "nothing new"
-    assert "version 1, which was promoted" in story["again"]["reason"]
+    assert "version 1, which is the champion" in story["again"]["reason"]
     assert story["again"]["run"] is None
+
+
+def test_a_decision_that_was_cut_off_before_the_alias_moved_is_made_again(project):
+    """Killed after the decision was kept: the next night must not take it for done."""
+    name = ("--set", "registry.model_name=cut")
+    first = retrained(project, *name)
+    cut = (
+        "from tasks import gate\n"
+        "from vaesc.config_files import load_config\n"
+        "from vaesc.registry import promotion\n"
+        "from flows.retrain import retrain\n"
+        "def killed(*a, **k): raise SystemExit('killed')\n"
+        "promotion.promote = killed\n"
+        "retrain('arrays', ['dataset.path=images.npy', 'registry.model_name=cut',\n"
+        "    'training.epochs=40'], 'small.toml')\n"
+    )
+    done = project.script(cut)
+    assert done.returncode != 0
+    again = retrained(project, *name, "--set", "training.epochs=40")
+    assert again["outcome"] == "promoted", again["reason"]
+    assert again["champion"] == first["candidate"]
+    assert retrained(project, *name, "--set", "training.epochs=40")["outcome"] == "nothing new"
+
+
+def test_a_rollback_is_not_undone_by_the_next_night(project):
+    name = ("--set", "registry.model_name=cut", "--set", "training.epochs=40")
+    done = project.vaesc("models", "rollback", "--name", "cut", "--json")
+    assert done.returncode == 0, done.stderr
+    told = retrained(project, *name)
+    assert told["outcome"] == "nothing new"
+    assert "was champion before" in told["reason"]
+
+
+def test_the_champion_trained_again_stays_what_it_is(project):
+    """Another key, the same model: it is neither judged alone nor loses its decision."""
+    name = ("--set", "registry.model_name=cut")
+    told = retrained(project, *name, "--set", "gate.margin=0.02")
+    assert told["outcome"] == "nothing new"
+    assert "the champion" in told["reason"]
+    found = project.vaesc("models", "show", "1", "--name", "cut", "--json")
+    assert json.loads(found.stdout)["aliases"] == ["champion"]
 
 
 def test_a_worse_candidate_is_rejected_and_the_reason_is_kept(project, story):
@@ -124,9 +165,8 @@ def test_a_better_candidate_is_promoted(project, story):
     assert better["outcome"] == "promoted", better["reason"]
     mse = next(c for c in better["comparisons"] if c["metric"] == "mse")
     assert mse["high"] < 1
-    assert "champion" in show(project, better["candidate"])["aliases"] or (
-        story["more data"]["outcome"] == "promoted"
-    )
+    moved = json.loads(project.vaesc("models", "history", "--json").stdout)
+    assert (1, better["candidate"]) in [(m["previous"], m["version"]) for m in moved]
 
 
 def test_the_frozen_split_stays_when_data_is_added(story):

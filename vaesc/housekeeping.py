@@ -111,7 +111,7 @@ def registered_addresses() -> set[str]:
     version that was made from it.
     """
     from vaesc.registry import connect, list_models, show_model
-    from vaesc.registry.candidates import frozen_dataset
+    from vaesc.registry.candidates import SEEN_TAG, frozen_dataset
     from vaesc.registry.connection import AbsentError
 
     try:
@@ -122,6 +122,8 @@ def registered_addresses() -> set[str]:
     made_from = {
         value for some in tags for key, value in some.items() if key.startswith("vaesc.digest.")
     }
+    for some in tags:  # what a warm start's ancestors have seen is asked for at the next decision
+        made_from |= set(some.get(SEEN_TAG, "").split())
     tracking = connect(create=False)
     frozen = {frozen_dataset(tracking, name) for name in {v["name"] for v in versions}}
     return made_from | {address for address in frozen if address}

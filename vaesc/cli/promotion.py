@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from vaesc.config import GateConfig
 from vaesc.errors import RegistryError
 
 Actions = Any
@@ -28,6 +30,12 @@ def add_actions(actions: Actions, common: argparse.ArgumentParser) -> None:
         if name in ("compare", "promote"):
             parser.add_argument("ref", help="alias (challenger), version (3) or run id")
             parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+            parser.add_argument(
+                "--config", type=Path, metavar="FILE.toml", help="margins and limits, as [gate]"
+            )
+            parser.add_argument(
+                "--set", action="append", default=[], metavar="gate.x=y", help="one of them"
+            )
         if name == "compare":
             parser.add_argument(
                 "against", nargs="?", default="champion", help="compared with (default: champion)"
@@ -46,7 +54,7 @@ def compare(options: argparse.Namespace) -> int:
 
     weighed = candidates.weigh(
         connect(create=False), options.ref, name=options.name, against=options.against,
-        device=options.device,
+        policy=_policy(options), device=options.device,
     )  # fmt: skip
     _print(weighed.to_json(), options)
     return 0
@@ -54,28 +62,45 @@ def compare(options: argparse.Namespace) -> int:
 
 def promote(options: argparse.Namespace) -> int:
     """Compare a version with the champion, and promote it if it passes or is forced."""
-    from vaesc.registry import candidates, connect, promotion
-    from vaesc.registry.lookup import ATOMS_TAG
+    from vaesc.registry import candidates, connect, decisions, promotion
+    from vaesc.registry.lookup import find_version
 
     tracking = connect(create=False)
-    weighed = candidates.weigh(tracking, options.ref, name=options.name, device=options.device)
-    decision = weighed.to_json()
-    rejected = decision["outcome"] == "rejected"
-    if rejected and not options.force:
-        raise RegistryError(
-            f"version {decision['candidate']} of {decision['model']!r} stays where it is: "
-            f"{decision['reason']}; `vaesc models compare` shows all numbers, --force promotes it "
-            "all the same"
-        )
-    tags = {ATOMS_TAG: candidates.atoms_text(weighed.atoms)}
-    promotion.keep_decision(tracking, weighed.candidate, candidates.short(decision), tags)
-    reason = "; ".join(filter(None, [options.reason, decision["reason"]]))
+    version = find_version(tracking, options.ref, options.name)
+    against = promotion.champion_of(tracking, version.name)
+    try:
+        weighed = candidates.weigh(
+            tracking, options.ref, name=options.name, against=against, policy=_policy(options),
+            device=options.device,
+        )  # fmt: skip
+    except RegistryError as error:
+        if not options.force:
+            raise
+        reason, forced = f"not compared: {error}", True
+    else:
+        rejected = weighed.decision.outcome == "rejected"
+        if rejected and not options.force:
+            raise RegistryError(
+                f"version {version.version} of {version.name!r} stays where it is: "
+                f"{weighed.decision.reason}; `vaesc models compare` shows all numbers, --force "
+                "promotes it all the same"
+            )
+        reason, forced = weighed.decision.reason, rejected
+        candidates.freeze(tracking, against or int(version.version), version.name)
+        decisions.record(tracking, weighed, str(version.run_id), forced=rejected)
+    reason = "; ".join(filter(None, [options.reason, reason]))
     move = promotion.promote(
-        tracking, weighed.candidate, expected=weighed.champion, reason=reason,
-        kind="force" if rejected else "promote",
-    )  # fmt: skip
+        tracking, version, expected=against, reason=reason, kind="force" if forced else "promote"
+    )
     _print_move(move.to_json(), options)
     return 0
+
+
+def _policy(options: argparse.Namespace) -> GateConfig:
+    """Return margins and limits: the defaults, or what --config and --set say of [gate]."""
+    from vaesc.config_files import load_config
+
+    return load_config("digits", options.config, options.set).gate
 
 
 def rollback(options: argparse.Namespace) -> int:
@@ -107,12 +132,10 @@ def _print_move(move: Mapping[str, Any], options: argparse.Namespace) -> None:
 
 
 def _line(move: Mapping[str, Any]) -> str:
-    before, after = (
-        f"version {move[which]}" if move[which] else "nothing" for which in ("previous", "version")
-    )
+    before = f"version {move['previous']}" if move["previous"] else "nothing"
     undone = "" if move["carried_out"] else "  (not carried out: interrupted)"
     return (
-        f"{move['at']}  {move['kind']:<9}{before} -> {after}{undone}\n"
+        f"{move['at']}  {move['kind']:<9}{before} -> version {move['version']}{undone}\n"
         f"{'':27}{move['reason']}  [{move['by']}]"
     )
 

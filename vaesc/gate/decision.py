@@ -115,8 +115,10 @@ def decide(
         n_seen: Frozen images that were left out.
         seed: Seed of the resamples.
     """
-    comparisons = compare(candidate, champion, policy=policy, labels=labels, seed=seed)
     checks = health(candidate, policy, seconds)
+    comparisons: tuple[Comparison, ...] = ()
+    if candidate.is_finite and champion.is_finite:
+        comparisons = compare(candidate, champion, policy=policy, labels=labels, seed=seed)
     outcome, reason = _judged(comparisons, checks, policy, len(candidate.errors))
     return Decision(
         outcome=outcome, reason=reason, policy=policy.policy, n_images=len(candidate.errors),
@@ -250,6 +252,8 @@ def _judged(
             f"only {n} frozen images were seen by neither model in training, and "
             f"gate.min_images asks for {policy.min_images}"
         )
+    if not comparisons:
+        return "promoted", "the champion's own errors are not finite: there is nothing to compare"
     failed = [c for c in comparisons if not c.passes]
     if failed:
         return "rejected", f"not shown to be no worse: {'; '.join(map(_words, failed))}"

@@ -46,13 +46,14 @@ def open_frozen(
 
     Args:
         folder: Folder of the frozen dataset's artifact.
-        seen: Folders of the datasets that the models were trained on; `folder` among them counts
-            for nothing, since its own splits are apart.
+        seen: Folders of the datasets that the models, and those whose weights they started from,
+            were trained on; `folder` among them counts for nothing, since its splits are apart.
         shape: Shape of one image, as both models take it.
-        limit: Largest number of images kept, the first ones.
+        limit: Largest number of images kept: those that a hash of their pixels puts first, so
+            that an order by class does no harm.
 
     Raises:
-        DataError: The split's images have another shape, or a dataset cannot be read.
+        DataError: The split's images have another shape or range, or a dataset cannot be read.
     """
     from vaesc.datasets.reader import open_dataset
 
@@ -65,16 +66,28 @@ def open_frozen(
         )
     images = dataset.floats("test")
     labels = dataset.labels("test")
-    fresh = np.ones(len(images), bool)
-    others = {Path(each).resolve() for each in seen} - {Path(folder).resolve()}
-    if others:
-        known = {mark for each in sorted(others) for mark in _trained_on(open_dataset(each))}
-        fresh = np.array([mark not in known for mark in _marks(images)])
-    kept = np.flatnonzero(fresh)[:limit]
+    marks = _marks(images)
+    known: set[bytes] = set()
+    for each in sorted({Path(each).resolve() for each in seen} - {Path(folder).resolve()}):
+        other = open_dataset(each)
+        _check_range(dataset, other)
+        known |= _trained_on(other)
+    fresh = np.array([mark not in known for mark in marks])
+    kept = np.sort(sorted(np.flatnonzero(fresh), key=marks.__getitem__)[:limit]).astype(np.int64)
     return FrozenSplit(
         images=images[kept], labels=None if labels is None else labels[kept],
         n_seen=int(len(fresh) - fresh.sum()),
     )  # fmt: skip
+
+
+def _check_range(frozen: ImageDataset, other: ImageDataset) -> None:
+    """Refuse data of which another brightness is 1: neither pixels nor errors compare."""
+    if (frozen.low, frozen.high) != (other.low, other.high):
+        raise DataError(
+            f"a model's data runs from {other.low:g} to {other.high:g}, the frozen split's from "
+            f"{frozen.low:g} to {frozen.high:g} (dataset.rescale=minmax follows the data); scale "
+            "your images to [0, 1] yourself, or register under another name (registry.model_name)"
+        )
 
 
 def _trained_on(dataset: ImageDataset) -> set[bytes]:

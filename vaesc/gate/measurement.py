@@ -78,6 +78,17 @@ def measure(model: SparseVAE, images: Floats) -> Measurement:
     )  # fmt: skip
 
 
+def broken(n: int, n_atoms: int) -> Measurement:
+    """Return the measurement of a model that cannot code n images, since it holds no numbers."""
+    from scipy.sparse import csr_array
+
+    return Measurement(
+        errors=np.full(n, np.nan, np.float32), l0=np.zeros(n, np.int64),
+        codes=csr_array((n, n_atoms), dtype=np.float32), active_units=0.0, dead_fraction=1.0,
+        mutual_coherence=1.0,
+    )  # fmt: skip
+
+
 def encode_seconds(models: Sequence[SparseVAE], images: Floats) -> list[float]:
     """Return the seconds each model takes to encode an image, the best of five rounds.
 

@@ -8,8 +8,9 @@ is a tag of the registered model: that of the first champion that was ever compa
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,11 @@ from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.gate.atoms import AtomIds, Lineage, effects, inherit
 from vaesc.gate.decision import Decision, decide, health, illness
 from vaesc.gate.frozen import FrozenSplit, open_frozen
-from vaesc.gate.measurement import Measurement, encode_seconds, measure
+from vaesc.gate.measurement import Measurement, broken, encode_seconds, measure
 from vaesc.registry.files import shown_version
 from vaesc.registry.loading import load_model
-from vaesc.registry.lookup import ATOMS_TAG, find_version
-from vaesc.registry.promotion import champion_of
+from vaesc.registry.lookup import ATOMS_TAG, find_version, find_versions
+from vaesc.registry.promotion import champion_of, were_champion
 from vaesc.registry.tracking import Tracking
 from vaesc.store import Store
 
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 
     from vaesc.bundle import SparseVAE
 
+logger = logging.getLogger(__name__)
+
 FROZEN_TAG = "vaesc.frozen_dataset"
 """Tag of a registered model: address of the dataset whose test split is frozen."""
+SEEN_TAG = "vaesc.seen"
+"""Tag of a version: addresses of the datasets that its weights have seen, a warm start's too."""
 _INGEST = "vaesc.digest.ingest"
 _MOST_IMAGES = 10_000
 
@@ -67,30 +72,28 @@ def weigh(
     tracking: Tracking,
     ref: str | int,
     *,
+    against: str | int | None,
     name: str = "vaesc",
-    against: str | int | None = None,
     policy: GateConfig | None = None,
     device: str = "auto",
-    alone: bool = False,
 ) -> Weighed:
-    """Compare a version with the champion on the frozen split; nothing is changed.
+    """Compare a version with another on the frozen split; nothing is changed.
 
     Args:
         tracking: Which MLflow.
         ref: The candidate, as for :func:`vaesc.registry.load_model`, folders excepted.
+        against: What it is compared with; None: nothing, its health alone is judged.
         name: The registered model.
-        against: What it is compared with; default: the champion.
         policy: Margins and limits; default: those of :class:`vaesc.config.GateConfig`.
         device: Where torch computes.
-        alone: Judge its health alone: it is the champion, for want of another.
 
     Raises:
-        RegistryError: A version cannot be loaded, the frozen split is not in this store, or the
-            candidate is the champion.
+        RegistryError: A version cannot be loaded, the frozen split is not in this store, or both
+            are one version.
     """
     policy = policy or GateConfig()
     candidate = find_version(tracking, ref, name)
-    champion = None if alone else _rival(tracking, candidate.name, against)
+    champion = None if against is None else find_version(tracking, against, candidate.name)
     if champion is not None and int(champion.version) == int(candidate.version):
         raise RegistryError(
             f"version {candidate.version} of {candidate.name!r} is the one it would be compared "
@@ -107,12 +110,27 @@ def weigh(
             f"{shown_version(champion)} of {theirs.shape}; register it under another name "
             "(registry.model_name)"
         )
-    return _compared(candidate, champion, (ours, theirs), split, policy)
+    return _compared(tracking, candidate, champion, (ours, theirs), split, policy)
 
 
-def _rival(tracking: Tracking, name: str, against: str | int | None) -> ModelVersion | None:
-    number = champion_of(tracking, name) if against is None else against
-    return None if number is None else find_version(tracking, number, name)
+def check_comparable(tracking: Tracking, name: str) -> None:
+    """See that what a candidate will be compared on is in this store, before it is trained.
+
+    Raises:
+        RegistryError: The frozen split, or data that the champion has seen, is not.
+    """
+    number = champion_of(tracking, name)
+    if number is None:
+        return
+    champion = find_version(tracking, number, name)
+    try:
+        for address in (_frozen_address(tracking, champion), *_seen(champion)):
+            _folder(address)
+    except StoreError as error:
+        raise RegistryError(
+            f"no candidate could be compared with {shown_version(champion)}: {error}; retrain "
+            "where it was trained, or share that store (VAESC_HOME)"
+        ) from error
 
 
 def frozen_dataset(tracking: Tracking, name: str) -> str | None:
@@ -159,6 +177,7 @@ def atoms_text(ids: AtomIds) -> str:
 
 
 def _compared(
+    tracking: Tracking,
     candidate: ModelVersion,
     champion: ModelVersion,
     models: tuple[SparseVAE, SparseVAE],
@@ -167,18 +186,32 @@ def _compared(
 ) -> Weighed:
     ours = _measured(models[0], split, candidate)
     theirs = _measured(models[1], split, champion)
+    finite = ours.is_finite and theirs.is_finite
     decision = decide(
-        ours, theirs, policy=policy, seconds=encode_seconds(models, split.images),
+        ours, theirs, policy=policy,
+        seconds=encode_seconds(models, split.images) if finite else (),
         labels=split.labels, n_seen=split.n_seen, seed=derive_seed(0, "gate"),
     )  # fmt: skip
-    new, old = effects(models[0], ours.codes), effects(models[1], theirs.codes)
-    known = atom_ids(champion, models[1].n_atoms)
-    lineage = inherit(new, old, known)
+    lineage, pictures = None, dict[str, Any]()
+    atoms = atom_ids(candidate, models[0].n_atoms)
+    if finite:
+        new, old = effects(models[0], ours.codes), effects(models[1], theirs.codes)
+        known = atom_ids(champion, models[1].n_atoms)
+        lineage = inherit(new, old, replace(known, next_id=_next_atom(tracking, champion, known)))
+        pictures = {"new": new, "old": old, "old_ids": known.ids, "shape": models[0].shape}
+        # Numbers that were ever the champion's are published: they stand.
+        kept = int(candidate.version) in were_champion(tracking, candidate.name)
+        atoms = atoms if kept and ATOMS_TAG in candidate.tags else lineage.ids
     return Weighed(
         candidate=candidate, champion=int(champion.version), decision=decision, lineage=lineage,
-        atoms=lineage.ids, pictures={"new": new, "old": old, "old_ids": known.ids,
-                                     "shape": models[0].shape},
+        atoms=atoms, pictures=pictures,
     )  # fmt: skip
+
+
+def _next_atom(tracking: Tracking, champion: ModelVersion, known: AtomIds) -> int:
+    """Return the first number that no atom of any version has."""
+    texts = [v.tags.get(ATOMS_TAG) for v in find_versions(tracking, champion.name)]
+    return max(known.next_id, *(int(json.loads(text)["next_id"]) for text in texts if text), 0)
 
 
 def _first(
@@ -205,27 +238,54 @@ def _measured(model: SparseVAE, split: FrozenSplit, version: ModelVersion) -> Me
             f"no image of the frozen split is new to {shown_version(version)}: all were in "
             "training; keep test images apart in the data"
         )
-    return measure(model, split.images)
+    try:
+        return measure(model, split.images)
+    except ValueError as error:
+        # Weights that are no numbers are no reason to end without a decision.
+        logger.warning("%s cannot code the frozen split: %s", shown_version(version), error)
+        return broken(len(split.images), model.n_atoms)
 
 
 def _frozen(
     tracking: Tracking, candidate: ModelVersion, champion: ModelVersion | None, model: SparseVAE
 ) -> FrozenSplit:
-    """Open the frozen split of a registered model, naming it first if none is."""
-    name = candidate.name
-    address = frozen_dataset(tracking, name)
-    if address is None:
-        address = _dataset(champion or candidate)
-        with tracking.explained(f"freeze a split for {name!r}"):
-            tracking.client.set_registered_model_tag(name, FROZEN_TAG, address)
-    seen = [_dataset(version) for version in (candidate, champion) if version is not None]
+    """Open the frozen split of a registered model, or that which would be frozen now."""
+    address = _frozen_address(tracking, champion or candidate)
+    seen = {each for version in (candidate, champion) if version for each in _seen(version)}
     try:
-        folder, *others = (_folder(each) for each in (address, *seen))
+        folder, *others = (_folder(each) for each in (address, *sorted(seen)))
         return open_frozen(folder, others, model.shape, _MOST_IMAGES)
     except (DataError, StoreError) as error:
         raise RegistryError(
             f"{shown_version(candidate)} cannot be compared on the frozen split: {error}"
         ) from error
+
+
+def _frozen_address(tracking: Tracking, version: ModelVersion) -> str:
+    return frozen_dataset(tracking, version.name) or _dataset(version)
+
+
+def freeze(tracking: Tracking, champion: int, name: str) -> None:
+    """Freeze the test split of a champion's data, unless one is frozen already."""
+    if frozen_dataset(tracking, name) is None:
+        address = _dataset(find_version(tracking, champion, name))
+        with tracking.explained(f"freeze a split for {name!r}"):
+            tracking.client.set_registered_model_tag(name, FROZEN_TAG, address)
+
+
+def note_ancestry(tracking: Tracking, version: ModelVersion, start: int | None) -> None:
+    """Note on a version which data its weights have seen, those it started from included."""
+    seen = {_dataset(version)}
+    if start is not None:
+        seen |= set(_seen(find_version(tracking, start, version.name)))
+    with tracking.explained(f"tag {shown_version(version)}"):
+        tracking.client.set_model_version_tag(
+            version.name, str(version.version), SEEN_TAG, " ".join(sorted(seen))
+        )
+
+
+def _seen(version: ModelVersion) -> list[str]:
+    return str(version.tags.get(SEEN_TAG) or _dataset(version)).split()
 
 
 def _dataset(version: ModelVersion) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from vaesc.registry.tracking import Tracking
 
 PREFIX = "vaesc.move."
-Kind = Literal["first", "promote", "force", "rollback", "repair", "withdraw"]
+Kind = Literal["first", "promote", "force", "rollback", "repair"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,9 @@ class Move:
     """From 1 on."""
     kind: Kind
     """``first``: the only version there was; ``promote``: the gate's word; ``force``: by hand,
-    against it; ``rollback``; ``repair``: a whole copy in the place of a damaged version;
-    ``withdraw``: the only version there was proved ill."""
-    version: int | None
-    """Champion from then on; None if there is none."""
+    against it; ``rollback``; ``repair``: a whole copy in the place of a damaged version."""
+    version: int
+    """Champion from then on."""
     previous: int | None
     """Champion until then."""
     reason: str
@@ -65,8 +64,8 @@ def moves(tracking: Tracking, name: str, champion: int | None) -> list[Move]:
     ]
 
 
-def line_of_champions(history: list[Move], champion: int) -> list[int]:
-    """Return the versions one can roll back through, the current champion last.
+def line_of_champions(history: list[Move], champion: int | None) -> list[int]:
+    """Return the versions one can roll back through, the current champion last, if there is one.
 
     A promotion adds to the line, a rollback takes its last away; a champion that was named by
     other means than ours is added at the end.
@@ -77,13 +76,13 @@ def line_of_champions(history: list[Move], champion: int) -> list[int]:
             continue
         if move.previous is not None and (not line or line[-1] != move.previous):
             line.append(move.previous)
-        if move.version is None:
-            line.clear()
+        if move.kind == "repair" and line[-1:] == [move.previous]:
+            line[-1] = move.version
         elif move.kind == "rollback" and move.version in line:
             del line[len(line) - line[::-1].index(move.version) :]
         else:
             line.append(move.version)
-    if not line or line[-1] != champion:
+    if champion is not None and (not line or line[-1] != champion):
         line.append(champion)
     return line
 
@@ -91,7 +90,7 @@ def line_of_champions(history: list[Move], champion: int) -> list[int]:
 def next_move(
     tracking: Tracking,
     name: str,
-    version: int | None,
+    version: int,
     champion: int | None,
     kind: Kind,
     reason: str,

@@ -8,18 +8,17 @@ down (:mod:`.history`), so that a rollback knows where to.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaesc.errors import RegistryError
-from vaesc.registry.connection import AbsentError
+from vaesc.registry.connection import UnreachableError
 from vaesc.registry.entries import user_name
 from vaesc.registry.files import DIGEST_TAG, fault, fetched, shown_version
 from vaesc.registry.history import Kind, Move, line_of_champions, moves, next_move, write_move
-from vaesc.registry.lookup import DECISION_TAG, aliases_of, find_version
+from vaesc.registry.lookup import aliases_of, find_version
 from vaesc.registry.mutex import promoting
 from vaesc.registry.registration import CHALLENGER, CHAMPION
 from vaesc.registry.tracking import Tracking
@@ -63,14 +62,15 @@ def promote(
         RegistryError: The version's files are damaged, or MLflow cannot be reached.
     """
     name, number = str(version.name), int(version.version)
-    with promoting(tracking, name):
+    _check_files(tracking, version)  # before the lock: it may have to be fetched
+    with promoting(tracking, name) as still_ours:
         now = champion_of(tracking, name)
         if now != expected:
             raise StaleError(
                 f"version {now} of {name!r} has become champion since version {number} was "
                 f"compared with {expected}; compare it with version {now}"
             )
-        return _move(tracking, version, now, kind, reason, by)
+        return _move(tracking, version, now, kind, reason, by, still_ours)
 
 
 def roll_back(tracking: Tracking, name: str = "vaesc", *, reason: str = "", by: str = "") -> Move:
@@ -81,30 +81,11 @@ def roll_back(tracking: Tracking, name: str = "vaesc", *, reason: str = "", by: 
     Raises:
         RegistryError: There was none before, its files are damaged, or MLflow cannot be reached.
     """
-    with promoting(tracking, name):
+    with promoting(tracking, name) as still_ours:
         now = champion_of(tracking, name)
-        if now is None:
-            raise RegistryError(f"model {name!r} has no champion; promote a version")
         version = _before(tracking, name, now)
-        return _move(tracking, version, now, "rollback", reason or "rolled back by hand", by)
-
-
-def withdraw(tracking: Tracking, name: str, number: int, *, reason: str, by: str = "") -> Move:
-    """Leave a registered model without a champion: its only one, named unseen, proved ill.
-
-    Raises:
-        StaleError: Another version is champion by now.
-    """
-    with promoting(tracking, name):
-        if (now := champion_of(tracking, name)) != number:
-            raise StaleError(f"version {now} of {name!r} is champion, not {number}")
-        move = next_move(tracking, name, None, number, "withdraw", reason, by or user_name())
-        write_move(tracking, name, move)
-        with tracking.explained(f"withdraw version {number} of {name!r}"):
-            tracking.client.delete_registered_model_alias(name, CHAMPION)
-        done = replace(move, carried_out=True)
-        write_move(tracking, name, done)
-        return done
+        why = reason or "rolled back by hand"
+        return _move(tracking, version, now, "rollback", why, by, still_ours)
 
 
 def history(tracking: Tracking, name: str = "vaesc") -> list[Move]:
@@ -112,18 +93,8 @@ def history(tracking: Tracking, name: str = "vaesc") -> list[Move]:
     return moves(tracking, name, champion_of(tracking, name))
 
 
-def keep_decision(
-    tracking: Tracking, version: ModelVersion, decision: Mapping[str, Any], tags: Mapping[str, str]
-) -> None:
-    """Store the gate's decision on a version, with more tags."""
-    every = {**tags, DECISION_TAG: json.dumps(dict(decision), sort_keys=True)}
-    with tracking.explained(f"keep the decision on {shown_version(version)}"):
-        for key, value in every.items():
-            tracking.client.set_model_version_tag(version.name, str(version.version), key, value)
-
-
-def decided(tracking: Tracking, name: str, tag: str, value: str) -> ModelVersion | None:
-    """Return the newest version with a decision and this tag, if there is one.
+def tagged(tracking: Tracking, name: str, tag: str, value: str) -> ModelVersion | None:
+    """Return the newest version that has this tag, if there is one.
 
     Raises:
         AbsentError: There is no such registered model.
@@ -133,21 +104,34 @@ def decided(tracking: Tracking, name: str, tag: str, value: str) -> ModelVersion
         found = tracking.client.search_model_versions(
             f"name = '{name}' and tags.`{tag}` = '{value}'"
         )
-    known = [version for version in found if DECISION_TAG in version.tags]
-    return max(known, key=lambda version: int(version.version), default=None)
+    return max(found, key=lambda version: int(version.version), default=None)
+
+
+def were_champion(tracking: Tracking, name: str) -> set[int]:
+    """Return every version that is champion or ever was."""
+    now = champion_of(tracking, name)
+    found = {move.version for move in moves(tracking, name, now) if move.carried_out}
+    return found if now is None else found | {now}
 
 
 def _move(
-    tracking: Tracking, version: ModelVersion, now: int | None, kind: Kind, reason: str, by: str
+    tracking: Tracking,
+    version: ModelVersion,
+    now: int | None,
+    kind: Kind,
+    reason: str,
+    by: str,
+    still_ours: Callable[[], None],
 ) -> Move:
     name, number = str(version.name), int(version.version)
     if number == now:
         raise RegistryError(f"version {number} of {name!r} is the champion already")
-    _check_files(tracking, version)
     move = next_move(tracking, name, number, now, kind, reason, by or user_name())
     write_move(tracking, name, move)
+    challenger = aliases_of(tracking, name).get(CHALLENGER)
+    still_ours()
     with tracking.explained(f"name version {number} of {name!r}"):
-        if aliases_of(tracking, name).get(CHALLENGER) == number:
+        if challenger == number:
             tracking.client.delete_registered_model_alias(name, CHALLENGER)
         tracking.client.set_registered_model_alias(name, CHAMPION, str(number))
     if (seen := champion_of(tracking, name)) != number:
@@ -160,16 +144,23 @@ def _move(
     return done
 
 
-def _before(tracking: Tracking, name: str, now: int) -> ModelVersion:
-    """Return the last champion before the current one that is still registered."""
-    for number in reversed(line_of_champions(moves(tracking, name, now), now)[:-1]):
+def _before(tracking: Tracking, name: str, now: int | None) -> ModelVersion:
+    """Return the last champion before the current one that is still registered, and whole."""
+    line = line_of_champions(moves(tracking, name, now), now)
+    for number in reversed(line[:-1] if now is not None else line):
         try:
-            return find_version(tracking, number, name)
-        except AbsentError:
-            logger.warning("version %d of %s was champion before, and was deleted", number, name)
+            version = find_version(tracking, number, name)
+            _check_files(tracking, version)
+        except UnreachableError:
+            raise
+        except RegistryError as error:
+            logger.warning("version %d of %s was champion before: %s", number, name, error)
+        else:
+            return version
+    current = "there is no champion" if now is None else f"version {now} is champion"
     raise RegistryError(
-        f"version {now} of {name!r} is the first champion on record: there is none to roll back "
-        "to; promote another version by its number"
+        f"{current} of {name!r}, and no earlier champion on record that is whole: promote a "
+        "version by its number"
     )
 
 

@@ -29,8 +29,9 @@ from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.connection import AbsentError, UnreachableError
 from vaesc.registry.entries import user_name
 from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
-from vaesc.registry.history import Kind, next_move, write_move
+from vaesc.registry.history import Kind, moves, next_move, write_move
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
+from vaesc.registry.mutex import promoting
 from vaesc.registry.packing import Images, description, example_images, pack, ramp
 from vaesc.registry.system import git_tags
 from vaesc.registry.tracking import Tracking, connect
@@ -58,6 +59,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
     example: Images | None = None,
+    candidate: bool = False,
 ) -> ModelVersion:
     """Register a saved model as a version of `name`, unless the same model is registered already.
 
@@ -71,6 +73,8 @@ def register(
         metrics: The model's figures, kept with the version.
         example: A few images in the range of the model's dataset, shape (n, *shape), on which the
             registered model is checked; default: test images of ``records["ingest"]``.
+        candidate: Whether the gate decides on it: then it is not made champion, also if it is the
+            first version.
 
     Returns:
         The version's record; its digest and content are those of the model.
@@ -92,7 +96,7 @@ def register(
             draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest})
             found = draft.register(bundle, metrics or {}, example_images(example, records or {}))
         number = int(found.version)
-        _set_aliases(tracking, name, number, {int(v.version) for v in same} - {number})
+        _set_aliases(tracking, name, number, {int(v.version) for v in same} - {number}, candidate)
     uri = f"models:/{name}/{number}"
     tracking.set_tags(run_id, {DIGEST_TAG: digest, "vaesc.model": uri})
     return ModelVersion(
@@ -149,7 +153,8 @@ class _Draft:
         with self.tracking.explained("log a model"):
             experiment = self.client.get_run(self.run_id).info.experiment_id
             return self.client.create_logged_model(
-                experiment, name=self.name, source_run_id=self.run_id, model_type="SparseVAE",
+                experiment, name=self.name.replace(".", "_"),  # MLflow takes no dot here
+                source_run_id=self.run_id, model_type="SparseVAE",
                 tags={key: value for key, value in self.tags.items() if key != METRICS_TAG},
             )  # fmt: skip
 
@@ -229,31 +234,42 @@ def _is_whole(tracking: Tracking, found: MlflowVersion, digest: str) -> bool:
     return wrong is None
 
 
-def _set_aliases(tracking: Tracking, name: str, number: int, damaged: set[int]) -> None:
+def _set_aliases(
+    tracking: Tracking, name: str, number: int, damaged: set[int], candidate: bool
+) -> None:
     """Name a version; what named a damaged version of the same model names this one now."""
     aliases = aliases_of(tracking, name)
     wanted = {alias for alias, named in aliases.items() if named in damaged}
     champion = aliases.get(CHAMPION)
-    if champion is None:
-        wanted.add(CHAMPION)
+    # A champion that was deleted is not replaced by whatever comes next: somebody rolls back.
+    first = champion is None and not candidate and not moves(tracking, name, None)
+    if (first or CHAMPION in wanted) and _named(tracking, name, number, champion):
+        wanted.discard(CHAMPION)
     elif not wanted and number not in aliases.values() and number == _newest(tracking, name):
         wanted.add(CHALLENGER)
-    if CHAMPION in wanted:
-        _record(tracking, name, number, champion)
     with tracking.explained(f"name version {number} of {name!r}"):
-        for alias in wanted:
+        for alias in wanted - {CHAMPION}:
             tracking.client.set_registered_model_alias(name, alias, str(number))
 
 
-def _record(tracking: Tracking, name: str, number: int, champion: int | None) -> None:
+def _named(tracking: Tracking, name: str, number: int, champion: int | None) -> bool:
+    """Name a first or a repaired champion; False if somebody else has named one meanwhile."""
     kind: Kind = "first" if champion is None else "repair"
     reason = (
         "there was no champion"
         if champion is None
         else f"the files of version {champion}, the same model, are damaged"
     )
-    move = next_move(tracking, name, number, champion, kind, reason, user_name())
-    write_move(tracking, name, replace(move, carried_out=True))
+    with promoting(tracking, name) as still_ours:
+        if aliases_of(tracking, name).get(CHAMPION) != champion:
+            return False
+        move = next_move(tracking, name, number, champion, kind, reason, user_name())
+        write_move(tracking, name, move)
+        still_ours()
+        with tracking.explained(f"name version {number} of {name!r}"):
+            tracking.client.set_registered_model_alias(name, CHAMPION, str(number))
+        write_move(tracking, name, replace(move, carried_out=True))
+    return True
 
 
 def _newest(tracking: Tracking, name: str) -> int:

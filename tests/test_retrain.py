@@ -208,7 +208,10 @@ def test_the_atoms_of_a_champion_are_numbered_for_good(project, story):
     loaded = project.python(f"from vaesc import load_model; print(load_model({version}).atom_ids)")
     assert loaded.strip() == str(tuple(ids["ids"]))
     assert atoms["n_persisted"] + len(atoms["born"]) == 32
-    assert ids["next_id"] == 32 + len(atoms["born"])
+    assert ids["next_id"] > max(ids["ids"])
+    # Numbers that a rejected candidate's atoms had are not given again.
+    assert atoms["born"]
+    assert not set(atoms["born"]) & set(story["worse"]["atoms"]["ids"])
 
 
 def test_compare_promote_and_rollback_from_the_command_line(project, story):

@@ -145,6 +145,41 @@ def test_the_champion_trained_again_stays_what_it_is(project):
     assert json.loads(found.stdout)["aliases"] == ["champion"]
 
 
+def test_a_candidate_that_was_overtaken_is_compared_with_the_new_champion(project):
+    """Another retraining promotes its own between the comparison and the move."""
+    third = retrained(project, "--set", "registry.model_name=cut", "--set", "vae.latent_dim=2")
+    assert third["outcome"] == "rejected"
+    overtaken = (
+        "import json\n"
+        "from pathlib import Path\n"
+        "from tasks.gate import gate\n"
+        "from vaesc.config_files import load_config\n"
+        "from vaesc.registry import connect, promotion\n"
+        "from vaesc.registry.lookup import find_version\n"
+        "config = load_config('arrays', Path('small.toml'),\n"
+        "    ['dataset.path=images.npy', 'registry.model_name=cut'])\n"
+        "real, overtaken = promotion.promote, []\n"
+        "def promote(tracking, version, **how):\n"
+        "    if not overtaken:\n"
+        "        overtaken.append(True)\n"
+        f"        third = find_version(tracking, {third['candidate']}, 'cut')\n"
+        "        real(tracking, third, expected=how['expected'], reason='was faster')\n"
+        "    return real(tracking, version, **how)\n"
+        "promotion.promote = promote\n"
+        "run = find_version(connect(), 2, 'cut').run_id\n"
+        "print(json.dumps(gate.fn(config, 2, run, 'a key')))\n"
+    )
+    done = project.script(overtaken)
+    assert done.returncode == 0, done.stderr[-2000:]
+    decision = json.loads(done.stdout.splitlines()[-1])
+    assert decision["champion"] == third["candidate"]
+    assert decision["outcome"] == "promoted"
+    moved = json.loads(
+        project.vaesc("models", "history", "--name", "cut", "--json").stdout
+    )[-2:]  # fmt: skip
+    assert [(m["previous"], m["version"]) for m in moved] == [(1, 3), (3, 2)]
+
+
 def test_a_worse_candidate_is_rejected_and_the_reason_is_kept(project, story):
     worse = story["worse"]
     assert worse["outcome"] == "rejected"

@@ -50,10 +50,12 @@ def retrain(
     key = retrain_key(config, warm_start)
     known = None if force else known_decision(config, key)
     if known is not None:
+        if reason:
+            get_run_logger().warning("the source holds nothing new to learn from: %s", reason)
         return known
     start = champion_artifacts(config) if warm_start else None
     run = pipeline(config, start, candidate=True)
     key = key or retrain_key(config, warm_start)  # the data may have been downloaded meanwhile
     version = run["model"]["version"]
-    decision = gate(config, version, run["run_id"], key, start.version if start else None)
+    decision = gate(config, version, run["run_id"], key, start.version if start else None, reason)
     return {**decision, "run": run}

@@ -35,7 +35,12 @@ _TRIES = 10
     retry_condition_fn=may_pass, timeout_seconds=3600, persist_result=False,
 )  # fmt: skip
 def gate(
-    config: PipelineConfig, version: int, run_id: str, key: str, start: int | None = None
+    config: PipelineConfig,
+    version: int,
+    run_id: str,
+    key: str,
+    start: int | None = None,
+    reason: str = "",
 ) -> dict[str, Any]:
     """Decide on a registered version, keep the decision, and promote the version if it is due.
 
@@ -45,6 +50,7 @@ def gate(
         run_id: The MLflow run that made it.
         key: What the retraining worked on, see :func:`tasks.retrain.known_decision`.
         start: The version whose weights it started from.
+        reason: Why it was trained, where the schedule was not the reason; a tag of the run.
 
     Returns:
         The decision, its numbers and its reason, see
@@ -53,6 +59,8 @@ def gate(
     logs.install()
     tracking = connect(config.registry.experiment)
     name = config.registry.model_name
+    if reason:
+        tracking.set_tags(run_id, {"vaesc.retrain_reason": reason[:4000]})
     candidates.note_ancestry(tracking, find_version(tracking, version, name), start)
     for _ in range(_TRIES):
         against = promotion.champion_of(tracking, name)

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from registry_homes import damage, enter_home, saved
+from registry_homes import damage, enter_home, images, saved, tiny_model
 
-from vaesc.bundle import FILES, MANIFEST
+from vaesc.bundle import FILES, MANIFEST, SparseVAE
+from vaesc.drift.reference import REFERENCE, described
 from vaesc.errors import ConfigError
 from vaesc.housekeeping import collect_garbage
 from vaesc.registry.cache import LIMIT, ModelCache, Resolution, key_of
@@ -59,6 +60,19 @@ def test_what_is_kept_is_found_and_holds_nothing_but_the_model(home, bundles, tm
     assert {p.name for p in found.iterdir()} == {*FILES, MANIFEST}
     assert fault(found, digest) is None
     assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_a_model_that_keeps_what_it_makes_of_its_data_is_kept_whole(home, tmp_path):
+    """As every model of a pipeline run does."""
+    model, x = tiny_model(3), images(50)
+    model.reference = described(model.encode(x), model.score(x))
+    model.save(tmp_path / "bundle")
+    digest, cache = model_digest(tmp_path / "bundle"), ModelCache()
+    cache.keep(digest, tmp_path / "bundle")
+    found = cache.find(digest)
+    assert {p.name for p in found.iterdir()} == {*FILES, REFERENCE, MANIFEST}
+    assert SparseVAE.load(found).reference is not None
+    assert not (cache.root / "quarantine").exists()
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])

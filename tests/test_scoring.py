@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from vaesc.bundle import SparseVAE
 from vaesc.cli import main
 from vaesc.drift.reference import described
 from vaesc.errors import ConfigError, DataError, StoreError
+from vaesc.origin import Origin
 from vaesc.scoring import open_scores, score_images
 from vaesc.store import file_digest
 
@@ -295,7 +297,10 @@ def test_the_command_says_what_drifted_and_that_nobody_was_told(command):
 
 def test_a_prefect_server_that_does_not_answer_costs_no_scores(command, model, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr("vaesc.registry.show_model", lambda ref: {"name": "vaesc", "version": 3})
+    origin = Origin(
+        ref="champion", digest="", uri="", resolved=datetime.now(UTC), name="vaesc", version=3
+    )
+    monkeypatch.setattr(model, "origin", origin)
     monkeypatch.setattr("vaesc.registry.load_model", lambda *_, **__: model)
     np.save("in.npy", np.full((300, *SHAPE), 250, np.uint8))
     code, said = command("in.npy", "out", "--json")
@@ -311,7 +316,6 @@ def test_the_command_finds_mistakes_before_it_loads_a_model(command, monkeypatch
         raise AssertionError("loaded")
 
     monkeypatch.setattr("vaesc.registry.load_model", never)
-    monkeypatch.setattr("vaesc.registry.show_model", never)
     np.save("in.npy", bytes_like(3))
     Path("there").mkdir()
     for arguments, sentence, exit_code in (

@@ -49,8 +49,7 @@ def add_commands(
 
 def score(options: argparse.Namespace) -> int:
     """Score, print what was found, and pass drift on."""
-    from vaesc.registry import load_model, show_model
-    from vaesc.registry.loading import as_folder
+    from vaesc.registry import load_model
     from vaesc.scoring import check_paths, score_images
 
     for name in ("block_size", "workers"):
@@ -59,15 +58,12 @@ def score(options: argparse.Namespace) -> int:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} must be at least 1, got {value}")
     check_paths(options.input, options.output)
+    model = load_model(options.model, device=options.device)
+    # What it was looked up as: an alias may move while we work.
+    origin = model.origin
     version: dict[str, Any] | None = None
-    if as_folder(options.model) is None:
-        facts = show_model(options.model)  # once: an alias may move while we work
-        version = {"name": facts["name"], "version": facts["version"]}
-    model = (
-        load_model(version["version"], name=version["name"], device=options.device)
-        if version
-        else load_model(options.model, device=options.device)
-    )
+    if origin is not None and origin.name:
+        version = {"name": origin.name, "version": origin.version}
     started = time.perf_counter()
     summary = score_images(
         model, options.input, options.output, block_size=options.block_size,

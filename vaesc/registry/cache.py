@@ -63,6 +63,8 @@ class Resolution:
     """Where the bundle lay on this machine without a copy of ours; empty if it did not."""
     resolved: str
     """When, as ISO 8601 in UTC."""
+    atoms: tuple[int, ...] | None = None
+    """Lasting numbers of its atoms, if they had been given by then."""
 
     @property
     def time(self) -> datetime:
@@ -202,6 +204,8 @@ def _check(found: Resolution) -> None:
         raise ValueError("no digest")
     if found.version < 1 or found.time.tzinfo is None:
         raise ValueError("no version or time")
+    if found.atoms is not None and not all(isinstance(atom, int) for atom in found.atoms):
+        raise ValueError("no atoms")
 
 
 def _limit() -> int:
@@ -215,9 +219,10 @@ def _limit() -> int:
 
 def _copy(bundle: Path, folder: Path) -> None:
     """Copy the files of a bundle, and only those, down to the disk."""
-    from vaesc.bundle import FILES, MANIFEST
+    from vaesc.bundle import FILES, MANIFEST, OPTIONAL
 
-    for name in (*FILES, MANIFEST):
+    listed = json.loads((bundle / MANIFEST).read_bytes())["files"]
+    for name in (*FILES, *(each for each in OPTIONAL if each in listed), MANIFEST):
         with (bundle / name).open("rb") as source, (folder / name).open("xb") as target:
             shutil.copyfileobj(source, target)
             target.flush()

@@ -121,13 +121,14 @@ class _Lookup:
         model, place = self._kept(cache, digest, shown_version(found)), ""
         if model is None:
             model, place = self._fetched(tracking, found, digest, cache)
+        atoms = found.tags.get(ATOMS_TAG)
         resolution = Resolution(
             name=found.name, version=int(found.version), digest=digest, place=place,
-            resolved=_now().isoformat(),
+            resolved=_now().isoformat(), atoms=tuple(json.loads(atoms)["ids"]) if atoms else None,
         )  # fmt: skip
-        if ATOMS_TAG in found.tags:
-            model.atom_ids = tuple(json.loads(found.tags[ATOMS_TAG])["ids"])
         cache.remember(self._key(), resolution)
+        # A version never moves: whoever asks for it by its number later gets the same.
+        cache.remember(_key_of(found.name, str(found.version)), resolution)
         return self._with_origin(model, resolution, offline=False)
 
     def _kept(self, cache: ModelCache, digest: str, what: str) -> SparseVAE | None:
@@ -198,6 +199,7 @@ class _Lookup:
             raise RegistryError(_refusal(f"the kept copy of {self.ref!r}", wrong)) from wrong
 
     def _with_origin(self, model: SparseVAE, of: Resolution, *, offline: bool) -> SparseVAE:
+        model.atom_ids = None if of.atoms is None else tuple(of.atoms)
         model.origin = Origin(
             ref=self.ref, digest=of.digest, uri=shown(registry_uri()), resolved=of.time,
             name=of.name, version=of.version, offline=offline,
@@ -205,7 +207,11 @@ class _Lookup:
         return model
 
     def _key(self) -> str:
-        return key_of(f"{tracking_uri()} {registry_uri()}", self.name, self.text)
+        return _key_of(self.name, self.text)
+
+
+def _key_of(name: str, text: str) -> str:
+    return key_of(f"{tracking_uri()} {registry_uri()}", name, text)
 
 
 def _from_folder(folder: Path, ref: str, device: str) -> SparseVAE:

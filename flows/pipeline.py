@@ -45,9 +45,8 @@ def pipeline(
     logs.install()
     with pipeline_run(config, tags=started_from(start, config), candidate=candidate) as run:
         dataset = ingest(config)
-        vae = train(
-            config, dataset, start.vae if start else None
-        )  # 1. train a VAE by maximising the ELBO
+        # 1. train a VAE by maximising the ELBO
+        vae = train(config, dataset, start.vae if start else None)
         latents = extract(config, dataset, vae)  # 2. encode every image to its latent z
         dictionary = learn(config, latents)  # 3. sparse-code the latents, z ~ D a
         refined = None

@@ -22,6 +22,7 @@ from tasks.step import may_pass
 from vaesc.config import PipelineConfig
 from vaesc.registry import candidates, connect, decisions, promotion
 from vaesc.registry.lookup import DECISION_TAG, find_version
+from vaesc.registry.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def gate(
     for _ in range(_TRIES):
         against = promotion.champion_of(tracking, name)
         if against == version:
-            return _standing(config, version)
+            return _standing(tracking, name, version)
         weighed = candidates.weigh(
             tracking, version, against=against, name=name, policy=config.gate,
             device=config.runtime.device,
@@ -90,9 +91,8 @@ def gate(
     )
 
 
-def _standing(config: PipelineConfig, version: int) -> dict[str, Any]:
+def _standing(tracking: Tracking, name: str, version: int) -> dict[str, Any]:
     """Return what there is to say of a candidate that is the champion: nothing is decided anew."""
-    tracking, name = connect(config.registry.experiment), config.registry.model_name
     text = find_version(tracking, version, name).tags.get(DECISION_TAG)
     known: dict[str, Any] = json.loads(text) if text else {}
     reason = f"nothing new: the candidate is version {version}, the champion"

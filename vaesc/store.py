@@ -193,7 +193,7 @@ class Store:
 
     def _publish(self, folder: Path, target: Path) -> None:
         for path in [*_files(folder, unlisted=True), *_folders(folder)]:
-            _fsync(path)
+            fsync(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.rename(target)
@@ -203,7 +203,7 @@ class Store:
             # Another host published first (locks hold on one host only): its work is as good.
             read_artifact(target)
             shutil.rmtree(folder)
-        _fsync(target.parent)
+        fsync(target.parent)
 
     def _lock(self, spec: Spec) -> FileLock:
         folder = self.root / "locks"
@@ -254,7 +254,7 @@ def whole_or_absent(target: Path) -> Iterator[Path]:
     try:
         yield folder
         for path in [*_files(folder, unlisted=True), *_folders(folder)]:
-            _fsync(path)
+            fsync(path)
         try:
             folder.rename(target)
         except OSError as error:
@@ -262,7 +262,7 @@ def whole_or_absent(target: Path) -> Iterator[Path]:
                 raise
             check_absent(target)
             raise
-        _fsync(target.parent)
+        fsync(target.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -354,7 +354,8 @@ def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

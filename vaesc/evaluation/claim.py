@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.evaluation.rate import rate
-from vaesc.evaluation.verdict import N_RESAMPLES, interval, judge, ratio
+from vaesc.evaluation.verdict import N_RESAMPLES, interval, judge, ratio, resample_counts
 
 Errors = Mapping[str, NDArray[Any]]
 """Method -> squared error of each test image at each level, shape (n, m)."""
@@ -60,16 +60,9 @@ def resampled_means(
         rows = slice(start, min(start + block, n_resamples))
         for s, columns in enumerate(errors):
             if s == 0 or not shared:
-                counts = _counts(images[s], rows.stop - start, n)
+                counts = resample_counts(images[s], rows.stop - start, n)
             means[rows] += share[s, rows, None] * (counts @ np.asarray(columns, np.float64)) / n
     return means
-
-
-def _counts(rng: np.random.Generator, n_resamples: int, n: int) -> NDArray[np.float64]:
-    """How often each of n rows is drawn, in each resample."""
-    return np.stack(
-        [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(n_resamples)]
-    ).astype(np.float64)
 
 
 def weigh_seeds(

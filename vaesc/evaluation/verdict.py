@@ -97,6 +97,13 @@ def bootstrap_means(
     return means
 
 
+def resample_counts(rng: np.random.Generator, n_resamples: int, n: int) -> NDArray[np.float64]:
+    """How often each of n rows is drawn, in each resample, shape (n_resamples, n)."""
+    return np.stack(
+        [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(n_resamples)]
+    ).astype(np.float64)
+
+
 def interval(samples: NDArray[Any], level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of bootstrap `samples`, shape (n_resamples,)."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])

@@ -20,7 +20,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -173,12 +172,6 @@ def inherit(new: Floats, old: Floats, ids: AtomIds) -> Lineage:
         ids=AtomIds(ids=tuple(numbers), next_id=next_id), similarity=tuple(similarity),
         born=tuple(born), died=tuple(died),
     )  # fmt: skip
-
-
-def as_rows(ids: Sequence[int], numbers: Sequence[int]) -> list[int]:
-    """Return the rows at which atoms of these numbers stand."""
-    where = {number: row for row, number in enumerate(ids)}
-    return [where[number] for number in numbers]
 
 
 def _moved(model: SparseVAE, atom: int, amounts: NDArray[Any]) -> Floats:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.config import GateConfig
-from vaesc.evaluation.verdict import interval, ratio
+from vaesc.evaluation.verdict import interval, ratio, resample_counts
 from vaesc.gate.measurement import Measurement
 
 PRIMARY = "mse"
@@ -144,10 +144,8 @@ def compare(
     drawn: list[dict[str, NDArray[np.float64]]] = []
     rng = np.random.default_rng(seed)
     for _ in range(_RESAMPLES // _BLOCK):
-        counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(_BLOCK)])
-        ours, theirs = (
-            _statistics(m, counts.astype(np.float32), labels) for m in (candidate, champion)
-        )
+        counts = resample_counts(rng, _BLOCK, n).astype(np.float32)
+        ours, theirs = (_statistics(m, counts, labels) for m in (candidate, champion))
         drawn.append({name: ratio(ours[name], theirs[name]) for name in margins})
     return tuple(
         _comparison(

@@ -37,6 +37,7 @@ from pathlib import Path
 from vaesc.config import canonical_json, home
 from vaesc.errors import ConfigError
 from vaesc.registry.files import fault
+from vaesc.store import fsync
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ def _copy(bundle: Path, folder: Path) -> None:
 
 
 def _publish(draft: Path, target: Path) -> None:
-    _fsync_folder(draft)
+    fsync(draft)
     try:
         draft.rename(target)
     except OSError as error:
@@ -238,15 +239,7 @@ def _publish(draft: Path, target: Path) -> None:
             raise
         # Another process kept the same model first; every use checks it anyway.
         return
-    _fsync_folder(target.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync(target.parent)
 
 
 def _age(path: Path) -> float:

@@ -8,13 +8,14 @@ recognised by what the alias names, now or when the next move found it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from vaesc.registry.tracking import Tracking
 
+CHAMPION, CHALLENGER = "champion", "challenger"
 PREFIX = "vaesc.move."
 Kind = Literal["first", "promote", "force", "rollback", "repair"]
 
@@ -102,6 +103,30 @@ def next_move(
     return Move(
         number=last + 1, kind=kind, version=version, previous=champion, reason=reason, by=by, at=at
     )
+
+
+def make_move(
+    tracking: Tracking,
+    name: str,
+    move: Move,
+    still_ours: Callable[[], None],
+    leaves: str | None = None,
+) -> None:
+    """Write a move down, and make it; that it was made is the caller's to write.
+
+    Args:
+        tracking: Which MLflow.
+        name: The registered model.
+        move: The move.
+        still_ours: Of :func:`vaesc.registry.mutex.promoting`; asked last.
+        leaves: An alias that the version has, and loses.
+    """
+    write_move(tracking, name, move)
+    still_ours()
+    with tracking.explained(f"name version {move.version} of {name!r}"):
+        if leaves is not None:
+            tracking.client.delete_registered_model_alias(name, leaves)
+        tracking.client.set_registered_model_alias(name, CHAMPION, str(move.version))
 
 
 def write_move(tracking: Tracking, name: str, move: Move) -> None:

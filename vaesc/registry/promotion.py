@@ -17,10 +17,19 @@ from vaesc.errors import RegistryError
 from vaesc.registry.connection import UnreachableError
 from vaesc.registry.entries import user_name
 from vaesc.registry.files import DIGEST_TAG, fault, fetched, shown_version
-from vaesc.registry.history import Kind, Move, line_of_champions, moves, next_move, write_move
+from vaesc.registry.history import (
+    CHALLENGER,
+    CHAMPION,
+    Kind,
+    Move,
+    line_of_champions,
+    make_move,
+    moves,
+    next_move,
+    write_move,
+)
 from vaesc.registry.lookup import aliases_of, find_version
 from vaesc.registry.mutex import promoting
-from vaesc.registry.registration import CHALLENGER, CHAMPION
 from vaesc.registry.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -127,13 +136,8 @@ def _move(
     if number == now:
         raise RegistryError(f"version {number} of {name!r} is the champion already")
     move = next_move(tracking, name, number, now, kind, reason, by or user_name())
-    write_move(tracking, name, move)
-    challenger = aliases_of(tracking, name).get(CHALLENGER)
-    still_ours()
-    with tracking.explained(f"name version {number} of {name!r}"):
-        if challenger == number:
-            tracking.client.delete_registered_model_alias(name, CHALLENGER)
-        tracking.client.set_registered_model_alias(name, CHAMPION, str(number))
+    challenges = aliases_of(tracking, name).get(CHALLENGER) == number
+    make_move(tracking, name, move, still_ours, CHALLENGER if challenges else None)
     if (seen := champion_of(tracking, name)) != number:
         raise RegistryError(
             f"version {number} of {name!r} was named champion, and MLflow says it is {seen}: "

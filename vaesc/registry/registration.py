@@ -29,7 +29,15 @@ from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.connection import AbsentError, UnreachableError
 from vaesc.registry.entries import user_name
 from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
-from vaesc.registry.history import Kind, moves, next_move, write_move
+from vaesc.registry.history import (
+    CHALLENGER,
+    CHAMPION,
+    Kind,
+    make_move,
+    moves,
+    next_move,
+    write_move,
+)
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
 from vaesc.registry.mutex import promoting
 from vaesc.registry.packing import Images, description, example_images, pack, ramp
@@ -44,7 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 _TOLERANCE = 1e-5
 """Largest difference of a pixel in [0, 1] between two loads of one model; a GPU's sums vary."""
 
@@ -264,10 +271,7 @@ def _named(tracking: Tracking, name: str, number: int, champion: int | None) -> 
         if aliases_of(tracking, name).get(CHAMPION) != champion:
             return False
         move = next_move(tracking, name, number, champion, kind, reason, user_name())
-        write_move(tracking, name, move)
-        still_ours()
-        with tracking.explained(f"name version {number} of {name!r}"):
-            tracking.client.set_registered_model_alias(name, CHAMPION, str(number))
+        make_move(tracking, name, move, still_ours)
         write_move(tracking, name, replace(move, carried_out=True))
     return True
 

@@ -6,9 +6,11 @@
 
 Brings up PostgreSQL, S3, MLflow and Prefect (:mod:`deployments.stack`), deploys, starts a worker,
 and then: the schedule fires and a first model becomes champion; a retraining with worse settings
-is rejected, and the reason kept; one with better settings is promoted; a rollback. Each decision
-is printed with its numbers as it stands in the registry; the last line is one JSON object. Any
-step that does not come out as it must ends it with exit code 1.
+is rejected, and the reason kept; one with better settings is promoted; a rollback; and a batch of
+negatives arrives, which the champion calls drifted, so that the server has it trained again on a
+source that now holds them. Each decision is printed with its numbers as it stands in the registry;
+the last line is one JSON object. Any step that does not come out as it must ends it with exit
+code 1.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deployments.stack import Stack
 from tasks.children import Child
 from vaesc.errors import VaescError
@@ -33,7 +38,9 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).parents[1]
 _MINUTES = 15
+_DATA = "images.npz"
 _QUICK = [
+    "dataset.source=arrays", "dataset.split=content",
     "training.epochs=10", "training.batch_size=32", "dictionary.n_atoms=32",
     "dictionary.n_nonzero_coefs=2", "dictionary.max_epochs=5", "refine.epochs=0",
     "evaluation.sparsity_levels=[2]",
@@ -59,6 +66,14 @@ deployments:
         slug: every-minute
         active: true
 """
+
+
+def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return scikit-learn's digits, shape (1797, 8, 8), in [0, 1], and what they show."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return np.asarray(found.images / 16, np.float32), np.asarray(found.target, np.int64)
 
 
 class Operation:
@@ -91,9 +106,18 @@ class Operation:
     def deploy(self) -> None:
         """Hand the deployment to the server; it is due every minute."""
         file = self.folder / "prefect.yaml"
-        parameters = json.dumps({"preset": "digits", "settings": _QUICK})
+        self.bring(*digits())
+        parameters = json.dumps({"preset": "digits", "settings": self.settings(_QUICK)})
         file.write_text(_DEPLOYMENT.replace("{settings}", parameters))
         self.run("vaesc", "deploy", "--file", str(file))
+
+    def bring(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        """Put images into the source, all that it holds from now on."""
+        np.savez(self.folder / _DATA, x=images, y=labels)
+
+    def settings(self, some: Sequence[str]) -> list[str]:
+        """Return the settings of a run on the source."""
+        return [*some, f"dataset.path={self.folder / _DATA}"]
 
     def worker(self) -> Child:
         """Start a worker of the pool."""
@@ -107,7 +131,7 @@ class Operation:
         """Return the registered versions, oldest first; none before the first one."""
         program = (
             "import json\nfrom vaesc.registry import list_models\n"
-            "from vaesc.registry.connection import AbsentError\n"
+            "from vaesc.registry.failures import AbsentError\n"
             "try: found = list_models()\nexcept AbsentError: found = []\nprint(json.dumps(found))"
         )
         done = subprocess.run(
@@ -205,6 +229,19 @@ def _story(week: Operation, check: Callable[[], None]) -> None:
     week.tell("rolled back", moved)
     _must(moved["version"] == 1 and week.champion() == 1, "a rollback to version 1", moved)
 
+    images, labels = digits()
+    np.save(week.folder / "batch.npy", 1 - images[:400])
+    week.bring(np.concatenate([images, 1 - images]), np.concatenate([labels, labels]))
+    scored = json.loads(week.run(
+        "vaesc", "score", str(week.folder / "batch.npy"), str(week.folder / "scores"), "--json"
+    ))  # fmt: skip
+    drift = scored["drift"]
+    week.tell("negatives arrive", {"reason": drift["reason"], "event": scored["event"]})
+    _must(drift["drifted"] and scored["event"], "a drift, and its event", drift)
+    again = week.await_decision(4, check)
+    week.tell("the drift had it trained again", _short(again))
+    _must(again["outcome"] in ("promoted", "rejected"), "a decision", again)
+
 
 def _await(holds: Callable[[], bool]) -> None:
     """The alias moves after the decision is kept: wait for it."""
@@ -216,7 +253,7 @@ def _await(holds: Callable[[], bool]) -> None:
 
 def _trigger(week: Operation, settings: Sequence[str]) -> None:
     """Start a run of the deployment with other settings, as one does by hand."""
-    given = json.dumps(list(settings))
+    given = json.dumps(week.settings(settings))
     week.run("prefect", "deployment", "run", "retrain/nightly", "--param", f"settings={given}")
 
 

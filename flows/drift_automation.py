@@ -1,6 +1,7 @@
 """What follows from drift: the model is trained again, at most once an hour, and told why.
 
-The event ``vaesc.drift`` comes from :mod:`tasks.score`. The reason travels with it: it becomes the
+The event ``vaesc.drift`` comes from :mod:`tasks.score`; that of an older version, scored by hand,
+trains nothing. The reason travels with it: it becomes the
 parameter ``reason`` of the run that it starts.
 """
 
@@ -15,10 +16,8 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
-from tasks.score import EVENT
+from tasks.score import EVENT, IS_CHAMPION
 from vaesc.errors import ConfigError
-
-NAME = "vaesc: drift -> retrain"
 
 
 def drift_automation(
@@ -31,7 +30,7 @@ def drift_automation(
 
     Args:
         deployment: What is run, ``flow/deployment``; it must be on the server already.
-        model: The registered model whose drift counts.
+        model: The registered model whose champion's drift counts.
         at_most_every: Time from a first event in which later ones start nothing.
 
     Raises:
@@ -46,11 +45,13 @@ def drift_automation(
             ) from error
     reason = {"__prefect_kind": "jinja", "template": "{{ event.payload.reason }}"}
     return Automation(
-        name=NAME,
+        name=f"vaesc: drift of {model} -> {deployment}",
         description=f"A batch that has drifted from what {model} is made for runs {deployment}.",
         trigger=EventTrigger(
             expect={EVENT},
-            match=ResourceSpecification({"prefect.resource.id": f"vaesc.model.{model}"}),
+            match=ResourceSpecification(
+                {"prefect.resource.id": f"vaesc.model.{model}", IS_CHAMPION: "yes"}
+            ),
             posture=Posture.Reactive,
             threshold=1,
             within=at_most_every,

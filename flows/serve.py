@@ -30,11 +30,13 @@ from prefect.workers.process import ProcessWorker
 from flows.automations import automations, install
 from flows.drift_automation import drift_automation
 from tasks.server import ENVIRONMENT
+from vaesc.config import PipelineConfig
+from vaesc.config_files import load_config
 from vaesc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-RETRAIN, SCORE = "flows/retrain.py:retrain", "flows/score.py:score"
+RETRAIN = "flows/retrain.py:retrain"
 
 _BLOCK = "prefect.blocks."
 
@@ -91,8 +93,17 @@ def runner_deployment(entry: dict[str, Any]) -> RunnerDeployment:
 
 
 def serve(file: Path) -> None:
-    """Run every deployment's schedule in this process, until interrupted."""
-    deployments = [runner_deployment(entry) for entry in read_deployments(file)]
+    """Run every deployment's schedule in this process, until interrupted.
+
+    Raises:
+        ConfigError: The file, or a deployment in it, is not as it must be.
+    """
+    entries = read_deployments(file)
+    retrained = retrained_on_drift(entries)
+    deployments = [runner_deployment(entry) for entry in entries]
+    for deployment in deployments:
+        deployment.apply()  # an automation names what it runs by the server's id
+    _install(retrained)
     prefect_serve(*deployments, pause_on_shutdown=True, limit=1)
 
 
@@ -103,24 +114,47 @@ def deploy(file: Path) -> None:
         ConfigError: Prefect refused; its own words are above on stderr.
     """
     entries = read_deployments(file)
+    retrained = retrained_on_drift(entries)
     for entry in entries:
         runner_deployment(entry)
     for pool in sorted({entry["work_pool"]["name"] for entry in entries}):
         _work_pool(pool)
-    install(automations())
     _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file))
-    install([drift_automation(name) for name in _retrained_on_drift(entries)])
+    _install(retrained)
     logger.warning("start a worker with: prefect worker start --pool %s", pool)
 
 
-def _retrained_on_drift(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the deployment that a drift runs, ``flow/name``: the first retraining there is.
+def retrained_on_drift(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return which deployment, ``flow/name``, a drift of each registered model runs.
 
-    Without a deployment that scores, nothing would ever announce a drift.
+    It is the first that retrains the model: two would train the same thing at once.
+
+    Raises:
+        ConfigError: The settings of a deployment cannot be read.
     """
-    named = {flow: [e["name"] for e in entries if e["entrypoint"] == entrypoint]
-             for flow, entrypoint in (("retrain", RETRAIN), ("score", SCORE))}  # fmt: skip
-    return [f"retrain/{name}" for name in named["retrain"][:1]] if named["score"] else []
+    found: dict[str, str] = {}
+    for entry in entries:
+        if entry["entrypoint"] == RETRAIN:
+            model = _settings_of(entry).registry.model_name
+            found.setdefault(model, f"retrain/{entry['name']}")
+    return found
+
+
+def _settings_of(entry: Mapping[str, Any]) -> PipelineConfig:
+    """Return the settings that a deployment's flow will run with."""
+    given: dict[str, Any] = {"preset": "digits", "config_file": None, "settings": None}
+    given |= entry.get("parameters") or {}
+    file = given["config_file"]
+    try:
+        return load_config(given["preset"], Path(file) if file else None, given["settings"] or [])
+    except ConfigError as error:
+        raise ConfigError(f"deployment {entry['name']}: {error}") from error
+
+
+def _install(retrained: Mapping[str, str]) -> None:
+    """Tell the server what it is to do by itself; the deployments are there by now."""
+    install(automations())
+    install([drift_automation(name, model=model) for model, name in retrained.items()])
 
 
 def _work_pool(name: str) -> None:

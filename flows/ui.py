@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tasks import server
 from vaesc.config import home
-from vaesc.registry.connection import prepare_environment, tracking_uri
+from vaesc.registry.connection import tracking_uri
+from vaesc.registry.failures import prepare_environment
 
 logger = logging.getLogger(__name__)
 

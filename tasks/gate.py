@@ -20,7 +20,7 @@ from tasks import logs
 from tasks.publish import in_prefect
 from tasks.step import may_pass
 from vaesc.config import PipelineConfig
-from vaesc.registry import candidates, connect, decisions, promotion
+from vaesc.registry import candidates, connect, decisions, freezing, promotion
 from vaesc.registry.lookup import DECISION_TAG, find_version
 from vaesc.registry.tracking import Tracking
 
@@ -75,7 +75,7 @@ def gate(
         _show_in_prefect(decision)
         if decision["outcome"] == "rejected":
             return decision
-        candidates.freeze(tracking, against or version, name)
+        freezing.freeze_first(tracking, against or version, name)
         try:
             promotion.promote(
                 tracking, weighed.candidate, expected=against, reason=weighed.decision.reason,

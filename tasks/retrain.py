@@ -16,8 +16,8 @@ from tasks.gate import RETRAIN_TAG
 from vaesc import datasets
 from vaesc.config import PipelineConfig, canonical_json, config_digest, settings
 from vaesc.records import Refined, TrainedVAE
-from vaesc.registry import candidates, connect, promotion
-from vaesc.registry.connection import AbsentError
+from vaesc.registry import candidates, connect, freezing, promotion
+from vaesc.registry.failures import AbsentError
 from vaesc.registry.lookup import DECISION_TAG, find_version
 from vaesc.source import source_digest
 from vaesc.steps import REFINE, STEPS, TRAIN
@@ -65,7 +65,8 @@ def known_decision(config: PipelineConfig, key: str) -> dict[str, Any] | None:
     """Return what was decided when the same data, settings and code were last trained on.
 
     That stands if the version that came of it is or was champion (a rollback is not undone by the
-    next night), or was rejected against the very champion of now. A decision that was not carried
+    next night), or was rejected against the very champion of now on the very split that is frozen
+    now. A decision that was not carried
     out, since its process was killed, does not.
 
     Raises:
@@ -85,7 +86,11 @@ def known_decision(config: PipelineConfig, key: str) -> dict[str, Any] | None:
     decision: dict[str, Any] = json.loads(found.tags.get(DECISION_TAG, "{}"))
     if number in promotion.were_champion(tracking, name):
         what = "is the champion" if number == champion else "was champion before"
-    elif decision.get("outcome") == "rejected" and decision["champion"] == champion:
+    elif (
+        decision.get("outcome") == "rejected"
+        and decision["champion"] == champion
+        and decision.get("frozen_dataset") == freezing.frozen_dataset(tracking, name)
+    ):
         what = f"was rejected against the champion, version {champion}"
     else:
         return None

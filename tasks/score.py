@@ -1,9 +1,9 @@
 """New images through a registered model: scored, recorded in MLflow, shown in Prefect.
 
 One MLflow run per batch, with the model's version and digest as tags. If the batch has drifted,
-Prefect hears of it as the event ``vaesc.drift`` of the resource ``vaesc.model.<name>``, whose
-payload holds the reason and the numbers; what follows from it is an automation's business
-(:mod:`flows.drift_automation`).
+Prefect hears of it as the event ``vaesc.drift`` of the resource ``vaesc.model.<name>``, labelled
+with whether the version is the champion, whose payload holds the reason and the numbers; what
+follows from it is an automation's business (:mod:`flows.drift_automation`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -26,13 +26,20 @@ from tasks.logs import ProgressReporter
 from tasks.publish import in_prefect
 from tasks.tracking import StepRun, flow_run_id, status_of
 from vaesc.config import home
-from vaesc.errors import VaescError
-from vaesc.registry import Tracking, load_model, show_model
+from vaesc.errors import ConfigError, RegistryError, VaescError
+from vaesc.registry import Tracking, load_model, promotion
 from vaesc.registry import connect as connect_tracking
+
+if TYPE_CHECKING:
+    from vaesc.bundle import SparseVAE
+    from vaesc.origin import Origin
 
 logger = logging.getLogger(__name__)
 
 EVENT = "vaesc.drift"
+IS_CHAMPION = "vaesc.is-champion"
+"""Label of the event: ``yes`` if the version that was scored with is the champion, else ``no``."""
+
 _SEND_SECONDS = 30.0
 
 
@@ -55,8 +62,8 @@ def score_batch(
 
     folder = Path(out).expanduser() if out else home() / "scores" / flow_run_id()
     check_paths(Path(path), folder)
-    version = show_model(model, name=name)  # once: an alias may move while we work
-    loaded = load_model(version["version"], name=version["name"])
+    loaded = load_model(model, name=name)
+    version = _version_of(loaded)
     tracking = connect_tracking()
     tracking.close_stale_runs()
     with _recorded(tracking, version, path, folder) as run_id:
@@ -75,7 +82,7 @@ def score_batch(
         **summary,
         "run_id": run_id,
         "flow_run_id": flow_run_id(),
-        "version": {"name": version["name"], "version": version["version"]},
+        "version": {"name": version.name, "version": version.version},
         "images": path,
         "out": str(folder),
         "seconds": round(seconds, 3),
@@ -83,19 +90,26 @@ def score_batch(
     }
 
 
+def _version_of(model: SparseVAE) -> Origin:
+    """Return which version a model is: as it was looked up, since an alias may move meanwhile."""
+    if model.origin is None or not model.origin.name:
+        raise ConfigError(
+            "the flow scores with registered models only, which its records name; for a model in "
+            "a folder there is `vaesc score --model FOLDER`"
+        )
+    return model.origin
+
+
 @contextmanager
-def _recorded(
-    tracking: Tracking, version: Mapping[str, Any], path: str, folder: Path
-) -> Iterator[str]:
+def _recorded(tracking: Tracking, version: Origin, path: str, folder: Path) -> Iterator[str]:
     """Open the MLflow run of a batch, and end it however the block ends."""
-    name = version["name"]
     run_id = tracking.start_run(
-        f"score-{name}",
+        f"score-{version.name}",
         tags={
             "vaesc.step": "score",
-            "vaesc.scored_model": f"models:/{name}/{version['version']}",
-            "vaesc.scored_version": str(version["version"]),
-            "vaesc.scored_digest": version["model_digest"],
+            "vaesc.scored_model": f"models:/{version.name}/{version.version}",
+            "vaesc.scored_version": str(version.version),
+            "vaesc.scored_digest": version.digest,
             "prefect.flow_run_id": flow_run_id(),
         },
         params={"images": path, "out": str(folder)},
@@ -162,6 +176,7 @@ def announce(summary: Mapping[str, Any]) -> bool:
             "prefect.resource.id": f"vaesc.model.{version['name']}",
             "prefect.resource.name": version["name"],
             "vaesc.version": str(version["version"]),
+            IS_CHAMPION: "yes" if _is_champion(version) else "no",
         },
         payload={
             "reason": drift["reason"],
@@ -178,3 +193,19 @@ def announce(summary: Mapping[str, Any]) -> bool:
     if not sent:
         logger.warning("the batch has drifted, but Prefect could not be told")
     return sent
+
+
+def _is_champion(version: Mapping[str, Any]) -> bool:
+    """Whether a version is the champion now; only a champion's drift calls for another model."""
+    name, number = version["name"], version["version"]
+    try:
+        champion = promotion.champion_of(connect_tracking(create=False), name)
+    except RegistryError as error:
+        logger.warning("whether version %s is the champion cannot be asked: %s", number, error)
+        return False
+    if champion != number:
+        logger.warning(
+            "version %s of %s is not its champion (%s): the event says so, and nothing is trained",
+            number, name, champion or "it has none",
+        )  # fmt: skip
+    return bool(champion == number)

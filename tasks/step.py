@@ -23,7 +23,7 @@ from tasks.tracking import current
 from vaesc.datasets import DownloadError
 from vaesc.errors import VaescError
 from vaesc.records import Record
-from vaesc.registry.connection import UnreachableError
+from vaesc.registry.failures import UnreachableError
 from vaesc.steps import Step
 from vaesc.store import Artifact
 

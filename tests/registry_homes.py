@@ -18,7 +18,8 @@ from vaesc.config import VAEConfig
 from vaesc.dictionary import LatentDictionary
 from vaesc.models import VAE, save_vae
 from vaesc.registry import connect, load_model, register
-from vaesc.registry.connection import _create_sqlite, prepare_environment
+from vaesc.registry.connection import _create_sqlite
+from vaesc.registry.failures import prepare_environment
 from vaesc.store import file_digest
 
 SHAPE = (4, 5)

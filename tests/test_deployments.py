@@ -75,6 +75,24 @@ def test_a_block_in_a_deployment_is_refused(tmp_path):
         read_deployments(file)
 
 
+def test_a_drift_of_each_model_runs_the_first_deployment_that_retrains_it(monkeypatch):
+    from flows.serve import RETRAIN, retrained_on_drift
+    from vaesc.errors import ConfigError
+
+    def entry(name, *given, entrypoint=RETRAIN):
+        parameters = {"preset": "digits", "settings": [f"registry.model_name={m}" for m in given]}
+        return {"name": name, "entrypoint": entrypoint, "parameters": parameters}
+
+    other = entry("s", entrypoint="flows/score.py:score")
+    entries = [other, entry("a"), entry("b", "letters"), entry("c", "letters"), entry("d")]
+    assert retrained_on_drift(entries) == {"vaesc": "retrain/a", "letters": "retrain/b"}
+    assert retrained_on_drift([{"name": "bare", "entrypoint": RETRAIN}]) == {
+        "vaesc": "retrain/bare"
+    }
+    with pytest.raises(ConfigError, match=r"deployment bad: .*nosuch"):
+        retrained_on_drift([{**entry("bad"), "parameters": {"preset": "nosuch"}}])
+
+
 def test_the_automations_know_every_flow():
     from flows.automations import FLOWS
 

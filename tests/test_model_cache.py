@@ -182,7 +182,7 @@ def test_a_process_killed_while_it_copies_leaves_nothing_that_counts(home, bundl
     digest, bundle = next(iter(bundles.items()))
     code = (
         "import os, sys; from pathlib import Path; from vaesc.registry import cache\n"
-        "cache._fsync_folder = lambda _: os._exit(9)\n"
+        "cache.fsync = lambda _: os._exit(9)\n"
         "cache.ModelCache().keep(sys.argv[1], Path(sys.argv[2]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, digest, str(bundle)], check=False)
@@ -195,6 +195,18 @@ def test_a_process_killed_while_it_copies_leaves_nothing_that_counts(home, bundl
     cache.keep(digest, bundle)
     assert cache.find(digest)
     assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_a_bad_disk_is_not_filled_with_evidence(home, bundles):
+    digest, bundle = next(iter(bundles.items()))
+    cache = ModelCache()
+    for _ in range(8):
+        cache.keep(digest, bundle)
+        damage(cache.root / digest / "vae.safetensors")
+        assert cache.find(digest) is None
+    kept = list((cache.root / "quarantine").iterdir())
+    assert len(kept) == 5
+    assert all(fault(folder, digest) for folder in kept)
 
 
 def test_processes_at_once_never_see_half_a_bundle(home, bundles):

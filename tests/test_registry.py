@@ -33,7 +33,7 @@ from vaesc import __version__
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.records import Dictionary, ModelVersion
 from vaesc.registry import connect, exists, list_models, load_model, register, show_model
-from vaesc.registry.connection import AbsentError
+from vaesc.registry.failures import AbsentError
 from vaesc.registry.registration import _Draft
 from vaesc.store import file_digest
 

@@ -4,6 +4,7 @@ import http.server
 import socket
 import sqlite3
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from registry_homes import enter_home
 from vaesc.errors import RegistryError
 from vaesc.registry import connect, list_models, load_model, show_model
 from vaesc.registry import registration as registration_module
-from vaesc.registry.connection import AbsentError, UnreachableError, explained
+from vaesc.registry.failures import AbsentError, UnreachableError, explained
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_a_locked_database_is_busy_and_a_damaged_one_is_not(home, monkeypatch):
     with pytest.raises(RegistryError, match="cannot be read") as caught:
         connect()
     assert type(caught.value) is RegistryError
+
+
+def test_a_registry_of_its_own_that_is_not_there_is_called_by_its_name(home, monkeypatch):
+    """The runs' MLflow answers; the models' does not."""
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{free_port()}")
+    started = time.monotonic()
+    with pytest.raises(
+        UnreachableError, match="nothing answers at MLFLOW_REGISTRY_URI=http://127"
+    ):
+        connect(create=False)
+    assert time.monotonic() - started < 30  # MLflow itself would insist for minutes
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])

@@ -26,7 +26,7 @@ from registry_homes import (
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.registry import connect, load_model
 from vaesc.registry import loading as loading_module
-from vaesc.registry.connection import AbsentError, UnreachableError
+from vaesc.registry.failures import AbsentError, UnreachableError
 from vaesc.registry.files import DIGEST_TAG, model_digest
 
 
@@ -96,6 +96,17 @@ def kept_digests(folder):
 
 
 # Where it came from
+
+
+def test_paths_of_the_servers_own_machine_are_not_called_damage(far, monkeypatch):
+    """As `mlflow server --no-serve-artifacts` hands them out, to a client that is elsewhere."""
+    monkeypatch.setattr("vaesc.registry.files.is_server", lambda _: True)
+    assert load_model("1").origin.version == 1  # the folder is mounted here, too
+    folder = files_of(far[1])
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(RegistryError, match=r"not on this machine.*--serve-artifacts") as caught:
+        load_model("2")
+    assert "damaged" not in str(caught.value)
 
 
 def test_a_model_says_where_it_came_from(two, here):

@@ -21,8 +21,8 @@ from registry_homes import enter_home
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset
 from vaesc.registry import connection, processes, system
-from vaesc.registry.connection import AbsentError, shown
 from vaesc.registry.entries import param_text
+from vaesc.registry.failures import AbsentError, shown
 from vaesc.registry.processes import process_from_json, this_process
 from vaesc.registry.tracking import connect
 

@@ -249,6 +249,38 @@ def test_the_atoms_of_a_champion_are_numbered_for_good(project, story):
     assert not set(atoms["born"]) & set(story["worse"]["atoms"]["ids"])
 
 
+def test_another_split_is_frozen_by_hand_only_and_what_it_rejected_is_asked_anew(project):
+    name = ("--set", "registry.model_name=moved")
+    project_images = project.home / "images.npy"
+    before = np.load(project_images)
+    first = retrained(project, *name)
+    worse = ("--set", "vae.latent_dim=2", *name)
+    assert retrained(project, *worse)["outcome"] == "rejected"
+    assert retrained(project, *worse)["outcome"] == "nothing new"
+    np.save(project_images, np.concatenate([before, 15 - before]))
+    try:
+        more = retrained(project, *name, "--set", "gate.policy=not-worse")
+        assert more["frozen_dataset"] == first["frozen_dataset"]
+
+        again = project.vaesc("models", "freeze", "1", "--name", "moved")
+        assert again.returncode == 1
+        assert "models:/moved/1's data already" in again.stderr
+        done = project.vaesc(
+            "models", "freeze", str(more["candidate"]), "--name", "moved",
+            "--reason", "negatives are normal now", "--json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        choice = json.loads(done.stdout)
+        assert choice["previous"] == first["frozen_dataset"]
+        assert choice["reason"] == "negatives are normal now"
+    finally:
+        np.save(project_images, before)
+    judged = retrained(project, *worse)
+    assert judged["outcome"] in ("promoted", "rejected")
+    assert judged["frozen_dataset"] == choice["address"]
+    assert judged["n_images"] > 1.5 * first["n_images"]
+
+
 def test_compare_promote_and_rollback_from_the_command_line(project, story):
     worse = story["worse"]["candidate"]
     done = project.vaesc("models", "compare", str(worse))

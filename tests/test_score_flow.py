@@ -24,13 +24,16 @@ import numpy as np
 from registry_homes import images, tiny_model
 from vaesc.drift.reference import described
 from vaesc.errors import ConfigError
-from vaesc.registry import connect, register
+from vaesc.registry import connect, promotion, register
 
-model, own = tiny_model(), images(500, seed=1)
-model.reference = described(model.encode(own), model.score(own))
-model.save(Path("model"))
-tracking = connect()
-print(register(Path("model"), tracking, run_id=tracking.start_run("by hand")).digest)
+tracking, own = connect(), images(500, seed=1)
+for seed in (1, 0):
+    model = tiny_model(seed)
+    model.reference = described(model.encode(own), model.score(own))
+    model.save(Path(f"model-{seed}"))
+    record = register(Path(f"model-{seed}"), tracking, run_id=tracking.start_run("by hand"))
+assert record.version == promotion.champion_of(tracking, "vaesc") == 2
+print(record.digest)
 
 from flows.drift_automation import drift_automation
 from flows.retrain import retrain
@@ -132,21 +135,29 @@ def test_drift_starts_one_retraining_and_its_absence_none(worker):
     assert worker.retrainings(1, seconds=5) == worker.events() == []
     assert_recorded(worker, like, scored["runs"], digest)
 
+    # The command line tells the server, too; what an old version makes of it trains nothing.
+    old = worker.python("-m", "vaesc", "score", "--model", "1", "foreign.npy", "old", "--json")
+    assert json.loads(old)["event"] is True
+    (event,) = worker.events(1)
+    assert event["resource"]["vaesc.is-champion"] == "no"
+    assert worker.retrainings(1, seconds=5) == []
+
     foreign = worker.score("foreign")["foreign"]
     assert foreign["drift"]["drifted"] is foreign["event"] is True
     (run,) = worker.retrainings(1)
     assert run["state_type"] == "SCHEDULED"
     assert run["parameters"]["reason"] == foreign["drift"]["reason"]
-    (event,) = worker.events(1)
+    event, _ = worker.events(2)  # the newest first
+    assert event["resource"]["vaesc.is-champion"] == "yes"
     assert event["resource"]["prefect.resource.id"] == "vaesc.model.vaesc"
     assert event["payload"]["reason"] == foreign["drift"]["reason"]
     assert event["payload"]["statistics"] == foreign["drift"]["statistics"]
-    assert event["payload"]["model"] == {"name": "vaesc", "version": 1, "digest": digest}
+    assert event["payload"]["model"] == {"name": "vaesc", "version": 2, "digest": digest}
 
-    # The command line tells the server, too; within the hour that starts nothing more.
+    # Within the hour that starts nothing more.
     said = worker.python("-m", "vaesc", "score", "foreign.npy", "again", "--json")
     assert json.loads(said)["event"] is True
-    assert len(worker.events(2)) == 2
+    assert len(worker.events(3)) == 3
     assert len(worker.retrainings(2, seconds=5)) == 1
 
 
@@ -154,8 +165,8 @@ def assert_recorded(worker, found, runs, digest):
     """MLflow holds model, figures and summary of a batch; Prefect shows its verdict."""
     run = runs.pop(found["run_id"])
     assert run["status"] == "FINISHED"
-    assert run["tags"]["vaesc.scored_model"] == "models:/vaesc/1"
-    assert run["tags"]["vaesc.scored_version"] == "1"
+    assert run["tags"]["vaesc.scored_model"] == "models:/vaesc/2"
+    assert run["tags"]["vaesc.scored_version"] == "2"
     assert run["tags"]["vaesc.scored_digest"] == digest == found["model"]["digest"]
     assert run["metrics"]["batch/mse"] == pytest.approx(found["mse"])
     assert run["metrics"]["batch/drifted"] == 0

@@ -14,7 +14,7 @@ from tasks.step import may_pass
 from tasks.train import train
 from vaesc.datasets import DownloadError
 from vaesc.errors import ConfigError, DataError, RegistryError, StoreError, TrainingError
-from vaesc.registry.connection import UnreachableError
+from vaesc.registry.failures import UnreachableError
 
 
 def failed(error):

@@ -94,7 +94,7 @@ def collect_garbage(
 def runs_in_progress() -> list[str]:
     """Return the MLflow runs whose process still works; artifacts they need must stay."""
     from vaesc.registry import connect
-    from vaesc.registry.connection import AbsentError
+    from vaesc.registry.failures import AbsentError
 
     try:
         tracking = connect(create=False)
@@ -111,8 +111,9 @@ def registered_addresses() -> set[str]:
     version that was made from it.
     """
     from vaesc.registry import connect, list_models, show_model
-    from vaesc.registry.candidates import SEEN_TAG, frozen_dataset
-    from vaesc.registry.connection import AbsentError
+    from vaesc.registry.candidates import SEEN_TAG
+    from vaesc.registry.failures import AbsentError
+    from vaesc.registry.freezing import frozen_dataset
 
     try:
         versions = list_models()

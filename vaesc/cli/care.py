@@ -131,7 +131,7 @@ def _bounded(name: str, low: tuple[int, ...], high: tuple[int, ...], why: str) -
 def _places() -> list[dict[str, Any]]:
     from importlib import import_module
 
-    from vaesc.registry.connection import shown
+    from vaesc.registry.failures import shown
 
     folder = home()
     existing = next(p for p in [folder, *folder.parents] if p.exists())

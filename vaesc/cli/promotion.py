@@ -1,4 +1,4 @@
-"""``vaesc models compare|promote|rollback|history``: which version is champion, and why."""
+"""``vaesc models compare|promote|rollback|history|freeze``: which version is champion, and why."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def add_actions(actions: Actions, common: argparse.ArgumentParser) -> None:
         ("promote", promote, "make a version champion, if the gate lets it pass"),
         ("rollback", rollback, "make the champion before the current one champion again"),
         ("history", history, "every move of the champion alias, and why"),
+        (
+            "freeze",
+            freeze,
+            "judge candidates on the test split of this version's data from now on",
+        ),
     ):
         parser = actions.add_parser(name, parents=[common], help=what, description=what)
         parser.add_argument("--name", default="vaesc", help="registered model (default: vaesc)")
@@ -40,8 +45,10 @@ def add_actions(actions: Actions, common: argparse.ArgumentParser) -> None:
             parser.add_argument(
                 "against", nargs="?", default="champion", help="compared with (default: champion)"
             )
-        if name in ("promote", "rollback"):
-            parser.add_argument("--reason", default="", help="one sentence, kept with the move")
+        if name == "freeze":
+            parser.add_argument("ref", help="alias (challenger), version (3) or run id")
+        if name in ("promote", "rollback", "freeze"):
+            parser.add_argument("--reason", default="", help="one sentence, kept on record")
         if name == "promote":
             parser.add_argument(
                 "--force", action="store_true", help="whatever the gate says; kept with the move"
@@ -62,7 +69,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def promote(options: argparse.Namespace) -> int:
     """Compare a version with the champion, and promote it if it passes or is forced."""
-    from vaesc.registry import candidates, connect, decisions, promotion
+    from vaesc.registry import candidates, connect, decisions, freezing, promotion
     from vaesc.registry.lookup import find_version
 
     tracking = connect(create=False)
@@ -86,7 +93,7 @@ def promote(options: argparse.Namespace) -> int:
                 "promotes it all the same"
             )
         reason, forced = weighed.decision.reason, rejected
-        candidates.freeze(tracking, against or int(version.version), version.name)
+        freezing.freeze_first(tracking, against or int(version.version), version.name)
         decisions.record(tracking, weighed, str(version.run_id), forced=rejected)
     reason = "; ".join(filter(None, [options.reason, reason]))
     move = promotion.promote(
@@ -124,6 +131,24 @@ def history(options: argparse.Namespace) -> int:
         print(_line(move))
     if not found:
         print(f"the champion of {options.name!r} was never moved")
+    return 0
+
+
+def freeze(options: argparse.Namespace) -> int:
+    """Change what candidates are judged on."""
+    from vaesc.registry import connect, freezing
+
+    choice = freezing.freeze_anew(
+        connect(create=False), options.ref, options.name, options.reason
+    ).to_json()
+    if options.json:
+        print(json.dumps(choice))
+        return 0
+    before = f"dataset {choice['previous'][:12]}" if choice["previous"] else "none"
+    print(
+        f"from now on candidates of {options.name!r} are judged on the test split of version "
+        f"{choice['version']}'s data, dataset {choice['address'][:12]} (before: {before})"
+    )
     return 0
 
 

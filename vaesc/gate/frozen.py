@@ -1,10 +1,10 @@
 """The frozen split: the images on which champion and candidate are compared, now and in a year.
 
 It is the test split of one dataset artifact, the one that the first champion was evaluated on,
-named once for a registered model and kept from then on. Data that is appended later is split anew,
-and may put a frozen image into training; a model that has seen an image in training would win on
-it for nothing. So images that either model was trained or chosen on are left out, recognised by
-their pixels, and the decision says how many were.
+named for a registered model and kept until somebody names another by hand. Data that is appended
+later is split anew, and may put a frozen image into training; a model that has seen an image in
+training would win on it for nothing. So images that either model was trained or chosen on are
+left out, recognised by their pixels, and the decision says how many were.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class FrozenSplit:
     """Shape (n,)."""
     n_seen: int
     """Images left out, since a model has seen them in training."""
+    address: str
+    """Address of the dataset that it is the test split of."""
 
 
 def open_frozen(
@@ -76,7 +78,7 @@ def open_frozen(
     kept = np.sort(sorted(np.flatnonzero(fresh), key=marks.__getitem__)[:limit]).astype(np.int64)
     return FrozenSplit(
         images=images[kept], labels=None if labels is None else labels[kept],
-        n_seen=int(len(fresh) - fresh.sum()),
+        n_seen=int(len(fresh) - fresh.sum()), address=Path(folder).name,
     )  # fmt: skip
 
 

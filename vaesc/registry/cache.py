@@ -6,7 +6,8 @@ train. Below ``models/`` in :func:`vaesc.config.home` lie
 ``<model digest>/``
     one bundle, addressed by the SHA-256 of its ``bundle.json``: five files, nothing else of what
     came with them. Written beside, fsynced, renamed; hashed again at every use, which costs
-    milliseconds. A damaged one is moved to ``quarantine/`` and fetched anew.
+    milliseconds. A damaged one is moved to ``quarantine/``, which holds the last five, and
+    fetched anew.
 ``refs/``
     for each (registry, model, reference) the version and digest it named last, and when. It
     answers only while the registry does not (:mod:`vaesc.registry.loading`).
@@ -48,6 +49,7 @@ _DEFAULT_LIMIT = 20
 _IN_USE_SECONDS = 300.0
 _ORPHAN_SECONDS = 3600.0
 _MOST_REFS = 1000
+_MOST_EVIDENCE = 5
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REFS, _DRAFTS, _QUARANTINE = "refs", "tmp", "quarantine"
 
@@ -156,6 +158,8 @@ class ModelCache:
                 evidence = self.root / _QUARANTINE / f"{digest}.{uuid.uuid4().hex[:8]}"
                 evidence.parent.mkdir(parents=True, exist_ok=True)
                 folder.rename(evidence)
+                os.utime(evidence)
+                _bury(evidence.parent)
         except OSError as error:
             logger.warning(
                 "the kept model %s is damaged and not used, but cannot be set aside (%s)", folder,
@@ -240,6 +244,12 @@ def _publish(draft: Path, target: Path) -> None:
         # Another process kept the same model first; every use checks it anyway.
         return
     fsync(target.parent)
+
+
+def _bury(evidence: Path) -> None:
+    """Delete damaged bundles beyond the last few: on a bad disk they would fill it."""
+    for folder in sorted(evidence.iterdir(), key=_age)[_MOST_EVIDENCE:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _age(path: Path) -> float:

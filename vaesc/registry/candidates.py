@@ -2,7 +2,7 @@
 
 What the gate needs to know of a version stands in its tags: the artifacts it was made from
 (``vaesc.digest.*``), and the lasting numbers of its atoms (``vaesc.atoms``). Which split is frozen
-is a tag of the registered model: that of the first champion that was ever compared.
+is a tag of the registered model, see :mod:`vaesc.registry.freezing`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vaesc.gate.decision import Decision, decide, health, illness
 from vaesc.gate.frozen import FrozenSplit, open_frozen
 from vaesc.gate.measurement import Measurement, broken, encode_seconds, measure
 from vaesc.registry.files import shown_version
+from vaesc.registry.freezing import dataset_of, frozen_dataset
 from vaesc.registry.loading import load_model
 from vaesc.registry.lookup import ATOMS_TAG, find_version, find_versions
 from vaesc.registry.promotion import champion_of, were_champion
@@ -34,11 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FROZEN_TAG = "vaesc.frozen_dataset"
-"""Tag of a registered model: address of the dataset whose test split is frozen."""
 SEEN_TAG = "vaesc.seen"
 """Tag of a version: addresses of the datasets that its weights have seen, a warm start's too."""
-_INGEST = "vaesc.digest.ingest"
 _MOST_IMAGES = 10_000
 
 
@@ -50,6 +48,8 @@ class Weighed:
     champion: int | None
     """The version it was compared with; None if there was none."""
     decision: Decision
+    frozen: str
+    """Address of the dataset on whose test split both were measured."""
     lineage: Lineage | None
     """What became of the champion's atoms; None without a champion."""
     atoms: AtomIds
@@ -63,6 +63,7 @@ class Weighed:
             "model": self.candidate.name,
             "candidate": int(self.candidate.version),
             "champion": self.champion,
+            "frozen_dataset": self.frozen,
             **self.decision.to_json(),
             "atoms": None if self.lineage is None else self.lineage.to_json(),
         }
@@ -133,13 +134,6 @@ def check_comparable(tracking: Tracking, name: str) -> None:
         ) from error
 
 
-def frozen_dataset(tracking: Tracking, name: str) -> str | None:
-    """Return the address of the dataset whose test split is frozen, once it is named."""
-    with tracking.explained(f"look up the frozen split of {name!r}"):
-        address = tracking.client.get_registered_model(name).tags.get(FROZEN_TAG)
-    return None if address is None else str(address)
-
-
 def short(decision: Mapping[str, Any]) -> dict[str, Any]:
     """Return a decision as a version's tag holds it: without the number of every atom."""
     atoms = decision["atoms"]
@@ -203,8 +197,8 @@ def _compared(
         kept = int(candidate.version) in were_champion(tracking, candidate.name)
         atoms = atoms if kept and ATOMS_TAG in candidate.tags else lineage.ids
     return Weighed(
-        candidate=candidate, champion=int(champion.version), decision=decision, lineage=lineage,
-        atoms=atoms, pictures=pictures,
+        candidate=candidate, champion=int(champion.version), decision=decision,
+        frozen=split.address, lineage=lineage, atoms=atoms, pictures=pictures,
     )  # fmt: skip
 
 
@@ -227,8 +221,8 @@ def _first(
         checks=checks,
     )  # fmt: skip
     return Weighed(
-        candidate=candidate, champion=None, decision=decision, lineage=None,
-        atoms=atom_ids(candidate, model.n_atoms), pictures={},
+        candidate=candidate, champion=None, decision=decision, frozen=split.address,
+        lineage=None, atoms=atom_ids(candidate, model.n_atoms), pictures={},
     )  # fmt: skip
 
 
@@ -262,20 +256,12 @@ def _frozen(
 
 
 def _frozen_address(tracking: Tracking, version: ModelVersion) -> str:
-    return frozen_dataset(tracking, version.name) or _dataset(version)
-
-
-def freeze(tracking: Tracking, champion: int, name: str) -> None:
-    """Freeze the test split of a champion's data, unless one is frozen already."""
-    if frozen_dataset(tracking, name) is None:
-        address = _dataset(find_version(tracking, champion, name))
-        with tracking.explained(f"freeze a split for {name!r}"):
-            tracking.client.set_registered_model_tag(name, FROZEN_TAG, address)
+    return frozen_dataset(tracking, version.name) or dataset_of(version)
 
 
 def note_ancestry(tracking: Tracking, version: ModelVersion, start: int | None) -> None:
     """Note on a version which data its weights have seen, those it started from included."""
-    seen = {_dataset(version)}
+    seen = {dataset_of(version)}
     if start is not None:
         seen |= set(_seen(find_version(tracking, start, version.name)))
     with tracking.explained(f"tag {shown_version(version)}"):
@@ -285,17 +271,7 @@ def note_ancestry(tracking: Tracking, version: ModelVersion, start: int | None) 
 
 
 def _seen(version: ModelVersion) -> list[str]:
-    return str(version.tags.get(SEEN_TAG) or _dataset(version)).split()
-
-
-def _dataset(version: ModelVersion) -> str:
-    address = version.tags.get(_INGEST)
-    if address is None:
-        raise RegistryError(
-            f"{shown_version(version)} does not say which data it was trained on: it was not "
-            "registered by a pipeline run, and cannot be compared"
-        )
-    return str(address)
+    return str(version.tags.get(SEEN_TAG) or dataset_of(version)).split()
 
 
 def _folder(address: str) -> Path:

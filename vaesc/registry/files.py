@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from vaesc.errors import RegistryError
+from vaesc.registry.connection import is_server
 from vaesc.store import file_digest
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def fetched(tracking: Tracking, version: ModelVersion) -> Iterator[Path]:
         RegistryError: It cannot be fetched.
     """
     uri = _location(tracking, version)
-    here = _local_path(uri)
+    here = _local_path(tracking, version, uri)
     if here is not None:
         yield here
         return
@@ -62,9 +64,9 @@ def local_folder(tracking: Tracking, version: ModelVersion) -> Path | None:
     """Return where a version's bundle lies if that is a path on this machine; else None.
 
     Raises:
-        RegistryError: MLflow does not say where it lies.
+        RegistryError: MLflow does not say where it lies, or says a folder of its own machine.
     """
-    return _local_path(_location(tracking, version))
+    return _local_path(tracking, version, _location(tracking, version))
 
 
 def fault(folder: Path, digest: str) -> str | None:
@@ -85,10 +87,10 @@ def seems_whole(tracking: Tracking, version: ModelVersion, digest: str) -> bool:
     """Check a version's files: all by SHA-256 if they are here, else without fetching the weights.
 
     Raises:
-        RegistryError: Where they lie cannot be asked.
+        RegistryError: Where they lie cannot be asked, or is a folder of another machine.
     """
     uri = _location(tracking, version)
-    here = _local_path(uri)
+    here = _local_path(tracking, version, uri)
     if here is not None:
         return fault(here, digest) is None
     with tracking.explained(f"list the files of {shown_version(version)}"):
@@ -117,8 +119,15 @@ def _location(tracking: Tracking, version: ModelVersion) -> str:
     return f"{str(root).rstrip('/')}/artifacts/{BUNDLE}"
 
 
-def _local_path(uri: str) -> Path | None:
+def _local_path(tracking: Tracking, version: ModelVersion, uri: str) -> Path | None:
     parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return Path(url2pathname(parts.path))
-    return Path(uri) if parts.scheme == "" else None
+    if parts.scheme not in ("", "file"):
+        return None
+    path = Path(url2pathname(parts.path)) if parts.scheme else Path(uri)
+    if is_server(tracking.uri) and not path.is_dir():
+        raise RegistryError(
+            f"the files of {shown_version(version)} are said to be in {path}, which is not on "
+            "this machine: the MLflow server hands out paths of its own; start it with "
+            "--serve-artifacts --artifacts-destination, or mount that folder here"
+        )
+    return path

@@ -25,13 +25,8 @@ from typing import TYPE_CHECKING
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.origin import Origin
 from vaesc.registry.cache import ModelCache, Resolution, key_of
-from vaesc.registry.connection import (
-    UnreachableError,
-    registry_uri,
-    shown,
-    sqlite_path,
-    tracking_uri,
-)
+from vaesc.registry.connection import registry_uri, tracking_uri
+from vaesc.registry.failures import UnreachableError, shown
 from vaesc.registry.files import (
     DIGEST_TAG,
     fault,
@@ -41,6 +36,7 @@ from vaesc.registry.files import (
     shown_version,
 )
 from vaesc.registry.lookup import ATOMS_TAG, find_version, is_fixed, parsed
+from vaesc.registry.probing import sqlite_path
 from vaesc.registry.tracking import Tracking, connect
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.errors import RegistryError
-from vaesc.registry.connection import AbsentError, shown
+from vaesc.registry.failures import AbsentError, shown
 from vaesc.registry.files import DIGEST_TAG, shown_version
 from vaesc.registry.tracking import PARENT_TAG, Tracking, connect
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vaesc.errors import RegistryError
-from vaesc.registry.connection import UnreachableError
 from vaesc.registry.entries import user_name
+from vaesc.registry.failures import UnreachableError
 from vaesc.registry.files import DIGEST_TAG, fault, fetched, shown_version
 from vaesc.registry.history import (
     CHALLENGER,

@@ -26,8 +26,8 @@ import vaesc
 from vaesc.config import home
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset, ModelVersion, Record
-from vaesc.registry.connection import AbsentError, UnreachableError
 from vaesc.registry.entries import user_name
+from vaesc.registry.failures import AbsentError, UnreachableError
 from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
 from vaesc.registry.history import (
     CHALLENGER,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaesc.errors import ConfigError, ServingError
-from vaesc.registry.connection import prepare_environment
+from vaesc.registry.failures import prepare_environment
 from vaesc.registry.files import BUNDLE
 from vaesc.registry.loading import load_model
 

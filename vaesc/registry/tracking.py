@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset
-from vaesc.registry.connection import artifact_root, explained, open_client, shown, tracking_uri
+from vaesc.registry.connection import artifact_root, open_client, registry_uri, tracking_uri
 from vaesc.registry.entries import (
     HOST_TAG,
     PROCESS_TAG,
@@ -26,6 +26,7 @@ from vaesc.registry.entries import (
     origin_tags,
     param_text,
 )
+from vaesc.registry.failures import explained, shown
 from vaesc.registry.processes import host_name, process_from_json
 from vaesc.registry.system import git_tags, requirements, system_tags
 
@@ -70,7 +71,9 @@ class Tracking:
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Turn MLflow's errors into one sentence that says what cannot be done."""
-        return explained(self.uri, doing)
+        registry = registry_uri()
+        where = self.uri if registry == self.uri else f"{self.uri} (models: {registry})"
+        return explained(where, doing)
 
     @functools.cached_property
     def experiment_id(self) -> str:

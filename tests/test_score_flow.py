@@ -27,13 +27,14 @@ from vaesc.errors import ConfigError
 from vaesc.registry import connect, promotion, register
 
 tracking, own = connect(), images(500, seed=1)
-for seed in (1, 0):
+for seed in (0, 1):
     model = tiny_model(seed)
     model.reference = described(model.encode(own), model.score(own))
     model.save(Path(f"model-{seed}"))
     record = register(Path(f"model-{seed}"), tracking, run_id=tracking.start_run("by hand"))
-assert record.version == promotion.champion_of(tracking, "vaesc") == 2
-print(record.digest)
+    if seed == 0:
+        print(record.digest)
+assert (promotion.champion_of(tracking, "vaesc"), record.version) == (1, 2)
 
 from flows.drift_automation import drift_automation
 from flows.retrain import retrain
@@ -135,9 +136,9 @@ def test_drift_starts_one_retraining_and_its_absence_none(worker):
     assert worker.retrainings(1, seconds=5) == worker.events() == []
     assert_recorded(worker, like, scored["runs"], digest)
 
-    # The command line tells the server, too; what an old version makes of it trains nothing.
-    old = worker.python("-m", "vaesc", "score", "--model", "1", "foreign.npy", "old", "--json")
-    assert json.loads(old)["event"] is True
+    # The command line tells the server, too; what another version makes of it trains nothing.
+    other = worker.python("-m", "vaesc", "score", "--model", "2", "foreign.npy", "two", "--json")
+    assert json.loads(other)["event"] is True
     (event,) = worker.events(1)
     assert event["resource"]["vaesc.is-champion"] == "no"
     assert worker.retrainings(1, seconds=5) == []
@@ -152,7 +153,7 @@ def test_drift_starts_one_retraining_and_its_absence_none(worker):
     assert event["resource"]["prefect.resource.id"] == "vaesc.model.vaesc"
     assert event["payload"]["reason"] == foreign["drift"]["reason"]
     assert event["payload"]["statistics"] == foreign["drift"]["statistics"]
-    assert event["payload"]["model"] == {"name": "vaesc", "version": 2, "digest": digest}
+    assert event["payload"]["model"] == {"name": "vaesc", "version": 1, "digest": digest}
 
     # Within the hour that starts nothing more.
     said = worker.python("-m", "vaesc", "score", "foreign.npy", "again", "--json")
@@ -165,8 +166,8 @@ def assert_recorded(worker, found, runs, digest):
     """MLflow holds model, figures and summary of a batch; Prefect shows its verdict."""
     run = runs.pop(found["run_id"])
     assert run["status"] == "FINISHED"
-    assert run["tags"]["vaesc.scored_model"] == "models:/vaesc/2"
-    assert run["tags"]["vaesc.scored_version"] == "2"
+    assert run["tags"]["vaesc.scored_model"] == "models:/vaesc/1"
+    assert run["tags"]["vaesc.scored_version"] == "1"
     assert run["tags"]["vaesc.scored_digest"] == digest == found["model"]["digest"]
     assert run["metrics"]["batch/mse"] == pytest.approx(found["mse"])
     assert run["metrics"]["batch/drifted"] == 0

@@ -245,7 +245,9 @@ def _size(ratio: float) -> str:
     """Say a ratio as a change in percent, or as a multiple where percents are hard to read."""
     if ratio >= 2:
         return f"{ratio:.3g} times as large"
-    return f"{100 * (ratio - 1):+.0f} %".replace("-", "\N{MINUS SIGN}")
+    change = 100 * (ratio - 1)
+    digits = 0 if abs(change) >= 1 else 2  # what is shown to differ is not to read as nothing
+    return f"{change:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _crossing_words(crossings: Sequence[Crossover]) -> str:

@@ -280,6 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
             figures = operate(options.keep.resolve())
         else:
             with tempfile.TemporaryDirectory(prefix="vaesc-operate-") as folder:
+                Path(folder).chmod(0o711)  # as root, PostgreSQL runs as another user inside it
                 figures = operate(Path(folder))
     except VaescError as error:
         print(f"operate: {error}", file=sys.stderr)

@@ -358,7 +358,7 @@ def test_each_difference_of_the_environment_is_one_sentence():
     now = recorded_environment(here, "torch==2.1\npillow==1\nbar==2\nmore==7\n")
     assert list(differences(then, now)) == [
         "torch was 2.0 and is 2.1 now",
-        "packages that compute nothing here differ: foo (1, now not installed)",
+        "other packages differ: foo (1, now not installed)",
         "Python was 3.11.2 and is 3.12.0 now",
         "the CPU lacks instruction sets it had: fma",
         "the CPU has instruction sets it had not: avx512f",

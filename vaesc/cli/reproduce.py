@@ -36,9 +36,10 @@ def add_commands(
         description="From nothing but the MLflow run: restore its config, warn of what is not as "
         "it was (versions, commit, machine), run every step again in a folder of its own, and say "
         "of each whether it is identical. Nothing is registered, and nothing is written to MLflow "
-        "or to the store. After a step that differs, those that work on it are run too, since "
-        "their metrics say how far the difference goes; after other data, nothing is. Exit code 0 "
-        "if all is identical, 1 if not.",
+        "or to the store; images that are nowhere on this machine are downloaded. After a step "
+        "that differs, those that work on it are run too, since their metrics say how far the "
+        "difference goes; after other data, nothing is. Exit code 0 if all is identical, 1 if "
+        "not.",
     )
     parser.add_argument(
         "run", metavar="RUN",

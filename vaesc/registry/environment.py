@@ -23,7 +23,7 @@ _DEVICE = {"system.device": "the device", "system.threads": "torch's number of t
 _FEATURES = "system.cpu_features"
 _COMPUTING = {
     *PACKAGES, "scikit-learn", "numba", "llvmlite", "torchvision", "pillow", "numcodecs",
-    "safetensors", "vaesc",
+    "safetensors", "triton", "mkl", "intel-openmp", "vaesc",
 }  # fmt: skip
 """Packages that results or files depend on: each that differs gets a sentence of its own."""
 
@@ -99,7 +99,7 @@ def _packages(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     if rest:
         told = ", ".join("{} ({}, now {})".format(n, *other[n]) for n in rest[:5])
         more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
-        yield f"packages that compute nothing here differ: {told}{more}"
+        yield f"other packages differ: {told}{more}"
     if not then.keys() - set(PACKAGES):
         yield "the run has no list of its packages; only their most important ones are compared"
 

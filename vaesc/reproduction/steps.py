@@ -27,6 +27,8 @@ from vaesc.steps import INGEST, REFINE, STEPS, TRAIN, Step, run_step
 from vaesc.store import DamagedError, Store, read_artifact
 
 REGISTER = "register"
+_SOURCE = "inputs.source"
+"""What goes into ingestion: the fingerprint of the source's files."""
 Shown = Callable[[str], AbstractContextManager[Listener]]
 """From a step's name to what shows its progress."""
 
@@ -98,9 +100,10 @@ class _Again:
     def verdicts(self) -> Iterator[Verdict]:
         """Run step after step, and yield the verdict on each."""
         for step in self._steps:
-            yield self._step(step)
-            if step is INGEST and self._changed:
-                # Of other images comes another run: nothing after this could be compared.
+            verdict = self._step(step)
+            yield verdict
+            if verdict.outcome != "identical" and _SOURCE in verdict.other_input:
+                # Of other data comes another run: nothing after this could be compared.
                 names = [s.name for s in self._steps if s is not INGEST] + [REGISTER]
                 yield from (not_run(n, self.run.steps[n], INGEST.name) for n in names)
                 return

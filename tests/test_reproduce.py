@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from sklearn.datasets import load_digits
 import vaesc
 from vaesc.cli import main
 from vaesc.config import settings
+from vaesc.errors import StoreError
 from vaesc.registry import recorded, system
 from vaesc.registry.environment import COMMIT, differences, recorded_environment
 from vaesc.reproduction import restored_config
 from vaesc.reproduction.comparison import judged, other_metrics
+from vaesc.reproduction.steps import starts_of
 from vaesc.store import Spec, Store, read_artifact
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
@@ -29,9 +32,9 @@ ROOT = Path(vaesc.__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Return 400 real digits, as a user's file."""
+    """Return 300 real digits, as a user's file."""
     path = tmp_path_factory.mktemp("data") / "digits.npy"
-    np.save(path, load_digits().images[:400].astype(np.uint8) * 15)
+    np.save(path, load_digits().images[:300].astype(np.uint8) * 15)
     return path
 
 
@@ -44,7 +47,11 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(images):
-    return "--set", "dataset.source=arrays", "--set", f"dataset.path={images}"
+    chosen = [
+        "dataset.source=arrays", f"dataset.path={images}", "evaluation.sparsity_levels=[1, 2]",
+        "evaluation.iwae_samples=[10]", "evaluation.iwae_images=[10]",
+    ]  # fmt: skip
+    return [word for setting in chosen for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +344,25 @@ def test_equal_bytes_are_identical_whatever_went_in(tmp_path):
     verdict = judged("train", as_recorded(then), now, "ingest", 0.0)
     assert (verdict.outcome, verdict.differences) == ("identical", ())
     assert read_artifact(now.path).content == verdict.content
+
+
+def test_a_warm_start_begins_from_the_recorded_bytes_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAESC_HOME", str(tmp_path))
+    spec = Spec(kind="vae", config={}, inputs={}, source="")
+    start = Store().make(spec, lambda _: {"latent_dim": 2, "epochs": 1})
+    manifest = {"inputs": {"start": start.content}, "parents": {"start": start.digest}}
+    step = recorded.RecordedStep(digest="", content="", manifest=manifest, environment=None)
+    run = recorded.RecordedRun(
+        run_id="r", settings={}, config_digest="", commit="", steps={"train": step}, metrics={},
+        warm_start="version 1: vae",
+    )  # fmt: skip
+    assert starts_of(run)["train"]["start"].content == start.content
+    old = replace(run, steps={"train": replace(step, manifest=None)})
+    shutil.rmtree(start.path)
+    for gone in (run, old):
+        with pytest.raises(StoreError, match="began from an earlier model"):
+            starts_of(gone)
+    assert starts_of(replace(old, warm_start="version 1: nothing")) == {}
 
 
 def test_metrics_are_compared_to_the_last_bit():

@@ -89,7 +89,7 @@ class _Again:
         self._steps = [s for s in STEPS if s is not REFINE or config.refine.epochs]
         self._made: dict[str, Record] = {}
         self._changed: dict[str, str] = {}  # kind of an artifact that is not identical -> step
-        self._starts = _starts(run)
+        self._starts = starts_of(run)
         for name in (*(step.name for step in self._steps), REGISTER):
             if name not in run.steps:
                 raise RegistryError(
@@ -157,7 +157,7 @@ def _fingerprint(config: PipelineConfig) -> str:
     return datasets.fingerprint(config.dataset)
 
 
-def _starts(run: RecordedRun) -> dict[str, dict[str, Record]]:
+def starts_of(run: RecordedRun) -> dict[str, dict[str, Record]]:
     """Return what a warm start began from, which only a store has: by step, as its input.
 
     Raises:

@@ -21,7 +21,7 @@ from vaesc.config import settings
 from vaesc.errors import StoreError
 from vaesc.registry import recorded, system
 from vaesc.registry.environment import COMMIT, differences, recorded_environment
-from vaesc.reproduction import restored_config
+from vaesc.reproduction import environment_warnings, restored_config
 from vaesc.reproduction.comparison import judged, other_metrics
 from vaesc.reproduction.steps import starts_of
 from vaesc.store import Spec, Store, read_artifact
@@ -224,6 +224,28 @@ def test_a_run_from_the_cache_is_held_to_the_run_that_computed_it(first, cached,
         )
     finally:
         tagged(first["run_id"], **before)
+
+
+def test_the_packages_of_a_seed_are_those_of_its_claim_and_a_lost_run_is_told(here):
+    tracking = recorded.connect("claims")
+    claim = tracking.start_run("claim")
+    seed = tracking.start_run("seed", parent=claim)
+    made = {"vaesc.step": "train", "vaesc.digest": "1", "vaesc.content": "2"}
+    train = tracking.start_run("train", parent=seed, tags=made)
+    later = tracking.start_run("later")
+    tracking.start_run("train", parent=later, tags={**made, "vaesc.cached_from": train})
+    for run_id in (seed, later):
+        tracking.finish(run_id)
+    (step,) = recorded.recorded_run(seed).steps.values()
+    assert step.environment.packages["scikit-learn"] == system.version("scikit-learn")
+    assert recorded.recorded_run(later).steps["train"].environment.packages == (
+        step.environment.packages
+    )
+    tracking.client.delete_run(train)
+    lost = recorded.recorded_run(later)
+    assert lost.steps["train"].environment is None
+    (warning,) = environment_warnings(lost, "cpu")
+    assert "is not in this MLflow" in warning
 
 
 def test_the_config_is_restored_exactly_also_from_parameters(first, here, monkeypatch):

@@ -29,8 +29,10 @@ from tasks.tracking import PipelineRun
 from vaesc.config import config_digest, home, settings
 from vaesc.records import ModelVersion
 from vaesc.registry import show_model
+from vaesc.registry.recorded import MANIFESTS
 from vaesc.registry.system import git_tags, system_tags
 from vaesc.report.html import render_report
+from vaesc.store import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +48,19 @@ def publish(run: PipelineRun) -> dict[str, Any]:
     run.tracking.log_metrics(run.run_id, run.metrics, step=0)
     run.tracking.log_artifacts(run.run_id, evaluation, "evaluation")
     run.tracking.log_artifacts(run.run_id, report)
+    run.tracking.log_json(run.run_id, _manifests(run), MANIFESTS)
     summary = _summary(run, report)
     _show_in_prefect(run, evaluation, report)
     return summary
+
+
+def _manifests(run: PipelineRun) -> dict[str, Any]:
+    """Return what went into each step's artifact, and the SHA-256 of every file that came out."""
+    return {
+        step: json.loads(Path(record.uri, MANIFEST).read_bytes())
+        for step, record in run.records.items()
+        if not isinstance(record, ModelVersion)
+    }
 
 
 def _write_report(run: PipelineRun, evaluation: Path) -> Path:

@@ -13,6 +13,7 @@ from tasks.step import step_task
 from tasks.tracking import current
 from vaesc.config import PipelineConfig
 from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, Refined, TrainedVAE
+from vaesc.registry.bundling import save_bundle
 from vaesc.registry.connection import tracking_uri
 from vaesc.source import source_digest
 from vaesc.steps import Step
@@ -57,26 +58,15 @@ def register(
     evaluation: Evaluation,
     refined: Refined | None = None,
 ) -> ModelVersion:
-    """Register the bundle as a model version, unless an equal one is registered already.
-
-    A run that refines registers the refined model of the dictionary's own sparsity level. With it
-    goes what it makes of its own data, computed on the CPU: the model is known by its bytes.
-    """
-    from vaesc.bundle import SparseVAE
-    from vaesc.drift import reference_of
-    from vaesc.evaluation.refined import refined_folder
+    """Register the run's model as a version, unless an equal one is registered already."""
     from vaesc.registry.registration import register as register_bundle
 
     run = current()
     with run.nested("register") as step_run, tempfile.TemporaryDirectory() as folder:
-        network, atoms = Path(vae.uri), Path(dictionary.uri)
-        if refined is not None:
-            network = atoms = refined_folder(Path(refined.uri), dictionary.n_nonzero_coefs)
-        bundle = SparseVAE.from_artifacts(Path(dataset.uri), network, atoms, device="cpu")
-        bundle.reference = reference_of(bundle, Path(dataset.uri), seed=config.seed)
-        bundle.save(Path(folder, "bundle"))
+        bundle = Path(folder, "bundle")
+        save_bundle(bundle, dataset, vae, dictionary, refined, seed=config.seed)
         return register_bundle(
-            Path(folder, "bundle"),
+            bundle,
             run.tracking,
             name=config.registry.model_name,
             run_id=step_run.id,

@@ -23,10 +23,12 @@ from prefect.exceptions import ExternalSignal, MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
-from vaesc.config import PipelineConfig, config_digest, flat_settings
+from vaesc.config import PipelineConfig, config_digest, flat_settings, settings
 from vaesc.errors import RegistryError, VaescError
 from vaesc.progress import Listener
-from vaesc.records import Dataset, ModelVersion, Record
+from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
+from vaesc.registry.recorded import CONFIG
+from vaesc.registry.system import device_tags
 from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
 from vaesc.store import read_artifact
@@ -35,6 +37,8 @@ PARENT_RUN = "VAESC_PARENT_RUN"
 """Environment variable: the MLflow run in which this process's pipeline run is nested."""
 LOG_EPOCHS_EVERY_SECONDS = 5.0
 SEND_EPOCHS_EVERY_SECONDS = 2.0
+_MADE_BY_TORCH = (TrainedVAE, Latents, Refined, Evaluation)
+"""Records of what is computed on the device that the config names."""
 _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
 
 
@@ -112,6 +116,8 @@ class PipelineRun:
         tags = {"vaesc.digest": record.digest, "vaesc.content": record.content}
         if cached:
             tags["vaesc.cached_from"] = record.run_id
+        elif isinstance(record, _MADE_BY_TORCH):
+            tags |= device_tags(self.config.runtime.device)
         self.tracking.set_tags(run_id, tags)
         if isinstance(record, ModelVersion):
             return {}
@@ -198,6 +204,7 @@ def pipeline_run(
     run = PipelineRun(config, tracking, run_id, candidate=candidate)
     token = _CURRENT.set(run)
     try:
+        tracking.log_json(run_id, settings(config), CONFIG)
         yield run
     except BaseException as error:
         what = str(error) if isinstance(error, VaescError) else repr(error)

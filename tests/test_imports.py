@@ -31,7 +31,7 @@ FLOORS = [
         "bundle",
     },
     {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
-    {"registry", "housekeeping", "cli"},
+    {"registry", "reproduction", "housekeeping", "cli"},
 ]  # fmt: skip
 
 

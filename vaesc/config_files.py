@@ -56,7 +56,7 @@ def load_config(
     if file is not None:
         _lay_over(values, _read_toml(file), f"in {file}")
     for assignment in assignments:
-        _lay_over(values, _parse_assignment(assignment), "with --set")
+        _lay_over(values, parse_assignment(assignment), "with --set")
     return config_from_mapping({"preset": preset, **values})
 
 
@@ -123,7 +123,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
 
 
-def _parse_assignment(text: str) -> dict[str, Any]:
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Return what ``section.name=value`` sets, as nested dicts.
+
+    Raises:
+        ConfigError: It has another form.
+    """
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

@@ -48,6 +48,8 @@ class Step:
     module: str
     """Entry module of the library code that makes it."""
     build: Build
+    inputs: tuple[str, ...] = ()
+    """Kinds of the run's artifacts that it works on; ``refined`` only if the run refines."""
 
     def spec(self, config: PipelineConfig, inputs: Mapping[str, str]) -> Spec:
         """Return what goes in, given the content digest of each input."""
@@ -84,6 +86,7 @@ def run_step(
     store: Store | None = None,
     run_id: str = "",
     listener: Listener = SILENT,
+    checkpoints: Path | None = None,
 ) -> Artifact:
     """Make the artifact of one step, or find it in the store.
 
@@ -94,6 +97,8 @@ def run_step(
         store: Where artifacts lie; default: the store in :func:`vaesc.config.home`.
         run_id: The MLflow run on whose behalf this is done.
         listener: Hears of progress.
+        checkpoints: Where a killed attempt leaves what its successor goes on from; default: in
+            :func:`vaesc.config.home`.
 
     Returns:
         The artifact; ``computed`` says whether this call made it.
@@ -103,10 +108,10 @@ def run_step(
     paths = {name: Path(record.uri) for name, record in records.items()}
     spec = step.spec(config, contents)
     # Outside the artifact, and under its address: a killed attempt's successor finds it.
-    checkpoints = home() / "checkpoints" / spec.digest
+    resumed = (checkpoints or home() / "checkpoints") / spec.digest
     return (store or Store()).make(
         spec,
-        lambda folder: step.build(config, paths, folder, listener, checkpoints),
+        lambda folder: step.build(config, paths, folder, listener, resumed),
         parents={name: record.digest for name, record in records.items()},
         provenance={"run_id": run_id},
     )
@@ -190,23 +195,24 @@ INGEST = Step(
 )  # fmt: skip
 TRAIN = Step(
     name="train", kind="vae", record=TrainedVAE, settings=("seed", "vae", "training"),
-    module="vaesc.training", build=_train,
+    module="vaesc.training", build=_train, inputs=("dataset",),
 )  # fmt: skip
 EXTRACT = Step(
     name="extract", kind="latents", record=Latents, settings=(),
-    module="vaesc.latents", build=_extract,
+    module="vaesc.latents", build=_extract, inputs=("dataset", "vae"),
 )  # fmt: skip
 LEARN = Step(
     name="learn", kind="dictionary", record=Dictionary, settings=("seed", "dictionary"),
-    module="vaesc.dictionary", build=_learn,
+    module="vaesc.dictionary", build=_learn, inputs=("latents",),
 )  # fmt: skip
 REFINE = Step(
     name="refine", kind="refined", record=Refined,
     settings=("seed", "dictionary", "refine", "evaluation.sparsity_levels"),
-    module="vaesc.refinement.step", build=_refine,
+    module="vaesc.refinement.step", build=_refine, inputs=("dataset",),
 )  # fmt: skip
 EVALUATE = Step(
     name="evaluate", kind="evaluation", record=Evaluation,
     settings=("seed", "dictionary", "evaluation"), module="vaesc.evaluation", build=_evaluate,
+    inputs=("dataset", "vae", "latents", "dictionary", "refined"),
 )  # fmt: skip
 STEPS = (INGEST, TRAIN, EXTRACT, LEARN, REFINE, EVALUATE)

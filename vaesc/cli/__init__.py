@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaesc import __version__
-from vaesc.cli import care, claim, models, operate, run, score, use
+from vaesc.cli import care, claim, models, operate, reproduce, run, score, use
 from vaesc.errors import VaescError
 
 
@@ -29,15 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["VAESC_DEBUG"] = "1"
     if options.function is run.run:
         os.environ["VAESC_CLI"] = "1"  # the console leaves the last word, the sentence, to us
-    signal.signal(signal.SIGTERM, _terminated)
+    kept = getattr(options, "kept", "finished steps are kept, and the next run goes on from them")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_failed(f"terminated; {kept}", 143)))
     try:
         return int(options.function(options))
     except VaescError as error:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _failed(
-            "interrupted; finished steps are kept, and the next run goes on from them", 130
-        )
+        return _failed(f"interrupted; {kept}", 130)
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); say nothing more, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,10 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _failed(f"{error.strerror or error}{where}", 1)
-
-
-def _terminated(*_: object) -> None:
-    sys.exit(_failed("terminated; finished steps are kept, and the next run goes on", 143))
 
 
 def _failed(sentence: str, code: int) -> int:
@@ -73,6 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vaesc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, claim, operate, models, use, score, care):
+    for module in (run, reproduce, claim, operate, models, use, score, care):
         module.add_commands(commands, common)
     return parser

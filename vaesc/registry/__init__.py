@@ -11,6 +11,9 @@ tracking URI, nor on autologging.
 :mod:`.entries`                 what is written into a run, in the form MLflow takes
 :mod:`.processes`               which process opened a run, and whether it still lives
 :mod:`.system`                  the machine, the packages and the commit behind a run
+:mod:`.environment`             the same, of a run and of now: where they differ
+:mod:`.recorded`                what there is of a finished run, to run it again and compare
+:mod:`.bundling`                the steps' artifacts, put together as one bundle
 :mod:`.registration`            a bundle becomes one loadable version of the registered model
 :mod:`.packing`                 what a version consists of
 :mod:`.model_definition`        the pyfunc model as code: what MLflow's own tools load and serve

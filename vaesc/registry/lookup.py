@@ -31,7 +31,7 @@ DECISION_TAG = "vaesc.decision"
 ATOMS_TAG = "vaesc.atoms"
 """Tag of a version: the lasting numbers of its atoms, by row (:mod:`vaesc.gate.atoms`)."""
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 _PAGE = 1000
 
 
@@ -97,7 +97,7 @@ def parsed(ref: str | int | Path, name: str = "vaesc") -> tuple[str, str]:
 
 def is_fixed(text: str) -> bool:
     """Tell whether the second part of :func:`parsed` means one version for good: no alias."""
-    return text.isdecimal() or bool(_RUN_ID.fullmatch(text))
+    return text.isdecimal() or bool(RUN_ID.fullmatch(text))
 
 
 def find_version(tracking: Tracking, ref: str | int | Path, name: str = "vaesc") -> ModelVersion:
@@ -107,7 +107,7 @@ def find_version(tracking: Tracking, ref: str | int | Path, name: str = "vaesc")
         RegistryError: It means none; the sentence says what there is instead.
     """
     name, text = parsed(ref, name)
-    if _RUN_ID.fullmatch(text):
+    if RUN_ID.fullmatch(text):
         return _version_of_run(tracking, text, name)
     number = _number(tracking, name, text)
     try:

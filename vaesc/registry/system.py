@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,19 @@ from pathlib import Path
 import vaesc
 from vaesc.registry.processes import host_name
 
-_PACKAGES = ("torch", "numpy", "scipy", "zarr", "mlflow", "prefect")
+PACKAGES = ("torch", "numpy", "scipy", "zarr", "mlflow", "prefect")
+_CPU_INFO = Path("/proc/cpuinfo")
+_CPU_FEATURES = re.compile(
+    r"\b(avx\w*|fma\w*|f16c|amx_\w+|sse4_[12]|asimd\w*|sve\w*|i8mm|bf16|neon)\b"
+)
+"""Instruction sets among which torch, numpy and their BLAS choose how to add and multiply."""
+_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE",
+    "ONEDNN_MAX_CPU_ISA", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+"""Environment variables that say with how many threads, or how, numbers are computed."""
 
 
 def system_tags(device: str = "") -> dict[str, str]:
@@ -28,11 +41,31 @@ def system_tags(device: str = "") -> dict[str, str]:
         "system.python": platform.python_version(),
         "system.platform": platform.platform(),
         "system.cpu_count": str(_cpu_count()),
+        **_cpu(),
+        "system.environment": _environment(),
         "system.hostname": host_name(),
-        **{f"system.{name}": version(name) for name in _PACKAGES},
+        **{f"system.{name}": version(name) for name in PACKAGES},
         "system.device": device,
     }
     return {name: value for name, value in tags.items() if value}
+
+
+def device_tags(name: str) -> dict[str, str]:
+    """Return what torch computes on, as ``system.*``; imports torch.
+
+    Args:
+        name: The setting ``runtime.device``.
+
+    Raises:
+        ConfigError: This machine has no such device.
+    """
+    import torch
+
+    from vaesc.models import resolve_device
+
+    place = resolve_device(name)
+    card = f" {torch.cuda.get_device_name(place)}" if place.type == "cuda" else ""
+    return {"system.device": f"{place}{card}", "system.threads": str(torch.get_num_threads())}
 
 
 @functools.cache
@@ -90,3 +123,23 @@ def _cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def _cpu() -> dict[str, str]:
+    """Return the processor's name and the instruction sets that results may depend on."""
+    try:
+        told = _CPU_INFO.read_text()
+    except OSError:
+        name = platform.processor() or platform.machine()
+        return {"system.cpu": name, "system.cpu_features": "unlisted"}
+    facts = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", told, re.MULTILINE))
+    features = sorted(set(_CPU_FEATURES.findall(facts.get("flags") or facts.get("Features", ""))))
+    return {
+        "system.cpu": facts.get("model name") or platform.machine(),
+        "system.cpu_features": " ".join(features) or "unlisted",
+    }
+
+
+def _environment() -> str:
+    return " ".join(f"{k}={os.environ[k]}" for k in _VARIABLES if k in os.environ) or "none"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 import math
 import time
@@ -221,6 +222,11 @@ class Tracking:
                 self.client.log_artifacts(run_id, str(path), to)
             else:
                 self.client.log_artifact(run_id, str(path), to)
+
+    def log_json(self, run_id: str, value: Any, name: str) -> None:  # noqa: ANN401
+        """Store a JSON value as the file `name` among the run's artifacts."""
+        with self.explained(f"store {name} with run {run_id}"):
+            self.client.log_text(run_id, json.dumps(value, indent=1, sort_keys=True), name)
 
     def log_dataset(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from tasks.tracking import current
 from vaesc.config import PipelineConfig
 from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, Refined, TrainedVAE
 from vaesc.registry.connection import tracking_uri
+from vaesc.scratch import scratch
 from vaesc.source import source_digest
 from vaesc.steps import Step
 from vaesc.store import Spec
@@ -68,15 +68,15 @@ def register(
     from vaesc.registry.registration import register as register_bundle
 
     run = current()
-    with run.nested("register") as step_run, tempfile.TemporaryDirectory() as folder:
+    with run.nested("register") as step_run, scratch("register") as folder:
         network, atoms = Path(vae.uri), Path(dictionary.uri)
         if refined is not None:
             network = atoms = refined_folder(Path(refined.uri), dictionary.n_nonzero_coefs)
         bundle = SparseVAE.from_artifacts(Path(dataset.uri), network, atoms, device="cpu")
         bundle.reference = reference_of(bundle, Path(dataset.uri), seed=config.seed)
-        bundle.save(Path(folder, "bundle"))
+        bundle.save(folder / "bundle")
         return register_bundle(
-            Path(folder, "bundle"),
+            folder / "bundle",
             run.tracking,
             name=config.registry.model_name,
             run_id=step_run.id,

@@ -23,13 +23,14 @@ from prefect.exceptions import ExternalSignal, MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
-from vaesc.config import PipelineConfig, config_digest, flat_settings
+from vaesc.config import PipelineConfig, config_digest, flat_settings, home
 from vaesc.errors import RegistryError, VaescError
 from vaesc.progress import Listener
 from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
-from vaesc.store import read_artifact
+from vaesc.scratch import sweep
+from vaesc.store import Store, read_artifact
 
 PARENT_RUN = "VAESC_PARENT_RUN"
 """Environment variable: the MLflow run in which this process's pipeline run is nested."""
@@ -185,6 +186,8 @@ def pipeline_run(
     """
     tracking = connect_tracking(config.registry.experiment)
     tracking.close_stale_runs()
+    for folder in (Store().root / "tmp", home() / "tmp"):
+        sweep(folder)
     every = {
         "vaesc.preset": config.preset,
         "vaesc.config_digest": config_digest(config),

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import vaesc
-from vaesc.registry.processes import host_name
+from vaesc.processes import host_name
 
 _PACKAGES = ("torch", "numpy", "scipy", "zarr", "mlflow", "prefect")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -42,7 +42,8 @@ def on_record() -> Iterator[None]:
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with suppress(OSError):  # what stays is swept once this process is dead
+            note.unlink(missing_ok=True)
 
 
 def end_runs_of_the_dead() -> list[str]:

@@ -38,7 +38,7 @@ def victims(home: Path) -> Iterator[tuple[str, Path]]:
     seen = set()
     for path in sorted(home.rglob("*")):
         parts = path.relative_to(home).parts
-        room = parts[1] if parts[0] == "store" else parts[0]
+        room = parts[1] if parts[0] == "store" and len(parts) > 1 else parts[0]
         if not path.is_file() or room not in _STEP or path.stat().st_size == 0:
             continue
         name = room if room in ("results",) else f"{room}/{path.name}"

@@ -32,6 +32,12 @@ _RANDOM = re.compile(
     r"|(?<=uploading\.)\w+|(?<=/)[0-9a-f]{2}(?=/)|\d+"
 )
 _DISK = {"full disk": errno.ENOSPC, "disk error": errno.EIO, "read-only store": errno.EROFS}
+_FREE = {
+    errno.ENOSPC: ("sql", "commit", "remove", "rmdir"),
+    errno.EIO: ("sql", "commit"),
+    errno.EROFS: ("sql", "commit"),
+}
+"""What is not refused: a full disk lets one remove; SQLite's own writes are not seen here."""
 _SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 
 
@@ -124,7 +130,7 @@ class Injector:
                     self._strike()
             finally:
                 self._busy = False
-        if self._refuse and event not in ("sql", "commit"):
+        if self._refuse and event not in _FREE[self._refuse]:
             raise OSError(self._refuse, os.strerror(self._refuse), str(where))
 
     def _place(self, where: object) -> str | None:

@@ -2,7 +2,7 @@
 
 Importing Prefect, MLflow and torch takes longer than a small run. One process imports them and
 then forks a child for every job it reads (JSON lines on its standard input). The child is a
-process of its own from there on: it sets its environment, installs the injector, and runs the command.
+process of its own from there on: it sets its environment, installs the injector, runs the command.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vaesc import __version__
 from vaesc.cli import care, claim, models, operate, run, score, use
-from vaesc.errors import VaescError
+from vaesc.errors import VaescError, machine_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["VAESC_CLI"] = "1"  # the console leaves the last word, the sentence, to us
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        return int(options.function(options))
+        with machine_told():
+            return int(options.function(options))
     except VaescError as error:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -11,15 +11,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.faults import together
 from tests.faults.catalogue import catalogue, sample
 from tests.faults.damage import Damage
+from tests.faults.injector import Injection
 from tests.faults.lane import Lane
+from tests.faults.outages import Outages
 from tests.faults.trial import Trial, Truth, attempt
 
-Job = Callable[[Lane, Truth], Trial]
+AT_ONCE = (2, 4, 8)
+"""How many identical runs are started at once."""
+Job = Callable[["_Worker"], Trial]
 
 
 def main() -> int:
@@ -45,6 +51,45 @@ def main() -> int:
     return 0 if figures["survived"] == figures["injections"] else 1
 
 
+class _Worker:
+    """A lane with everything that can be done to it."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.points = lane.trace()
+        self.truth = Truth.of(lane)
+        self.damage, self.outages = Damage(lane, self.truth), Outages(lane)
+
+    def jobs(self, few: int | None) -> list[Job]:
+        """Return what there is to be done, for any worker."""
+        at_points = catalogue(self.points)
+        at_points = at_points if few is None else sample(at_points, few)
+        self.outages.count()
+        jobs: list[Job] = [partial(_strike, *each) for each in at_points]
+        rest: list[Job] = [
+            *(partial(_damage, *each) for each in self.damage.plan()),
+            *(partial(_outage, *each) for each in self.outages.plan()),
+            *(partial(_together, n) for n in AT_ONCE),
+        ]
+        return jobs + (rest if few is None else rest[:: 1 + 2 * len(rest) // few])
+
+
+def _strike(injection: Injection, step: str, worker: _Worker) -> Trial:
+    return attempt(worker.lane, injection, step, worker.truth)
+
+
+def _damage(way: str, step: str, name: Path, worker: _Worker) -> Trial:
+    return worker.damage.attempt(way, step, name)
+
+
+def _outage(fault: str, server: str, nth: int, worker: _Worker) -> Trial:
+    return worker.outages.attempt(fault, server, nth, worker.truth)
+
+
+def _together(n: int, worker: _Worker) -> Trial:
+    return together.attempt(worker.lane, n, worker.truth)
+
+
 def _all(base: Path, n_lanes: int, few: int | None) -> list[Trial]:
     jobs: list[Job] = []
     filled, lock = threading.Event(), threading.Lock()
@@ -52,19 +97,16 @@ def _all(base: Path, n_lanes: int, few: int | None) -> list[Trial]:
 
     def work(number: int) -> None:
         with Lane(base / f"lane-{number}") as lane:
-            points = lane.trace()
-            truth = Truth.of(lane)
-            damage = Damage(lane, truth)
-            if number == 0:
-                jobs.extend(_planned(points, damage, few))
-                filled.set()
+            try:
+                worker = _Worker(lane)
+                if number == 0:
+                    jobs.extend(worker.jobs(few))
+            finally:
+                if number == 0:
+                    filled.set()
             filled.wait()
-            while True:
-                with lock:
-                    if not jobs:
-                        return
-                    job = jobs.pop(0)
-                trial = job(lane, truth) if not isinstance(job, tuple) else damage.attempt(*job)
+            while job := _next(jobs, lock):
+                trial = job(worker)
                 with lock:
                     trials.append(trial)
                     _tell(trial, len(trials), len(jobs))
@@ -75,16 +117,9 @@ def _all(base: Path, n_lanes: int, few: int | None) -> list[Trial]:
     return trials
 
 
-def _planned(points: Sequence[Any], damage: Damage, few: int | None) -> list[Any]:
-    at_points = catalogue(points)
-    if few is not None:
-        at_points = sample(at_points, few)
-    jobs: list[Any] = [
-        lambda lane, truth, i=injection, s=step: attempt(lane, i, s, truth)
-        for injection, step in at_points
-    ]
-    planned = damage.plan()
-    return jobs + (planned if few is None else planned[:: 1 + 2 * len(planned) // few])
+def _next(jobs: list[Job], lock: threading.Lock) -> Job | None:
+    with lock:
+        return jobs.pop(0) if jobs else None
 
 
 def _tell(trial: Trial, done: int, left: int) -> None:

@@ -54,11 +54,17 @@ class Home:
         """Return the digest of every registered version; note those whose files are not whole."""
         found = {}
         for version, place, digest in self._rows(_VERSIONS):
-            bundle = Path(str(place).removeprefix("file://"), "artifacts", "bundle")
+            bundle = self._folder(str(place)) / "artifacts" / "bundle"
             if wrong := fault(bundle, digest):
                 self.partial.append(f"model version {version}: {wrong}")
             found[str(version)] = str(digest)
         return found
+
+    def _folder(self, place: str) -> Path:
+        served = "mlflow-artifacts:/"
+        if place.startswith(served):
+            return self.folder / "mlartifacts" / place.removeprefix(served)
+        return Path(place.removeprefix("file://"))
 
     def leftovers(self) -> list[str]:
         """Return what a dead process left: temporary files, locks, runs that claim to go on."""

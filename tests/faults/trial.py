@@ -66,9 +66,15 @@ def attempt(lane: Lane, injection: Injection, step: str, truth: Truth) -> Trial:
     return trial
 
 
-def recover(lane: Lane, trial: Trial, truth: Truth, finished: dict[str, str]) -> None:
+def recover(
+    lane: Lane,
+    trial: Trial,
+    truth: Truth,
+    finished: dict[str, str],
+    environment: dict[str, str] | None = None,
+) -> None:
     """Run again, undisturbed, and hold what is there against the truth."""
-    again = lane.run()
+    again = lane.run_anew(environment) if environment else lane.run()
     trial.seconds = again.seconds
     if again.code:
         trial.wrong.append(f"the next run ended with {again.code}: {again.said[-600:]}")

@@ -16,6 +16,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks import logs
+from tasks.alive import on_record
 from tasks.claim import Seed, no_seed_outlives, run_seed, weigh_seeds_of
 from tasks.tracking import pipeline_run
 from vaesc.config_files import load_config
@@ -57,7 +58,7 @@ def claim(
     config = load_config(preset, path, list(settings))
     tags = {"vaesc.seeds": str(seeds)}
     run_of_claim = pipeline_run(config, name=f"claim-{config.preset}", tags=tags)
-    with run_of_claim as run, no_seed_outlives():
+    with on_record(), run_of_claim as run, no_seed_outlives():
         started = [
             run_seed.submit(
                 Seed(preset, config_file, tuple(settings), config.seed + i), run.run_id

@@ -12,6 +12,7 @@ from typing import Any
 from prefect import flow
 
 from tasks import logs
+from tasks.alive import on_record
 from tasks.evaluate import evaluate
 from tasks.extract import extract
 from tasks.ingest import ingest
@@ -43,7 +44,8 @@ def pipeline(
         The summary that ``vaesc run --json`` prints.
     """
     logs.install()
-    with pipeline_run(config, tags=started_from(start, config), candidate=candidate) as run:
+    tags = started_from(start, config)
+    with on_record(), pipeline_run(config, tags=tags, candidate=candidate) as run:
         dataset = ingest(config)
         # 1. train a VAE by maximising the ELBO
         vae = train(config, dataset, start.vae if start else None)

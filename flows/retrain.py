@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from flows.pipeline import pipeline
 from tasks import logs
+from tasks.alive import on_record
 from tasks.gate import gate
 from tasks.retrain import champion_artifacts, known_decision, retrain_key
 from vaesc.config_files import load_config
@@ -45,17 +46,20 @@ def retrain(
     logs.install()
     if reason:
         get_run_logger().info("retraining because: %s", reason)
-    path = Path(config_file) if config_file else None
-    config = load_config(preset, path, settings or [])
-    key = retrain_key(config, warm_start)
-    known = None if force else known_decision(config, key)
-    if known is not None:
-        if reason:
-            get_run_logger().warning("the source holds nothing new to learn from: %s", reason)
-        return known
-    start = champion_artifacts(config) if warm_start else None
-    run = pipeline(config, start, candidate=True)
-    key = key or retrain_key(config, warm_start)  # the data may have been downloaded meanwhile
-    version = run["model"]["version"]
-    decision = gate(config, version, run["run_id"], key, start.version if start else None, reason)
-    return {**decision, "run": run}
+    with on_record():
+        path = Path(config_file) if config_file else None
+        config = load_config(preset, path, settings or [])
+        key = retrain_key(config, warm_start)
+        known = None if force else known_decision(config, key)
+        if known is not None:
+            if reason:
+                get_run_logger().warning("the source holds nothing new to learn from: %s", reason)
+            return known
+        start = champion_artifacts(config) if warm_start else None
+        run = pipeline(config, start, candidate=True)
+        key = key or retrain_key(config, warm_start)  # data may have been downloaded
+        version = run["model"]["version"]
+        decision = gate(
+            config, version, run["run_id"], key, start.version if start else None, reason
+        )
+        return {**decision, "run": run}

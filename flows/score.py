@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 
 from tasks import logs
+from tasks.alive import on_record
 from tasks.score import announce, score_batch, show_drift
 
 
@@ -41,7 +42,8 @@ def score(
         What was found and where the scores lie, as ``vaesc score --json`` prints it.
     """
     logs.install()
-    summary = score_batch(path, model, name, out, block_size, workers, alpha)
-    show_drift(summary)
-    summary["event"] = summary["drift"]["drifted"] and announce(summary)
-    return summary
+    with on_record():
+        summary = score_batch(path, model, name, out, block_size, workers, alpha)
+        show_drift(summary)
+        summary["event"] = summary["drift"]["drifted"] and announce(summary)
+        return summary

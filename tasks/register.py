@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect.tasks import exponential_backoff
 
@@ -15,6 +13,7 @@ from vaesc.config import PipelineConfig
 from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, Refined, TrainedVAE
 from vaesc.registry.bundling import save_bundle
 from vaesc.registry.connection import tracking_uri
+from vaesc.scratch import scratch
 from vaesc.source import source_digest
 from vaesc.steps import Step
 from vaesc.store import Spec
@@ -62,8 +61,8 @@ def register(
     from vaesc.registry.registration import register as register_bundle
 
     run = current()
-    with run.nested("register") as step_run, tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder, "bundle")
+    with run.nested("register") as step_run, scratch("register") as folder:
+        bundle = folder / "bundle"
         save_bundle(bundle, dataset, vae, dictionary, refined, seed=config.seed)
         return register_bundle(
             bundle,

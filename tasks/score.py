@@ -24,9 +24,9 @@ from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
 from tasks.publish import in_prefect
-from tasks.tracking import StepRun, flow_run_id, status_of
+from tasks.tracking import StepRun, end_badly, flow_run_id
 from vaesc.config import home
-from vaesc.errors import ConfigError, RegistryError, VaescError
+from vaesc.errors import ConfigError, RegistryError, machine_told
 from vaesc.registry import Tracking, load_model, promotion
 from vaesc.registry import connect as connect_tracking
 
@@ -69,7 +69,7 @@ def score_batch(
     with _recorded(tracking, version, path, folder) as run_id:
         reporter = ProgressReporter("score", get_run_logger())
         started = time.perf_counter()
-        with reporter.shown():
+        with machine_told(), reporter.shown():
             summary = score_images(
                 loaded, Path(path), folder, block_size=block_size, workers=workers,
                 alpha=alpha,
@@ -117,9 +117,7 @@ def _recorded(tracking: Tracking, version: Origin, path: str, folder: Path) -> I
     try:
         yield run_id
     except BaseException as error:
-        what = str(error) if isinstance(error, VaescError) else repr(error)
-        tracking.set_tags(run_id, {"vaesc.error": what[:4000]})
-        tracking.finish(run_id, status_of(error))
+        end_badly(tracking, run_id, error)
         raise
     tracking.finish(run_id)
 

@@ -29,8 +29,8 @@ from filelock import FileLock
 
 from tasks.children import ServerError, die_with_parent, free_port, last_words, terminate
 from vaesc.config import home
+from vaesc.processes import pid_exists
 from vaesc.registry.failures import shown
-from vaesc.registry.processes import pid_exists
 
 __all__ = ["ENVIRONMENT", "ServerError", "answers", "configured", "connect"]
 

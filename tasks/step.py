@@ -21,7 +21,7 @@ from tasks import logs
 from tasks.caching import RecordSerializer, StepPolicy, results_folder
 from tasks.tracking import current
 from vaesc.datasets import DownloadError
-from vaesc.errors import VaescError
+from vaesc.errors import VaescError, machine_told
 from vaesc.records import Record
 from vaesc.registry.failures import UnreachableError
 from vaesc.steps import Step
@@ -79,7 +79,8 @@ def step_task(
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401
             logs.install()
-            made = function(*args, **kwargs)
+            with machine_told():
+                made = function(*args, **kwargs)
             if not isinstance(made, Artifact):
                 return made
             record = step.recorded(made)

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,15 +23,16 @@ from prefect.exceptions import ExternalSignal, MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
-from vaesc.config import PipelineConfig, config_digest, flat_settings, settings
-from vaesc.errors import RegistryError, VaescError
+from vaesc.config import PipelineConfig, config_digest, flat_settings, home, settings
+from vaesc.errors import RegistryError, VaescError, machine_told
 from vaesc.progress import Listener
 from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
 from vaesc.registry.recorded import CONFIG
 from vaesc.registry.system import device_tags
 from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
-from vaesc.store import read_artifact
+from vaesc.scratch import sweep
+from vaesc.store import Store, read_artifact
 
 PARENT_RUN = "VAESC_PARENT_RUN"
 """Environment variable: the MLflow run in which this process's pipeline run is nested."""
@@ -191,6 +192,8 @@ def pipeline_run(
     """
     tracking = connect_tracking(config.registry.experiment)
     tracking.close_stale_runs()
+    for folder in (Store().root / "tmp", home() / "tmp"):
+        sweep(folder)
     every = {
         "vaesc.preset": config.preset,
         "vaesc.config_digest": config_digest(config),
@@ -205,17 +208,28 @@ def pipeline_run(
     token = _CURRENT.set(run)
     try:
         tracking.log_json(run_id, settings(config), CONFIG)
-        yield run
+        with machine_told():
+            yield run
     except BaseException as error:
-        what = str(error) if isinstance(error, VaescError) else repr(error)
-        tracking.set_tags(run.run_id, {"vaesc.error": what[:4000]})
-        for each in (*run.unfinished(), run.run_id):
-            tracking.finish(each, status_of(error))
+        end_badly(tracking, run.run_id, error, nested=run.unfinished())
         raise
     else:
         tracking.finish(run.run_id, "FINISHED")
     finally:
         _CURRENT.reset(token)
+
+
+def end_badly(
+    tracking: Tracking, run_id: str, error: BaseException, nested: Sequence[str] = ()
+) -> None:
+    """Note in MLflow why a run ended; what it says of that must not hide the error itself."""
+    what = str(error) if isinstance(error, VaescError) else repr(error)
+    try:
+        tracking.set_tags(run_id, {"vaesc.error": what[:4000]})
+        for each in (*nested, run_id):
+            tracking.finish(each, status_of(error))
+    except RegistryError as refusal:
+        _logger().warning("MLflow does not know that run %s has ended: %s", run_id, refusal)
 
 
 def current() -> PipelineRun:

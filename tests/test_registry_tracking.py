@@ -18,12 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registry_homes import enter_home
 
+from vaesc import processes
 from vaesc.errors import RegistryError
+from vaesc.processes import process_from_json, this_process
 from vaesc.records import Dataset
-from vaesc.registry import connection, processes, system
+from vaesc.registry import connection, system
 from vaesc.registry.entries import param_text
 from vaesc.registry.failures import AbsentError, shown
-from vaesc.registry.processes import process_from_json, this_process
 from vaesc.registry.tracking import connect
 
 
@@ -294,7 +295,7 @@ def test_a_deleted_experiment_is_not_brought_back_silently(mlflow_runs):
 def dead_process():
     """A process that has just been killed, as it described itself."""
     code = (
-        "from vaesc.registry.processes import this_process\n"
+        "from vaesc.processes import this_process\n"
         "print(this_process().to_json(), flush=True)\n"
         "input()"
     )

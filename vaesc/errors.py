@@ -6,6 +6,20 @@ not a :class:`VaescError` is a defect of vaesc, and says so.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_KEPT = "finished steps are kept, and the next run goes on from them"
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EROFS: "make it writable, or set VAESC_HOME to a folder that is",
+    errno.EACCES: "make it writable, or set VAESC_HOME to a folder that is",
+    errno.EIO: "check that disk",
+    errno.EFBIG: "raise the limit on the size of files",
+}
+
 
 class VaescError(Exception):
     """Base of every error whose message is written for the user."""
@@ -27,6 +41,10 @@ class StoreError(VaescError):
     """An artifact is missing, damaged, or cannot be written."""
 
 
+class MachineError(VaescError):
+    """The machine gives out: its disk is full, read-only or broken, or its memory is used up."""
+
+
 class TrainingError(VaescError, ArithmeticError):
     """Training cannot go on: the loss is not finite."""
 
@@ -37,3 +55,24 @@ class RegistryError(VaescError, LookupError):
 
 class ServingError(VaescError, ConnectionError):
     """A served model does not answer, or not as one does."""
+
+
+@contextmanager
+def machine_told() -> Iterator[None]:
+    """Turn what the disk or the memory refuse within the block into one sentence.
+
+    Raises:
+        MachineError: They did; other errors pass as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None or isinstance(error, VaescError):
+            raise
+        where = error.filename or "a file"
+        raise MachineError(f"{where}: {error.strerror}; {remedy} ({_KEPT})") from error
+    except MemoryError as error:
+        raise MachineError(
+            f"there is not enough memory; free some, or use smaller blocks or batches ({_KEPT})"
+        ) from error

@@ -18,7 +18,7 @@ from typing import Any
 
 from vaesc.config import home
 from vaesc.errors import ConfigError
-from vaesc.registry.processes import pid_exists
+from vaesc.scratch import is_abandoned
 from vaesc.store import MANIFEST, PROVENANCE, DamagedError, Store, read_artifact
 
 _DAY = 86_400.0
@@ -161,13 +161,9 @@ def _made(folder: Path) -> float:
 
 
 def _orphans(store: Store) -> list[Path]:
-    """Return unfinished artifacts whose maker is dead; the maker's pid is in the name."""
-    return [p for p in sorted(store.root.glob("tmp/*")) if not _is_being_made(p)]
-
-
-def _is_being_made(path: Path) -> bool:
-    pid = path.name.split(".")[1:2]
-    return bool(pid) and pid[0].isdigit() and pid_exists(int(pid[0]))
+    """Return what was never finished, since its maker is dead; the name says who that was."""
+    folders = (store.root / "tmp", home() / "tmp")
+    return [p for folder in folders for p in sorted(folder.glob("*")) if is_abandoned(p)]
 
 
 def _checkpoints(keep_days: float) -> list[Path]:

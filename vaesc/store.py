@@ -33,6 +33,7 @@ from filelock import FileLock
 
 from vaesc.config import canonical_json, home
 from vaesc.errors import StoreError
+from vaesc.scratch import own_name
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Store:
         parents: dict[str, str],
         provenance: dict[str, Any],
     ) -> Artifact:
-        folder = self.root / "tmp" / f"{spec.digest[:16]}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        folder = self.root / "tmp" / own_name(spec.digest[:16])
         folder.mkdir(parents=True)
         start = time.perf_counter()
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vaesc import __version__
 from vaesc.cli import care, claim, models, operate, reproduce, run, score, use
-from vaesc.errors import VaescError
+from vaesc.errors import VaescError, machine_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = getattr(options, "kept", "finished steps are kept, and the next run goes on from them")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_failed(f"terminated; {kept}", 143)))
     try:
-        return int(options.function(options))
+        with machine_told():
+            return int(options.function(options))
     except VaescError as error:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vaesc.config import home
@@ -15,6 +13,7 @@ from vaesc.registry.files import shown_version
 from vaesc.registry.lookup import ATOMS_TAG, DECISION_TAG
 from vaesc.registry.tracking import Tracking
 from vaesc.report.decision import render_decision
+from vaesc.scratch import scratch
 
 
 def record(
@@ -44,8 +43,8 @@ def record(
     page = home() / "runs" / run_id / "decision.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render_decision(decision, weighed.pictures), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "decision.json")
+    with scratch("decision") as folder:
+        path = folder / "decision.json"
         path.write_text(json.dumps(decision, indent=1, sort_keys=True) + "\n")
         tracking.log_artifacts(run_id, path)
     tracking.log_artifacts(run_id, page)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import vaesc
+from vaesc.processes import host_name, this_process
 from vaesc.records import Dataset
-from vaesc.registry.processes import host_name, this_process
 
 HOST_TAG = "vaesc.host"
 PROCESS_TAG = "vaesc.process"

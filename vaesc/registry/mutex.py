@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from vaesc.errors import RegistryError
+from vaesc.processes import process_from_json, this_process
 from vaesc.registry.entries import PROCESS_TAG
 from vaesc.registry.failures import AbsentError, UnreachableError
-from vaesc.registry.processes import process_from_json, this_process
 from vaesc.registry.tracking import Tracking
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +42,7 @@ from vaesc.registry.mutex import promoting
 from vaesc.registry.packing import Images, description, example_images, pack, ramp
 from vaesc.registry.system import git_tags
 from vaesc.registry.tracking import Tracking, connect
+from vaesc.scratch import scratch
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -166,10 +166,10 @@ class _Draft:
             )  # fmt: skip
 
     def _upload(self, logged: LoggedModel, bundle: Path, model: SparseVAE, images: Images) -> None:
-        with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:
-            packed = Path(folder, "model")
-            shutil.copytree(bundle, Path(folder, BUNDLE))
-            pack(packed, Path(folder, BUNDLE), model, images, logged=logged, run_id=self.run_id)
+        with scratch("registration") as folder:
+            packed = folder / "model"
+            shutil.copytree(bundle, folder / BUNDLE)
+            pack(packed, folder / BUNDLE, model, images, logged=logged, run_id=self.run_id)
             with self.tracking.explained(f"store the files of model {self.name!r}"):
                 self.client.log_model_artifacts(logged.model_id, str(packed))
 
@@ -179,10 +179,10 @@ class _Draft:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        with tempfile.TemporaryDirectory(prefix="vaesc-") as folder:
+        with scratch("registration") as folder:
             with self.tracking.explained(f"fetch model {self.name!r} back"):
                 copy = download_artifacts(
-                    logged.artifact_location, dst_path=folder, tracking_uri=self.tracking.uri
+                    logged.artifact_location, dst_path=str(folder), tracking_uri=self.tracking.uri
                 )
             try:
                 got = pyfunc.load_model(copy, suppress_warnings=True).predict(images)

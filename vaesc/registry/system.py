@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import vaesc
-from vaesc.registry.processes import host_name
+from vaesc.processes import host_name
 
 PACKAGES = ("torch", "numpy", "scipy", "zarr", "mlflow", "prefect")
 _CPU_INFO = Path("/proc/cpuinfo")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.errors import RegistryError
+from vaesc.processes import host_name, process_from_json
 from vaesc.records import Dataset
 from vaesc.registry.connection import artifact_root, open_client, registry_uri, tracking_uri
 from vaesc.registry.entries import (
@@ -28,7 +29,6 @@ from vaesc.registry.entries import (
     param_text,
 )
 from vaesc.registry.failures import explained, shown
-from vaesc.registry.processes import host_name, process_from_json
 from vaesc.registry.system import git_tags, requirements, system_tags
 
 if TYPE_CHECKING:

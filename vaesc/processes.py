@@ -1,4 +1,4 @@
-"""Which process opened a run, and whether it still lives.
+"""Which process opened a run or a folder, and whether it still lives.
 
 A killed process cannot close its runs: MLflow shows them as running for ever. A run therefore
 names its process, so that a later one on the same machine can tell. A process id alone is not
@@ -12,11 +12,16 @@ import functools
 import hashlib
 import json
 import os
+import re
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_MARK = re.compile(
+    r"(?P<machine>[0-9a-f]{8})-(?P<boot>[0-9a-f]{8})-(?P<namespace>[0-9a-f]{8})"
+    r"-(?P<pid>\d{1,10})-(?P<started>\d*)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,30 @@ class Process:
         return not pid_exists(self.pid) or self.started != _start_time(self.pid)
 
 
+def mark() -> str:
+    """Return this process as a part of a file's name, for :func:`is_of_the_dead`."""
+    here = this_process()
+    places = "-".join(_short(text) for text in (here.machine, here.boot, here.namespace))
+    return f"{places}-{here.pid}-{here.started}"
+
+
+def is_of_the_dead(text: str) -> bool:
+    """Tell whether the process of a :func:`mark` is over for certain, as seen from here."""
+    found = _MARK.fullmatch(text)
+    if found is None:
+        return False
+    here = this_process()
+    machine, boot, namespace = map(_short, (here.machine, here.boot, here.namespace))
+    if found["machine"] != machine or not (here.machine and here.boot):
+        return False
+    if found["boot"] != boot:
+        return True
+    pid = int(found["pid"])
+    return found["namespace"] == namespace and (
+        not pid_exists(pid) or found["started"] != _start_time(pid)
+    )
+
+
 def process_from_json(text: str) -> Process | None:
     """Rebuild a process from :meth:`Process.to_json`; None if the text is not one."""
     try:
@@ -75,6 +104,10 @@ def host_name() -> str:
 def _machine() -> str:
     identity = f"{host_name()}/{_read(Path('/etc/machine-id'))}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _namespace() -> str:

@@ -1,0 +1,80 @@
+"""Flow runs whose process was killed are not left "Running": the next flow here ends them.
+
+A process that is killed cannot tell Prefect that its run is over. Each flow run is therefore noted
+in a file of the home, under the name of its process, for as long as it goes on; whoever finds the
+file of a dead process calls its run Crashed. On a server for many machines the automation of
+:mod:`flows.automations` does the same by heartbeats, later; this works without any.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Crashed
+
+from tasks.tracking import flow_run_id
+from vaesc.config import home
+from vaesc.scratch import is_abandoned, own_name, sweep
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def on_record() -> Iterator[None]:
+    """Note the current flow run while the block goes on; first, end those of dead processes.
+
+    A home that cannot be written costs this note, not the run: what it cannot do is said later.
+    """
+    end_runs_of_the_dead()
+    note = _folder() / own_name(flow_run_id())
+    try:
+        _folder().mkdir(parents=True, exist_ok=True)
+        note.touch()
+    except OSError as error:
+        logger.warning("the run is not noted in %s (%s)", _folder(), error.strerror)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # what stays is swept once this process is dead
+            note.unlink(missing_ok=True)
+
+
+def end_runs_of_the_dead() -> list[str]:
+    """Call Crashed what dead processes of this machine left Running, and return those runs."""
+    notes = [path for path in sorted(_folder().glob("*.*.*")) if is_abandoned(path)]
+    ended = []
+    try:
+        for note in notes:
+            run = note.name.partition(".")[0]
+            if _crash(run):
+                ended.append(run)
+    except (PrefectException, httpx.HTTPError) as error:
+        logger.warning("runs of dead processes may still be shown as running: %s", error)
+        return ended  # their notes stay, for the next run to try
+    sweep(_folder())
+    if ended:
+        logger.info("marked %d flow runs of dead processes as crashed", len(ended))
+    return ended
+
+
+def _crash(run: str) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_flow_run(UUID(run))
+        except (ObjectNotFound, ValueError):
+            return False  # of another server, or deleted
+        if found.state is not None and found.state.is_final():
+            return False
+        client.set_flow_run_state(found.id, Crashed(message="its process was killed"), force=True)
+    return True
+
+
+def _folder() -> Path:
+    return home() / "alive"

@@ -1,0 +1,162 @@
+"""The long form: ``python -m tests.faults [--few N] [--lanes 2] [--write docs/faults.md]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.faults import together
+from tests.faults.catalogue import catalogue, sample
+from tests.faults.damage import Damage
+from tests.faults.injector import Injection
+from tests.faults.lane import Lane
+from tests.faults.outages import Outages
+from tests.faults.trial import Trial, Truth, attempt
+
+AT_ONCE = (2, 4, 8)
+"""How many identical runs are started at once."""
+Job = Callable[["_Worker"], Trial]
+
+
+def main() -> int:
+    """Break runs, print what became of them, and last one JSON line of figures."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--few", type=int, metavar="N", help="only N injections at points")
+    parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default: 2)")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the table there, too")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR, and leave it there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        base = (options.keep or Path(folder)).resolve()
+        trials = _all(base, options.lanes, options.few)
+    table = table_of(trials)
+    print(table)
+    for trial in trials:
+        if not trial.survived:
+            print(json.dumps(trial.to_json()))
+    if options.write:
+        options.write.write_text(table)
+    figures = figures_of(trials)
+    print(json.dumps(figures))
+    return 0 if figures["survived"] == figures["injections"] else 1
+
+
+class _Worker:
+    """A lane with everything that can be done to it."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.points = lane.trace()
+        self.truth = Truth.of(lane)
+        self.damage, self.outages = Damage(lane, self.truth), Outages(lane)
+
+    def jobs(self, few: int | None) -> list[Job]:
+        """Return what there is to be done, for any worker."""
+        at_points = catalogue(self.points)
+        at_points = at_points if few is None else sample(at_points, few)
+        self.outages.count()
+        jobs: list[Job] = [partial(_strike, *each) for each in at_points]
+        rest: list[Job] = [
+            *(partial(_damage, *each) for each in self.damage.plan()),
+            *(partial(_outage, *each) for each in self.outages.plan()),
+            *(partial(_together, n) for n in AT_ONCE),
+        ]
+        return jobs + (rest if few is None else rest[:: 1 + 2 * len(rest) // few])
+
+
+def _strike(injection: Injection, step: str, worker: _Worker) -> Trial:
+    return attempt(worker.lane, injection, step, worker.truth)
+
+
+def _damage(way: str, step: str, name: Path, worker: _Worker) -> Trial:
+    return worker.damage.attempt(way, step, name)
+
+
+def _outage(fault: str, server: str, nth: int, worker: _Worker) -> Trial:
+    return worker.outages.attempt(fault, server, nth, worker.truth)
+
+
+def _together(n: int, worker: _Worker) -> Trial:
+    return together.attempt(worker.lane, n, worker.truth)
+
+
+def _all(base: Path, n_lanes: int, few: int | None) -> list[Trial]:
+    jobs: list[Job] = []
+    filled, lock = threading.Event(), threading.Lock()
+    trials: list[Trial] = []
+
+    def work(number: int) -> None:
+        with Lane(base / f"lane-{number}") as lane:
+            try:
+                worker = _Worker(lane)
+                if number == 0:
+                    jobs.extend(worker.jobs(few))
+            finally:
+                if number == 0:
+                    filled.set()
+            filled.wait()
+            while job := _next(jobs, lock):
+                trial = job(worker)
+                with lock:
+                    trials.append(trial)
+                    _tell(trial, len(trials), len(jobs))
+
+    with ThreadPoolExecutor(n_lanes) as pool:
+        for done in [pool.submit(work, n) for n in range(n_lanes)]:
+            done.result()
+    return trials
+
+
+def _next(jobs: list[Job], lock: threading.Lock) -> Job | None:
+    with lock:
+        return jobs.pop(0) if jobs else None
+
+
+def _tell(trial: Trial, done: int, left: int) -> None:
+    word = "survived" if trial.survived else "WRONG"
+    print(
+        f"{done:>4} ({left} left)  {word:<9}{trial.injection.fault:<20}{trial.step:<10}"
+        f"{trial.injection.point}  [{trial.code}] {trial.seconds:.1f} s",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    for what in trial.wrong:
+        print(f"        {what}", file=sys.stderr, flush=True)
+
+
+def table_of(trials: Sequence[Trial]) -> str:
+    """Return faults by steps, survived of tried, as Markdown."""
+    steps = list(dict.fromkeys(trial.step for trial in trials))
+    tried = Counter((t.injection.fault, t.step) for t in trials)
+    alive = Counter((t.injection.fault, t.step) for t in trials if t.survived)
+    rows = [["fault", *steps], ["---"] * (len(steps) + 1)]
+    for fault in dict.fromkeys(t.injection.fault for t in trials):
+        pairs = [(alive[fault, step], tried[fault, step]) for step in steps]
+        rows.append([fault, *(f"{a}/{n}" if n else "" for a, n in pairs)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def figures_of(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return the figures: how many, how many survived, what was lost, how fast it recovered."""
+    seconds = [t.seconds for t in trials if t.seconds]
+    return {
+        "injections": len(trials),
+        "distinct": len({(t.injection.fault, str(t.injection.point)) for t in trials}),
+        "survived": sum(t.survived for t in trials),
+        "steps_lost": sum(t.lost for t in trials),
+        "seconds_to_recover_median": round(statistics.median(seconds), 2) if seconds else None,
+        "seconds_to_recover_max": max(seconds, default=None),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

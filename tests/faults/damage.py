@@ -1,0 +1,80 @@
+"""What a finished run left, damaged on the disk: every file of every kind, in three ways.
+
+The next run must notice, set the evidence aside, and make the same thing again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.faults.injector import Injection, Point
+from tests.faults.lane import Lane
+from tests.faults.trial import Trial, Truth, recover
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+WAYS: dict[str, Callable[[Path], None]] = {
+    "flipped byte": _flip, "truncated": _truncate, "deleted": Path.unlink,
+}  # fmt: skip
+_STEP = {
+    "dataset": "ingest", "vae": "train", "latents": "extract", "dictionary": "learn",
+    "refined": "refine", "evaluation": "evaluate", "results": "records", "mlartifacts": "register",
+}  # fmt: skip
+
+
+def victims(home: Path) -> Iterator[tuple[str, Path]]:
+    """Yield one file of each name of each artifact, the records, and the registered files."""
+    seen = set()
+    for path in sorted(home.rglob("*")):
+        parts = path.relative_to(home).parts
+        room = parts[1] if parts[0] == "store" and len(parts) > 1 else parts[0]
+        if not path.is_file() or room not in _STEP or path.stat().st_size == 0:
+            continue
+        name = room if room in ("results",) else f"{room}/{path.name}"
+        if name not in seen or room == "results":
+            seen.add(name)
+            yield _STEP[room], path
+
+
+class Damage:
+    """A finished home, restored before each damage.
+
+    Args:
+        lane: Where it is.
+        truth: What an undisturbed run leaves; the lane's home is one.
+    """
+
+    def __init__(self, lane: Lane, truth: Truth) -> None:
+        self._lane, self._truth = lane, truth
+        self._copy = lane.folder / "finished"
+        shutil.rmtree(self._copy, ignore_errors=True)
+        shutil.copytree(lane.home, self._copy, symlinks=True)
+
+    def plan(self) -> list[tuple[str, str, Path]]:
+        """Return every way, step and file, relative to the home."""
+        return [
+            (way, step, path.relative_to(self._copy))
+            for step, path in victims(self._copy)
+            for way in WAYS
+        ]
+
+    def attempt(self, way: str, step: str, name: Path) -> Trial:
+        """Damage a file of the finished run, run again, and say all that is wrong."""
+        shutil.rmtree(self._lane.home)
+        shutil.copytree(self._copy, self._lane.home, symlinks=True)
+        trial = Trial(Injection(way, Point("file", str(name))), step)
+        WAYS[way](self._lane.home / name)
+        finished = self._lane.look().contents()  # without what is damaged now
+        recover(self._lane, trial, self._truth, finished)
+        return trial

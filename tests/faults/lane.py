@@ -1,0 +1,191 @@
+"""One place where runs are broken: a home, a Prefect server, a process that forks the runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.faults.homes import Home
+from tests.faults.injector import Injection, Point
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = """
+[dataset]
+limit = 400
+[vae]
+hidden = [16]
+latent_dim = 4
+[training]
+epochs = 3
+[runtime]
+checkpoint_seconds = 0.05
+[dictionary]
+n_atoms = 16
+n_nonzero_coefs = 2
+max_epochs = 3
+[refine]
+epochs = 1
+hidden = [16, 16]
+channels = [4]
+[evaluation]
+sparsity_levels = [1, 2]
+topk_epochs = 1
+iwae_samples = [5]
+iwae_images = [20]
+"""
+_SLOWEST = 240.0
+"""A run takes some seconds; one that takes so long hangs."""
+
+
+@dataclass
+class Run:
+    """What became of one run."""
+
+    code: int
+    """Exit code; negative: the signal that ended it."""
+    seconds: float
+    said: str
+    """Its standard error."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What it printed, if it came to that."""
+
+    def computed(self) -> set[str]:
+        """Return the addresses of what it computed itself."""
+        steps = self.summary.get("steps", ())
+        return {step["digest"] for step in steps if step["state"] == "computed"}
+
+
+class Lane:
+    """A home that is emptied, run in, broken and looked at, again and again.
+
+    Args:
+        folder: Everything of it is below.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home, self.scratch = folder, folder / "home", folder / "tmp"
+        self._template = folder / "template.db"
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+        self.environment = {
+            **clean, "VAESC_HOME": str(self.home), "TMPDIR": str(self.scratch),
+            "PREFECT_HOME": str(folder / "no-profile"), "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+        }  # fmt: skip
+
+    def __enter__(self) -> Lane:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "small.toml").write_text(SETTINGS)
+        self._server("start")
+        state = json.loads((self.folder / "server" / "prefect" / "server.json").read_text())
+        self.prefect = str(state["url"])
+        self.environment["PREFECT_API_URL"] = self.prefect
+        self.empty()
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.zygote"], env=self.environment, cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._answer()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._zygote.kill()
+        self._zygote.wait()
+        self._server("stop")
+
+    def empty(self) -> None:
+        """Begin anew: no artifact, no record, an empty run database."""
+        for folder in (self.home, self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        if not self._template.exists():
+            program = "from vaesc.registry import connect; connect()"
+            subprocess.run([sys.executable, "-c", program], env=self.environment, check=True)
+            shutil.copy(self.home / "mlflow.db", self._template)
+        shutil.copy(self._template, self.home / "mlflow.db")
+
+    def run(
+        self,
+        injection: Injection | None = None,
+        *,
+        trace: Path | None = None,
+    ) -> Run:
+        """Run the pipeline in a process of its own, broken at a point or not."""
+        out, err = self.folder / "out", self.folder / "err"
+        for path in (out, err):
+            path.write_bytes(b"")
+        job = {
+            "arguments": self.command,
+            "environment": self.environment,
+            "injection": injection and injection.to_json(), "trace": trace and str(trace),
+            "out": str(out), "err": str(err), "seconds": _SLOWEST,
+        }  # fmt: skip
+        assert self._zygote.stdin is not None
+        self._zygote.stdin.write(json.dumps(job) + "\n")
+        self._zygote.stdin.flush()
+        answer = self._answer()
+        text = out.read_text()
+        summary = json.loads(text) if answer["code"] == 0 and text else {}
+        return Run(answer["code"], answer["seconds"], err.read_text(), summary)
+
+    def run_anew(self, environment: dict[str, str]) -> Run:
+        """Run the pipeline as a user does, in a process that imports everything itself.
+
+        Prefect reads its environment when it is imported: a fork of ours has read it already.
+        """
+        started = time.monotonic()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "vaesc", *self.command],
+                env={**self.environment, **environment}, cwd=ROOT, capture_output=True, text=True,
+                timeout=_SLOWEST, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return Run(-1000, _SLOWEST, "")
+        seconds = round(time.monotonic() - started, 2)
+        summary = json.loads(done.stdout) if done.returncode == 0 else {}
+        return Run(done.returncode, seconds, done.stderr, summary)
+
+    @property
+    def command(self) -> list[str]:
+        """What is run."""
+        return ["run", "--json", "--config", str(self.folder / "small.toml")]
+
+    def trace(self) -> list[Point]:
+        """Run undisturbed, and return the points that it passed, in their order."""
+        path = self.folder / "trace.jsonl"
+        path.unlink(missing_ok=True)
+        done = self.run(trace=path)
+        if done.code:
+            raise RuntimeError(f"an undisturbed run failed: {done.said[-2000:]}")
+        return [Point(**json.loads(line)) for line in path.read_text().splitlines()]
+
+    def look(self) -> Home:
+        """Return the home as it is now."""
+        return Home(self.home, self.scratch, self.prefect)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._zygote.stdout is not None
+        while line := self._zygote.stdout.readline():
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise RuntimeError("the process that forks the runs has ended")
+
+    def _server(self, verb: str) -> None:
+        environment = {**self.environment, "VAESC_HOME": str(self.folder / "server")}
+        environment.pop("PREFECT_API_URL", None)
+        subprocess.run(
+            [sys.executable, "-m", "tasks.server", verb], env=environment, cwd=ROOT, check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip

@@ -134,19 +134,34 @@ class Operation:
             "from vaesc.registry.failures import AbsentError\n"
             "try: found = list_models()\nexcept AbsentError: found = []\nprint(json.dumps(found))"
         )
+        return list(reversed(json.loads(self.run_program(program))))
+
+    def run_program(self, program: str) -> str:
+        """Run a program that reads the registry, and return what it printed."""
         done = subprocess.run(
             [sys.executable, "-c", program], env=self.environment, capture_output=True, text=True,
             timeout=120, check=False, cwd=_ROOT,
         )  # fmt: skip
         if done.returncode:
             raise VaescError(f"the registry cannot be read: {done.stderr.strip()[-300:]}")
-        return list(reversed(json.loads(done.stdout)))
+        return done.stdout
 
     def decision(self, version: int) -> dict[str, Any] | None:
         """Return what was decided on a version, once it is."""
         shown = json.loads(self.run("vaesc", "models", "show", str(version), "--json"))
         found: dict[str, Any] | None = shown["decision"]
         return found
+
+    def reason_of(self, version: int) -> str:
+        """Return why a version was trained, as its run has kept it; empty: by schedule."""
+        program = (
+            "from vaesc.registry import connect, show_model\n"
+            f"run = connect().client.get_run(show_model({version})['run_id'])\n"
+            "parent = run.data.tags.get('mlflow.parentRunId', run.info.run_id)\n"
+            "tags = connect().client.get_run(parent).data.tags\n"
+            "print(tags.get('vaesc.retrain_reason', ''))"
+        )
+        return self.run_program(program).strip()
 
     def champion(self) -> int | None:
         """Return the version that is champion now."""
@@ -210,6 +225,7 @@ def operate(folder: Path) -> dict[str, Any]:
 
 def _story(week: Operation, check: Callable[[], None]) -> None:
     first = week.await_decision(1, check)
+    _await(lambda: week.champion() == 1)
     week.tell("the schedule fired, and the first model is champion", _short(first))
     _must(first["outcome"] == "promoted" and week.champion() == 1, "a first champion", first)
     week.run("prefect", "--no-prompt", "deployment", "schedule", "pause", "--all")
@@ -241,6 +257,8 @@ def _story(week: Operation, check: Callable[[], None]) -> None:
     again = week.await_decision(4, check)
     week.tell("the drift had it trained again", _short(again))
     _must(again["outcome"] in ("promoted", "rejected"), "a decision", again)
+    why = week.reason_of(4)
+    _must(why == drift["reason"], "a retraining that knows of the drift", why)
 
 
 def _await(holds: Callable[[], bool]) -> None:

@@ -50,7 +50,7 @@ def drift_automation(
         trigger=EventTrigger(
             expect={EVENT},
             match=ResourceSpecification(
-                {"prefect.resource.id": f"vaesc.model.{model}", IS_CHAMPION: "yes"}
+                {"prefect.resource.id": f"vaesc.model.{model}", IS_CHAMPION: ["yes", "unknown"]}
             ),
             posture=Posture.Reactive,
             threshold=1,

@@ -20,7 +20,7 @@ from tasks.learn import learn
 from tasks.publish import publish
 from tasks.refine import refine
 from tasks.register import register
-from tasks.retrain import Start, started_from
+from tasks.retrain import Start, check_candidate, started_from
 from tasks.tracking import pipeline_run
 from tasks.train import train
 from vaesc.config import PipelineConfig
@@ -47,6 +47,8 @@ def pipeline(
     tags = started_from(start, config)
     with on_record(), pipeline_run(config, tags=tags, candidate=candidate) as run:
         dataset = ingest(config)
+        if candidate:
+            check_candidate(config, dataset)
         # 1. train a VAE by maximising the ELBO
         vae = train(config, dataset, start.vae if start else None)
         latents = extract(config, dataset, vae)  # 2. encode every image to its latent z

@@ -3,7 +3,7 @@
 The decision is stored on the model version, in the MLflow run and in Prefect before anything
 moves; the alias moves last. If another version has become champion meanwhile, the candidate is
 compared with that one, so two retrainings that finish together cannot both win over the same
-champion.
+champion; if another split was frozen meanwhile, on that one.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def gate(
         against = promotion.champion_of(tracking, name)
         if against == version:
             return _standing(tracking, name, version)
+        if against is not None:
+            freezing.freeze_first(tracking, against, name)
         weighed = candidates.weigh(
             tracking, version, against=against, name=name, policy=config.gate,
             device=config.runtime.device,
@@ -75,11 +77,13 @@ def gate(
         _show_in_prefect(decision)
         if decision["outcome"] == "rejected":
             return decision
-        freezing.freeze_first(tracking, against or version, name)
+        if against is None:
+            freezing.freeze_first(tracking, version, name)
         try:
             promotion.promote(
-                tracking, weighed.candidate, expected=against, reason=weighed.decision.reason,
-                by=f"run {run_id}", kind="promote" if against else "first",
+                tracking, weighed.candidate, expected=against, judged_on=weighed.frozen,
+                reason=weighed.decision.reason, by=f"run {run_id}",
+                kind="promote" if against else "first",
             )  # fmt: skip
         except promotion.StaleError as error:
             logger.warning("%s", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tasks import logs
 from tasks.gate import RETRAIN_TAG
 from vaesc import datasets
 from vaesc.config import PipelineConfig, canonical_json, config_digest, settings
-from vaesc.records import Refined, TrainedVAE
+from vaesc.records import Dataset, Refined, TrainedVAE
 from vaesc.registry import candidates, connect, freezing, promotion
 from vaesc.registry.failures import AbsentError
 from vaesc.registry.lookup import DECISION_TAG, find_version
@@ -97,6 +98,17 @@ def known_decision(config: PipelineConfig, key: str) -> dict[str, Any] | None:
     reason = f"nothing new: data, settings and code are those of version {number}, which {what}"
     logger.warning("%s", reason)
     return {**decision, "outcome": "nothing new", "reason": reason, "run": None}
+
+
+def check_candidate(config: PipelineConfig, dataset: Dataset) -> None:
+    """See that what comes of these images can be compared with the champion, before training.
+
+    Raises:
+        RegistryError: It cannot: another shape or range.
+    """
+    tracking = connect(config.registry.experiment)
+    with suppress(AbsentError):
+        candidates.check_fits(tracking, config.registry.model_name, Path(dataset.uri))
 
 
 @task(name="warm-start", persist_result=False)

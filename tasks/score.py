@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 EVENT = "vaesc.drift"
 IS_CHAMPION = "vaesc.is-champion"
-"""Label of the event: ``yes`` if the version that was scored with is the champion, else ``no``."""
+"""Label of the event: ``yes`` if the version that was scored with is the champion, ``no`` if not,
+``unknown`` if the registry does not say now."""
 
 _SEND_SECONDS = 30.0
 
@@ -174,7 +175,7 @@ def announce(summary: Mapping[str, Any]) -> bool:
             "prefect.resource.id": f"vaesc.model.{version['name']}",
             "prefect.resource.name": version["name"],
             "vaesc.version": str(version["version"]),
-            IS_CHAMPION: "yes" if _is_champion(version) else "no",
+            IS_CHAMPION: _is_champion(version),
         },
         payload={
             "reason": drift["reason"],
@@ -193,17 +194,17 @@ def announce(summary: Mapping[str, Any]) -> bool:
     return sent
 
 
-def _is_champion(version: Mapping[str, Any]) -> bool:
-    """Whether a version is the champion now; only a champion's drift calls for another model."""
+def _is_champion(version: Mapping[str, Any]) -> str:
+    """Return the label of a version; a drift that is no champion's calls for no other model."""
     name, number = version["name"], version["version"]
     try:
         champion = promotion.champion_of(connect_tracking(create=False), name)
     except RegistryError as error:
         logger.warning("whether version %s is the champion cannot be asked: %s", number, error)
-        return False
+        return "unknown"
     if champion != number:
         logger.warning(
             "version %s of %s is not its champion (%s): the event says so, and nothing is trained",
             number, name, champion or "it has none",
         )  # fmt: skip
-    return bool(champion == number)
+    return "yes" if champion == number else "no"

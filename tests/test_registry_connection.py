@@ -14,7 +14,7 @@ from registry_homes import enter_home
 from vaesc.errors import RegistryError
 from vaesc.registry import connect, list_models, load_model, show_model
 from vaesc.registry import registration as registration_module
-from vaesc.registry.failures import AbsentError, UnreachableError, explained
+from vaesc.registry.failures import AbsentError, UnreachableError, explained, shown
 
 
 @pytest.fixture
@@ -127,6 +127,30 @@ def test_a_registry_of_its_own_that_is_not_there_is_called_by_its_name(home, mon
     ):
         connect(create=False)
     assert time.monotonic() - started < 30  # MLflow itself would insist for minutes
+
+
+def test_a_registry_file_of_its_own_is_made_by_whoever_writes(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path / 'models.db'}")
+    with pytest.raises(AbsentError, match=r"no model registry at sqlite:///.*models\.db yet"):
+        connect(create=False)
+    connect()
+    with pytest.raises(AbsentError, match=r"no model 'vaesc' is registered at .*models\.db"):
+        load_model("champion")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http://user:pa/ss@host:1/x", "http://user:***@host:1/x"),
+        ("http://user:p@ss@host", "http://user:***@host"),
+        ("no http://u:p@h, nor http://v:q@i", "no http://u:***@h, nor http://v:***@i"),
+        ("postgresql://u@h/db?x=1&password=HUSH&y=2", "postgresql://u@h/db?x=1&password=***&y=2"),
+        ("http://host:5000/path", "http://host:5000/path"),
+        ("models:/vaesc@champion", "models:/vaesc@champion"),
+    ],
+)
+def test_passwords_are_not_shown(text, told):
+    assert shown(text) == told
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])

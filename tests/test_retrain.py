@@ -249,6 +249,42 @@ def test_the_atoms_of_a_champion_are_numbered_for_good(project, story):
     assert not set(atoms["born"]) & set(story["worse"]["atoms"]["ids"])
 
 
+def test_nothing_new_is_known_too_where_the_first_champion_was_never_judged(project):
+    """`vaesc run` names the first champion; no gate has frozen a split by then."""
+    name = ("--set", "registry.model_name=plain")
+    source = ("--set", f"dataset.path={project.home / 'images.npy'}")
+    done = project.vaesc(
+        "run", "--preset", "arrays", "--config", str(project.config), "--json", *source, *name
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    worse = ("--set", "vae.latent_dim=2", *name)
+    assert retrained(project, *worse)["outcome"] == "rejected"
+    assert retrained(project, *worse)["outcome"] == "nothing new"
+    done = project.vaesc("models", "history", "--name", "plain", "--json")
+    assert [entry["kind"] for entry in json.loads(done.stdout)] == ["first", "freeze"]
+
+
+def test_images_that_cannot_be_compared_are_refused_before_they_are_trained_on(project, story):
+    np.save(project.home / "small.npy", digits()[:600, 1:7, 1:7])
+    done = project.vaesc(
+        "retrain", "--preset", "arrays", "--config", str(project.config),
+        "--set", f"dataset.path={project.home / 'small.npy'}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "images of shape (6, 6)" in last
+    assert "registry.model_name=NAME" in last
+    assert "epoch 1" not in done.stderr
+    # By hand, they are not made what the champion is judged on, either.
+    project.vaesc(
+        "run", "--preset", "arrays", "--config", str(project.config), "--set",
+        f"dataset.path={project.home / 'small.npy'}", "--set", "training.epochs=1",
+    )  # fmt: skip
+    done = project.vaesc("models", "freeze", "latest", "--reason", "why not")
+    assert done.returncode == 1
+    assert "cannot be frozen" in done.stderr
+
+
 def test_another_split_is_frozen_by_hand_only_and_what_it_rejected_is_asked_anew(project):
     name = ("--set", "registry.model_name=moved")
     project_images = project.home / "images.npy"

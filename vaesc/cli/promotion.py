@@ -21,7 +21,7 @@ def add_actions(actions: Actions, common: argparse.ArgumentParser) -> None:
         ("compare", compare, "two versions on the frozen split; nothing is changed"),
         ("promote", promote, "make a version champion, if the gate lets it pass"),
         ("rollback", rollback, "make the champion before the current one champion again"),
-        ("history", history, "every move of the champion alias, and why"),
+        ("history", history, "every move of the champion alias and of the frozen split, and why"),
         (
             "freeze",
             freeze,
@@ -83,7 +83,7 @@ def promote(options: argparse.Namespace) -> int:
     except RegistryError as error:
         if not options.force:
             raise
-        reason, forced = f"not compared: {error}", True
+        reason, forced, judged_on = f"not compared: {error}", True, None
     else:
         rejected = weighed.decision.outcome == "rejected"
         if rejected and not options.force:
@@ -92,12 +92,17 @@ def promote(options: argparse.Namespace) -> int:
                 f"{weighed.decision.reason}; `vaesc models compare` shows all numbers, --force "
                 "promotes it all the same"
             )
-        reason, forced = weighed.decision.reason, rejected
+        reason, forced, judged_on = weighed.decision.reason, rejected, weighed.frozen
         freezing.freeze_first(tracking, against or int(version.version), version.name)
         decisions.record(tracking, weighed, str(version.run_id), forced=rejected)
     reason = "; ".join(filter(None, [options.reason, reason]))
     move = promotion.promote(
-        tracking, version, expected=against, reason=reason, kind="force" if forced else "promote"
+        tracking,
+        version,
+        expected=against,
+        judged_on=judged_on,
+        reason=reason,
+        kind="force" if forced else "promote",
     )
     _print_move(move.to_json(), options)
     return 0
@@ -120,10 +125,13 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def history(options: argparse.Namespace) -> int:
-    """Print every move of the champion alias, newest first."""
-    from vaesc.registry import connect, promotion
+    """Print every move of the champion alias and every choice of a split, newest first."""
+    from vaesc.registry import connect, freezing, promotion
 
-    found = [move.to_json() for move in promotion.history(connect(create=False), options.name)]
+    tracking = connect(create=False)
+    found = [move.to_json() for move in promotion.history(tracking, options.name)]
+    found += [choice.to_json() for choice in freezing.freezes(tracking, options.name)]
+    found.sort(key=lambda entry: str(entry["at"]))
     if options.json:
         print(json.dumps(found))
         return 0
@@ -136,9 +144,9 @@ def history(options: argparse.Namespace) -> int:
 
 def freeze(options: argparse.Namespace) -> int:
     """Change what candidates are judged on."""
-    from vaesc.registry import connect, freezing
+    from vaesc.registry import candidates, connect
 
-    choice = freezing.freeze_anew(
+    choice = candidates.freeze_anew(
         connect(create=False), options.ref, options.name, options.reason
     ).to_json()
     if options.json:
@@ -157,6 +165,9 @@ def _print_move(move: Mapping[str, Any], options: argparse.Namespace) -> None:
 
 
 def _line(move: Mapping[str, Any]) -> str:
+    if move["kind"] == "freeze":
+        split = f"judged on the test split of version {move['version']}'s data from here"
+        return f"{move['at']}  freeze   {split}\n{'':27}{move['reason']}  [{move['by']}]"
     before = f"version {move['previous']}" if move["previous"] else "nothing"
     undone = "" if move["carried_out"] else "  (not carried out: interrupted)"
     return (

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.config import GateConfig, derive_seed
+from vaesc.datasets.reader import open_dataset
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.gate.atoms import AtomIds, Lineage, effects, inherit
 from vaesc.gate.decision import Decision, decide, health, illness
 from vaesc.gate.frozen import FrozenSplit, open_frozen
 from vaesc.gate.measurement import Measurement, broken, encode_seconds, measure
 from vaesc.registry.files import shown_version
-from vaesc.registry.freezing import dataset_of, frozen_dataset
+from vaesc.registry.freezing import Freeze, dataset_of, freeze, frozen_dataset
 from vaesc.registry.loading import load_model
 from vaesc.registry.lookup import ATOMS_TAG, find_version, find_versions
 from vaesc.registry.promotion import champion_of, were_champion
@@ -227,17 +228,21 @@ def _first(
 
 
 def _measured(model: SparseVAE, split: FrozenSplit, version: ModelVersion) -> Measurement:
-    if not len(split.images):
-        raise RegistryError(
-            f"no image of the frozen split is new to {shown_version(version)}: all were in "
-            "training; keep test images apart in the data"
-        )
+    _check_any(split, version)
     try:
         return measure(model, split.images)
     except ValueError as error:
         # Weights that are no numbers are no reason to end without a decision.
         logger.warning("%s cannot code the frozen split: %s", shown_version(version), error)
         return broken(len(split.images), model.n_atoms)
+
+
+def _check_any(split: FrozenSplit, version: ModelVersion) -> None:
+    if not len(split.images):
+        raise RegistryError(
+            f"no image of the frozen split is new to {shown_version(version)}: all were in "
+            "training; keep test images apart in the data"
+        )
 
 
 def _frozen(
@@ -257,6 +262,62 @@ def _frozen(
 
 def _frozen_address(tracking: Tracking, version: ModelVersion) -> str:
     return frozen_dataset(tracking, version.name) or dataset_of(version)
+
+
+def freeze_anew(tracking: Tracking, ref: str | int, name: str, reason: str) -> Freeze:
+    """Judge candidates on the test split of another version's data from now on.
+
+    Args:
+        tracking: Which MLflow.
+        ref: The version whose data it is, as for :func:`vaesc.registry.load_model`.
+        name: The registered model.
+        reason: One sentence, kept for ever.
+
+    Raises:
+        RegistryError: The version says nothing of its data, the champion cannot be judged on it
+            (another shape or range, or it has seen every image), or it is frozen already.
+    """
+    version = find_version(tracking, ref, name)
+    address, previous = dataset_of(version), frozen_dataset(tracking, version.name)
+    if address == previous:
+        raise RegistryError(
+            f"candidates of {version.name!r} are judged on the test split of "
+            f"{shown_version(version)}'s data already"
+        )
+    number = champion_of(tracking, version.name)
+    judged = version if number is None else find_version(tracking, number, version.name)
+    model = load_model(shown_version(judged), device="cpu")
+    try:
+        folder, *seen = (_folder(each) for each in (address, *_seen(judged)))
+        split = open_frozen(folder, seen, model.shape, _MOST_IMAGES)
+    except (DataError, StoreError) as error:
+        raise RegistryError(
+            f"the data of {shown_version(version)} cannot be frozen: {error}"
+        ) from error
+    _check_any(split, judged)
+    return freeze(tracking, version, previous, reason)
+
+
+def check_fits(tracking: Tracking, name: str, dataset: Path) -> None:
+    """See that a model of these images could be held against the champion, before it is trained.
+
+    Raises:
+        RegistryError: They have another shape or range than those of the frozen split.
+    """
+    number = champion_of(tracking, name)
+    if number is None:
+        return
+    champion = find_version(tracking, number, name)
+    frozen = open_dataset(_folder(_frozen_address(tracking, champion)))
+    ours = open_dataset(dataset)
+    mine, theirs = ((d.shape, d.low, d.high) for d in (ours, frozen))
+    if mine != theirs:
+        raise RegistryError(
+            f"a model of images of shape {ours.shape} from {ours.low:g} to {ours.high:g} cannot "
+            f"be compared with {shown_version(champion)}, which is judged on images of shape "
+            f"{frozen.shape} from {frozen.low:g} to {frozen.high:g}; register it under another "
+            "name: --set registry.model_name=NAME"
+        )
 
 
 def note_ancestry(tracking: Tracking, version: ModelVersion, start: int | None) -> None:

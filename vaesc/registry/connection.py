@@ -61,7 +61,8 @@ def open_client(*, create: bool) -> tuple[MlflowClient, str]:
     """
     uri, registry = tracking_uri(), registry_uri()
     prepare_environment()
-    _check_presence(uri, create)
+    for each in dict.fromkeys((uri, registry)):
+        _check_presence(each, create)
     with explained(uri, "open its store"):
         from mlflow import MlflowClient
 

@@ -55,8 +55,12 @@ def prepare_environment() -> None:
 
 
 def shown(uri: str) -> str:
-    """Return `uri` as it may be printed: without its password."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    """Return `uri`, or a text that holds some, as it may be printed: without passwords.
+
+    A password may hold what it should have escaped: whatever stands before the last "@" goes.
+    """
+    bare = re.sub(r"(?<=://)([^/@:\s]*):\S*@", r"\1:***@", uri)
+    return re.sub(r"([?&]\w*(?:password|passwd|pwd|token|secret|key)=)[^&\s]+", r"\1***", bare)
 
 
 @contextmanager

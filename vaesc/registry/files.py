@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vaesc.errors import RegistryError
-from vaesc.registry.connection import is_server
+from vaesc.registry.connection import is_server, registry_uri
 from vaesc.store import file_digest
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _local_path(tracking: Tracking, version: ModelVersion, uri: str) -> Path | N
     if parts.scheme not in ("", "file"):
         return None
     path = Path(url2pathname(parts.path)) if parts.scheme else Path(uri)
-    if is_server(tracking.uri) and not path.is_dir():
+    if (is_server(tracking.uri) or is_server(registry_uri())) and not path.is_dir():
         raise RegistryError(
             f"the files of {shown_version(version)} are said to be in {path}, which is not on "
             "this machine: the MLflow server hands out paths of its own; start it with "

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vaesc.errors import RegistryError, StoreError
+from vaesc.errors import RegistryError
 from vaesc.registry.entries import user_name
 from vaesc.registry.files import shown_version
 from vaesc.registry.lookup import find_version
-from vaesc.store import Store
+from vaesc.registry.mutex import promoting
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -46,8 +46,8 @@ class Freeze:
     """UTC time, ISO 8601."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the choice as plain JSON values."""
-        return asdict(self)
+        """Return the choice as plain JSON values; its ``kind`` tells it from a champion's move."""
+        return {"kind": "freeze", **asdict(self)}
 
 
 def dataset_of(version: ModelVersion) -> str:
@@ -71,55 +71,50 @@ def frozen_dataset(tracking: Tracking, name: str) -> str | None:
     return None if address is None else str(address)
 
 
+def freezes(tracking: Tracking, name: str) -> list[Freeze]:
+    """Return every choice of a split, oldest first."""
+    tags = sorted(_tags(tracking, name).items())
+    return [Freeze(**json.loads(text)) for key, text in tags if key.startswith(_RECORD)]
+
+
 def freeze_first(tracking: Tracking, champion: int, name: str) -> None:
     """Freeze the test split of a champion's data, unless one is frozen already."""
     if frozen_dataset(tracking, name) is None:
-        _freeze(tracking, find_version(tracking, champion, name), None, "the first champion's")
+        version = find_version(tracking, champion, name)
+        freeze(tracking, version, None, "the data of the first champion that was held against one")
 
 
-def freeze_anew(tracking: Tracking, ref: str | int, name: str, reason: str) -> Freeze:
-    """Judge candidates on the test split of another version's data from now on.
+def freeze(tracking: Tracking, version: ModelVersion, previous: str | None, reason: str) -> Freeze:
+    """Judge candidates on the test split of a version's data from now on.
 
     Args:
         tracking: Which MLflow.
-        ref: The version whose data it is, as for :func:`vaesc.registry.load_model`.
-        name: The registered model.
+        version: The version whose data it is.
+        previous: The address that was frozen until now, as the caller has seen it.
         reason: One sentence, kept for ever.
 
     Raises:
-        RegistryError: The version says nothing of its data, that is not in this store, or its
-            split is frozen already.
+        RegistryError: Another one was frozen meanwhile, or a champion is being promoted.
     """
-    version = find_version(tracking, ref, name)
-    address, previous = dataset_of(version), frozen_dataset(tracking, version.name)
-    if address == previous:
-        raise RegistryError(
-            f"candidates of {version.name!r} are judged on the test split of "
-            f"{shown_version(version)}'s data already"
-        )
-    try:
-        Store().open("dataset", address)
-    except StoreError as error:
-        raise RegistryError(
-            f"the data of {shown_version(version)} cannot be frozen: {error}"
-        ) from error
-    return _freeze(tracking, version, previous, reason)
-
-
-def _freeze(
-    tracking: Tracking, version: ModelVersion, previous: str | None, reason: str
-) -> Freeze:
     choice = Freeze(
         address=dataset_of(version), previous=previous, version=int(version.version),
         reason=reason, by=user_name(), at=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-    number = 1 + sum(key.startswith(_RECORD) for key in _tags(tracking, version.name))
-    with tracking.explained(f"freeze a split for {version.name!r}"):
-        for key, value in (
-            (f"{_RECORD}{number:06d}", json.dumps(choice.to_json())),
-            (FROZEN_TAG, choice.address),
-        ):
-            tracking.client.set_registered_model_tag(version.name, key, value)
+    with promoting(tracking, version.name) as still_ours:
+        tags = _tags(tracking, version.name)
+        if tags.get(FROZEN_TAG) != previous:
+            raise RegistryError(
+                f"another split was frozen for {version.name!r} at the same time; look at "
+                "`vaesc models history`, and freeze again if need be"
+            )
+        number = 1 + sum(key.startswith(_RECORD) for key in tags)
+        still_ours()
+        with tracking.explained(f"freeze a split for {version.name!r}"):
+            for key, value in (
+                (f"{_RECORD}{number:06d}", json.dumps(asdict(choice))),
+                (FROZEN_TAG, choice.address),
+            ):
+                tracking.client.set_registered_model_tag(version.name, key, value)
     return choice
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.errors import RegistryError
+from vaesc.registry.connection import registry_uri
 from vaesc.registry.failures import AbsentError, shown
 from vaesc.registry.files import DIGEST_TAG, shown_version
 from vaesc.registry.tracking import PARENT_TAG, Tracking, connect
@@ -175,7 +176,7 @@ def aliases_of(tracking: Tracking, name: str) -> dict[str, int]:
         names = sorted({v.name for v in find_versions(tracking) if DIGEST_TAG in v.tags})
         there = f"it has {', '.join(names)}" if names else "it is empty; run the pipeline first"
         raise AbsentError(
-            f"no model {name!r} is registered at {shown(tracking.uri)}; {there}, or set "
+            f"no model {name!r} is registered at {shown(registry_uri())}; {there}, or set "
             "VAESC_HOME or MLFLOW_TRACKING_URI to where yours is"
         ) from error
     return {alias: int(number) for alias, number in model.aliases.items()}
@@ -205,7 +206,7 @@ def _registered(tags: Mapping[str, str]) -> str | None:
 
 def _unknown_alias(tracking: Tracking, name: str, alias: str, aliases: Mapping[str, int]) -> str:
     if not aliases and not find_versions(tracking, name):
-        return f"model {name!r} at {shown(tracking.uri)} has no version; run the pipeline first"
+        return f"model {name!r} at {shown(registry_uri())} has no version; run the pipeline first"
     folder = f", or write ./{alias} for the folder" if Path(alias).is_dir() else ""
     return f"model {name!r} has no alias {alias!r}; {_what_there_is(tracking, name)}{folder}"
 

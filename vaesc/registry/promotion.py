@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vaesc.errors import RegistryError
+from vaesc.registry import freezing
 from vaesc.registry.entries import user_name
 from vaesc.registry.failures import UnreachableError
 from vaesc.registry.files import DIGEST_TAG, fault, fetched, shown_version
@@ -52,6 +53,7 @@ def promote(
     version: ModelVersion,
     *,
     expected: int | None,
+    judged_on: str | None = None,
     reason: str,
     by: str = "",
     kind: Kind = "promote",
@@ -62,12 +64,13 @@ def promote(
         tracking: Which MLflow.
         version: The one.
         expected: The champion it was compared with, or None if there was none.
+        judged_on: Address of the dataset on whose test split, if that matters.
         reason: One sentence, kept for ever.
         by: Who decided; default: the user.
         kind: How it came to it.
 
     Raises:
-        StaleError: Another version is champion by now; compare with that one.
+        StaleError: Another version is champion by now, or another split frozen: compare anew.
         RegistryError: The version's files are damaged, or MLflow cannot be reached.
     """
     name, number = str(version.name), int(version.version)
@@ -78,6 +81,12 @@ def promote(
             raise StaleError(
                 f"version {now} of {name!r} has become champion since version {number} was "
                 f"compared with {expected}; compare it with version {now}"
+            )
+        frozen = freezing.frozen_dataset(tracking, name)
+        if judged_on is not None and frozen not in (None, judged_on):
+            raise StaleError(
+                f"candidates of {name!r} are judged on another split since version {number} was; "
+                "compare it anew"
             )
         return _move(tracking, version, now, kind, reason, by, still_ours)
 

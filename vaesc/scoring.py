@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from vaesc.arrays import Appender, CsrAppender, create_array, create_group, open_group, read_csr
 from vaesc.bundle import GROUP, SparseVAE, squared_errors
-from vaesc.config import DatasetConfig
+from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import WHOLE, Part, RawImages
 from vaesc.datasets.files import digest_of_arrays
 from vaesc.datasets.scaling import is_integer_range, scaled, to_unit
@@ -41,6 +41,7 @@ from vaesc.drift.null import rank_of
 from vaesc.errors import ConfigError, DataError
 from vaesc.progress import SILENT, Listener
 from vaesc.store import check_absent, whole_or_absent
+from vaesc.untrusted import read_json
 
 if TYPE_CHECKING:
     import zarr
@@ -147,9 +148,12 @@ def open_scores(folder: Path) -> Scores:
         DataError: There is nothing of the kind.
     """
     try:
-        summary = json.loads((Path(folder) / SUMMARY).read_bytes())
-        return Scores(open_group(Path(folder) / SCORES), summary)
-    except (OSError, ValueError) as error:
+        summary = read_json(Path(folder) / SUMMARY)
+        group = open_group(Path(folder) / SCORES)
+        if missing := {"codes", "mse", "p_value"} - set(group):
+            raise ValueError(f"{min(missing)} is missing")
+        return Scores(group, summary)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder} holds no scores of vaesc: {error}") from error
 
 
@@ -267,7 +271,7 @@ def _opened(images: Images) -> tuple[list[Part], str]:
 
 
 def _config(images: Path) -> DatasetConfig:
-    path = Path(images).expanduser()
+    path = expanded(images)
     is_folder = path.is_dir() and not is_zarr(path)
     return DatasetConfig(source="folder" if is_folder else "arrays", path=str(path))
 

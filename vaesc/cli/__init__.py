@@ -13,24 +13,24 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from vaesc import __version__
 from vaesc.cli import care, claim, models, operate, run, score, use
+from vaesc.config import expanded
 from vaesc.errors import VaescError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    if options.home:
-        os.environ["VAESC_HOME"] = str(Path(options.home).expanduser().resolve())
     if options.debug:
         os.environ["VAESC_DEBUG"] = "1"
     if options.function is run.run:
         os.environ["VAESC_CLI"] = "1"  # the console leaves the last word, the sentence, to us
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        if options.home:
+            os.environ["VAESC_HOME"] = str(expanded(options.home).resolve())
         return int(options.function(options))
     except VaescError as error:
         return _failed(str(error), error.exit_code)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = (
-    "toml", "set", "deployments", "idx", "npy", "npz", "codes", "zarr", "images", "cifar", "scores",
-    "model", "store", "refs", "checkpoint", "request", "answer",
+    "toml", "set", "deployments", "idx", "npy", "npz", "codes", "zarr", "images", "cifar",
+    "scores", "model", "store", "refs", "checkpoint", "request", "answer",
 )  # fmt: skip
 _COVERAGE = re.compile(rb"cov: (\d+) ft: (\d+) corp: (\d+)")
 _MOST_STARTS = 10

@@ -56,7 +56,7 @@ def _zarr_seeds() -> list[bytes]:
             each.rename(folder / each.name)
         (folder / "g").rmdir()
 
-    plain = dict(data=x, chunks=(12, 3, 3), overwrite=True)
+    plain = {"data": x, "chunks": (12, 3, 3), "overwrite": True}
     return [
         made(v2), made(group),
         made(lambda f: zarr.create_array(str(f), **plain, compressors=None)),
@@ -108,7 +108,10 @@ def _cifar(data: bytes, folder: Path) -> None:
 def _cifar_seeds() -> list[bytes]:
     row = bytes(range(1, 5)) * 768
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    binary = {f"cifar-10-batches-bin/{n}.bin": bytes([i]) + row[i:] + row[:i] for i, n in enumerate(names)}
+    binary = {
+        f"cifar-10-batches-bin/{n}.bin": bytes([i]) + row[i:] + row[:i]
+        for i, n in enumerate(names)
+    }
     call = b"cbuiltins\nlen\n(]tR."  # a pickle that calls a function
     pickled = {f"cifar-10-batches-py/{n}": call for n in (*names, "batches.meta")}
     assert all(len(each) == _CIFAR_ROW for each in binary.values())
@@ -137,8 +140,9 @@ def _score_seeds() -> list[bytes]:
 _ZARR_WORDS = (
     b'"shape": [1000000000000]', b'"chunk_shape": [', b'"name": "zstd"', b'"name": "blosc"',
     b'"name": "gzip"', b'"name": "numcodecs.bz2"', b'"id": "pickle"', b'"id": "lzma"',
-    b'"data_type": "string"', b'"data_type": "uint8"', b'"|O"', b'"fill_value": ', b'"must_understand"',
-    b"\n@@ zarr.json\n", b"\n@@ .zarray\n", b"\n@@ .zgroup\n", b"\n@@ c/0/0/0 -> ../../../outside/secret\n",
+    b'"data_type": "string"', b'"data_type": "uint8"', b'"|O"', b'"fill_value": ',
+    b"\n@@ zarr.json\n", b"\n@@ .zarray\n", b"\n@@ .zgroup\n",
+    b"\n@@ c/0/0/0 -> ../../../outside/secret\n",
     b"\n@@ zarr.json -> ../outside/secret\n", b"\n@@ x -> ..\n", b'"../../outside"',
 )  # fmt: skip
 TARGETS = (

@@ -66,10 +66,11 @@ def _saved(kind: str) -> bytes:
         x = pixels()
         model.reference = described(model.encode(x), model.score(x))
         model.save(folder)
+        digests = {name: file_digest(folder / name) for name in (*FILES, "reference.json")}
         for path in (folder / "dictionary.json", folder / MANIFEST):
             text = path.read_text()
-            for name in (*FILES, "reference.json"):
-                text = text.replace(file_digest(folder / name), f"@sha({name})@")
+            for name, digest in digests.items():
+                text = text.replace(digest, f"@sha({name})@")
             path.write_text(text)
 
     return made(write)

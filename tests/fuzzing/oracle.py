@@ -42,7 +42,7 @@ _DEVICES = ("/dev/null", "/dev/urandom", "/etc/localtime", "/etc/mime.types")
 
 
 @dataclass
-class Violation(Exception):  # noqa: N818 - it is a finding, not an error of this program
+class Violation(Exception):
     """An input did what no input may do."""
 
     kind: str

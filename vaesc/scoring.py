@@ -20,6 +20,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ from vaesc.drift.null import rank_of
 from vaesc.errors import ConfigError, DataError
 from vaesc.progress import SILENT, Listener
 from vaesc.store import check_absent, whole_or_absent
-from vaesc.untrusted import read_json
+from vaesc.untrusted import check_all_inside, read_json
 
 if TYPE_CHECKING:
     import zarr
@@ -121,6 +122,15 @@ def check_paths(images: Path, folder: Path) -> None:
     check_absent(folder)
 
 
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say that scores are damaged, whatever Zarr says of it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise DataError(f"the scores' {name} cannot be read ({error}); score again") from error
+
+
 @dataclass(frozen=True)
 class Scores:
     """What :func:`score_images` wrote, read on demand."""
@@ -130,15 +140,18 @@ class Scores:
 
     def codes(self) -> csr_array:
         """Return the codes, shape (n, K)."""
-        return read_csr(self.group, "codes")
+        with _readable("codes"):
+            return read_csr(self.group, "codes")
 
     def mse(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return each image's squared error, pixels in [0, 1], shape (n,)."""
-        return np.asarray(self.group["mse"][rows])
+        with _readable("mse"):
+            return np.asarray(self.group["mse"][rows])
 
     def p_values(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return how unusual each error is, see :meth:`Reference.p_values`, shape (n,)."""
-        return np.asarray(self.group["p_value"][rows])
+        with _readable("p_value"):
+            return np.asarray(self.group["p_value"][rows])
 
 
 def open_scores(folder: Path) -> Scores:
@@ -148,12 +161,13 @@ def open_scores(folder: Path) -> Scores:
         DataError: There is nothing of the kind.
     """
     try:
+        check_all_inside(Path(folder))
         summary = read_json(Path(folder) / SUMMARY)
         group = open_group(Path(folder) / SCORES)
         if missing := {"codes", "mse", "p_value"} - set(group):
             raise ValueError(f"{min(missing)} is missing")
         return Scores(group, summary)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise DataError(f"{folder} holds no scores of vaesc: {error}") from error
 
 

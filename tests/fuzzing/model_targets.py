@@ -28,7 +28,7 @@ from .target import Target
 
 SHAPE = (4, 4)
 _ATOMS, _DIM = 6, 2
-_PLACEHOLDER = re.compile(rb"@sha\(([\w.]+)\)@")
+_PLACEHOLDER = re.compile(rb"@sha\(([\w.]{1,40})\)@")
 
 
 def tiny(kind: str = "ols") -> SparseVAE:

@@ -129,6 +129,8 @@ def _read_header(stream: IO[bytes], origin: str, kinds: str = _KINDS) -> Header:
             f"{origin} is an array of Python objects (pickle), which is never loaded; "
             "save a numeric array of one shape"
         )
+    if dtype.kind not in kinds and kinds != _KINDS:
+        raise DataError(f"{origin} must hold a text, got type {dtype}; write the file again")
     if dtype.kind not in kinds or any(n < 0 for n in shape):
         raise DataError(
             f"{origin} must hold plain numbers, got type {dtype} of shape {shape}; save bool, "

@@ -56,7 +56,9 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 def check_all_inside(folder: Path) -> None:
-    """Refuse a folder in which any file or folder is a link to outside of it, or no file.
+    """Refuse a folder in which a file is a link to outside of it or none, or a folder is a link.
+
+    Links to folders may go in circles, and a link to nothing harms nobody.
 
     Raises:
         ValueError: There is one.
@@ -68,14 +70,10 @@ def check_all_inside(folder: Path) -> None:
 def _links(folder: Path) -> Iterator[Path]:
     for base, folders, names in os.walk(folder):
         for name in folders:
-            path = Path(base, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{name} is a link to outside its folder; put the files there")
-        yield from (p for p in (Path(base, n) for n in names) if not _is_plain(p))
-
-
-def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+            if Path(base, name).is_symlink():
+                raise ValueError(f"{name} is a link to a folder; put the files themselves there")
+        paths = (Path(base, name) for name in names)
+        yield from (p for p in paths if (p.is_symlink() or not p.is_file()) and p.exists())
 
 
 def _refused(word: str) -> None:

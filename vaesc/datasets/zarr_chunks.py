@@ -20,7 +20,11 @@ from vaesc.errors import DataError
 if TYPE_CHECKING:
     import zarr
 
-_HARMLESS = {"bytes", "transpose", "sharding_indexed", "crc32c", "shuffle", "delta"}
+_HARMLESS = {
+    "bytes", "transpose", "sharding_indexed", "shuffle", "delta", "astype", "bitround", "packbits",
+    "quantize", "fixedscaleoffset", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3",
+}  # fmt: skip
+"""They keep the number of bytes, up to the width of a number."""
 _BOUNDED = {"gzip", "zlib"}
 _SIZED = {"zstd", "blosc", "lz4"}
 _METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
@@ -103,7 +107,7 @@ def _heads(path: Path, array: zarr.Array) -> Iterator[bytes]:
 
 
 def _claimed(packer: str, head: bytes) -> int | None:
-    """Return what a chunk says that it unpacks to; 0 where it is damaged, None if it says none."""
+    """Return what a chunk says that it unpacks to; None if it does not say so at its beginning."""
     if packer == "blosc":
         return int.from_bytes(head[4:8], "little")
     if packer == "lz4":
@@ -114,7 +118,7 @@ def _claimed(packer: str, head: bytes) -> int | None:
 def _claimed_by_zstd(head: bytes) -> int | None:
     """Read a frame's header (RFC 8878, 3.1.1.1)."""
     if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        return 0
+        return None
     flags = head[4]
     single, width = bool(flags & 0x20), (0, 2, 4, 8)[flags >> 6]
     if not width and not single:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ RETRAIN = "flows/retrain.py:retrain"
 
 _BLOCK = "prefect.blocks."
 _MOST_VALUES = 100_000
+_DEEPEST = 100
 
 
 def read_deployments(file: Path) -> list[dict[str, Any]]:
@@ -50,6 +52,8 @@ def read_deployments(file: Path) -> list[dict[str, Any]]:
     """
     try:
         text = file.read_text(encoding="utf-8")
+        if _depth(text) > _DEEPEST:  # each level costs YAML's reader time at every later word
+            raise ValueError(f"it is nested deeper than {_DEEPEST} brackets")
         content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"deployments file {file} cannot be read: {error.strerror}") from error
@@ -77,6 +81,15 @@ def read_deployments(file: Path) -> list[dict[str, Any]]:
             "secret in plain text; refer to it in the work pool's environment instead"
         )
     return list(deployments)
+
+
+def _depth(text: str) -> int:
+    """Return how deep brackets are nested, whatever is between them."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _is_deployment(entry: Any) -> bool:  # noqa: ANN401

@@ -474,15 +474,22 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path of the user's with ``~`` written out.
 
     Raises:
-        ConfigError: It begins with the home of somebody unknown.
+        ConfigError: It begins with the home of somebody unknown, or is none that can be looked at.
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        found.exists()
+    except OSError as error:
+        shown = text if len(text := os.fspath(path)) <= 200 else f"{text[:200]}..."
+        raise ConfigError(
+            f"{shown!r} cannot be looked at ({error.strerror}); correct the path"
+        ) from error
     except RuntimeError as error:
         raise ConfigError(
             f"{os.fspath(path)!r} begins with the home of a user who is not known on this "
             "machine; write the path out"
         ) from error
+    return found
 
 
 def _plain(value: Any, what_only: bool) -> Any:  # noqa: ANN401

@@ -45,20 +45,22 @@ def check_inside(path: Path, folder: Path) -> None:
     """Refuse a file of `folder` that is a link to outside of it, or a device or pipe.
 
     Raises:
-        ValueError: It is one.
-        OSError: It is not there.
+        ValueError: It is one. (What is not there is not.)
     """
-    real = path.resolve(strict=True)
+    try:
+        real = path.resolve()
+    except RuntimeError:
+        raise ValueError(f"{path.name} is a link in circles") from None
     if not real.is_relative_to(folder.resolve()):
         raise ValueError(f"{path.name} is a link to outside its folder; put the file itself there")
-    if not real.is_file():
+    if real.exists() and not real.is_file():
         raise ValueError(f"{path.name} is no file")
 
 
 def check_all_inside(folder: Path) -> None:
     """Refuse a folder in which a file is a link to outside of it or none, or a folder is a link.
 
-    Links to folders may go in circles, and a link to nothing harms nobody.
+    Links to folders may go in circles.
 
     Raises:
         ValueError: There is one.
@@ -73,7 +75,7 @@ def _links(folder: Path) -> Iterator[Path]:
             if Path(base, name).is_symlink():
                 raise ValueError(f"{name} is a link to a folder; put the files themselves there")
         paths = (Path(base, name) for name in names)
-        yield from (p for p in paths if (p.is_symlink() or not p.is_file()) and p.exists())
+        yield from (p for p in paths if p.is_symlink() or not p.is_file())
 
 
 def _refused(word: str) -> None:

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run claim test check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock clean
+.PHONY: help setup run claim test fuzz check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET
 
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+fuzz: $(READY) ## search every parser for bad input that harms: 10 CPU minutes each, two at a time [ARGS="--minutes 1 --target zarr"]
+	-$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)
 
 check: $(READY) ## lint and type-check
 	$(BIN)/ruff check .
@@ -65,7 +69,7 @@ stop: $(READY) ## stop the local Prefect server (it stops by itself when idle)
 lock: $(READY) ## renew constraints.txt from what pyproject.toml admits today
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade "pip>=24"
-	.venv-lock/bin/python -m pip install --quiet ".[dev]"
+	.venv-lock/bin/python -m pip install --quiet ".[dev,fuzz]"
 	.venv-lock/bin/python -m pip freeze | grep -v '^vaesc' | sort -f > constraints.txt
 	rm -rf .venv-lock
 

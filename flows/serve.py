@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 RETRAIN = "flows/retrain.py:retrain"
 
 _BLOCK = "prefect.blocks."
+_MOST_VALUES = 100_000
+_DEEPEST = 100
 
 
 def read_deployments(file: Path) -> list[dict[str, Any]]:
@@ -48,21 +51,64 @@ def read_deployments(file: Path) -> list[dict[str, Any]]:
         ConfigError: The file cannot be read, lists no deployment, or would give a secret away.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if _depth(text) > _DEEPEST:  # each level costs YAML's reader time at every later word
+            raise ValueError(f"it is nested deeper than {_DEEPEST} brackets")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"deployments file {file} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"deployments file {file} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also text, dates, nesting
+        said = " ".join(str(error).split())
+        raise ConfigError(f"deployments file {file} is not valid YAML: {said}") from error
     deployments = content.get("deployments") if isinstance(content, dict) else None
     if not deployments:
         raise ConfigError(f"deployments file {file} lists no deployments")
-    if _BLOCK in json.dumps(deployments, default=str):
+    if not isinstance(deployments, list) or not all(map(_is_deployment, deployments)):
+        raise ConfigError(
+            f"deployments file {file} must list deployments, each with a name, an entrypoint and "
+            "perhaps parameters by name"
+        )
+    if _expanded_size(deployments) > _MOST_VALUES:
+        raise ConfigError(
+            f"deployments file {file} has more than {_MOST_VALUES} values, with its aliases "
+            "written out; use fewer"
+        )
+    # Aliases are the same object: in the text each stands once.
+    if _BLOCK in text or _BLOCK in json.dumps(deployments, default=str, skipkeys=True):
         # Prefect would put the block's value there now, for all to read, not when the run starts.
         raise ConfigError(
             f"deployments file {file} refers to a block in a deployment, which would store its "
             "secret in plain text; refer to it in the work pool's environment instead"
         )
     return list(deployments)
+
+
+def _depth(text: str) -> int:
+    """Return how deep brackets are nested, whatever is between them."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _is_deployment(entry: Any) -> bool:  # noqa: ANN401
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), str) for key in ("name", "entrypoint"))
+        and isinstance(entry.get("parameters") or {}, dict)
+    )
+
+
+def _expanded_size(value: Any) -> int:  # noqa: ANN401
+    """Count the values in `value`, aliases each time; stops soon after there are too many."""
+    waiting, n = [value], 0
+    while waiting and n <= _MOST_VALUES:
+        n, one = n + 1, waiting.pop()
+        waiting += (
+            [*one.values()] if isinstance(one, dict) else one if isinstance(one, list) else []
+        )
+    return n
 
 
 def runner_deployment(entry: dict[str, Any]) -> RunnerDeployment:
@@ -144,9 +190,17 @@ def _settings_of(entry: Mapping[str, Any]) -> PipelineConfig:
     """Return the settings that a deployment's flow will run with."""
     given: dict[str, Any] = {"preset": "digits", "config_file": None, "settings": None}
     given |= entry.get("parameters") or {}
-    file = given["config_file"]
+    preset, file, assignments = (given[key] for key in ("preset", "config_file", "settings"))
+    fits = isinstance(preset, str) and isinstance(file, str | None)
+    if not fits or not isinstance(assignments, list | None):
+        raise ConfigError(
+            f"deployment {entry['name']}: preset and config_file must be text, settings a list of "
+            "texts"
+        )
     try:
-        return load_config(given["preset"], Path(file) if file else None, given["settings"] or [])
+        return load_config(
+            preset, Path(file) if file else None, [str(a) for a in assignments or ()]
+        )
     except ConfigError as error:
         raise ConfigError(f"deployment {entry['name']}: {error}") from error
 

@@ -18,6 +18,7 @@ FLOORS = [
         "config",
         "records",
         "store",
+        "untrusted",
         "arrays",
         "progress",
         "source",

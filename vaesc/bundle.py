@@ -29,6 +29,7 @@ from vaesc.drift.reference import REFERENCE, Reference, load_reference, save_ref
 from vaesc.errors import DataError, StoreError
 from vaesc.origin import Origin
 from vaesc.store import file_digest
+from vaesc.untrusted import check_inside, read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -396,7 +397,7 @@ def _check_pair(dictionary: LatentDictionary, vae_folder: Path) -> None:
     """Refuse a dictionary that was learned on the latents of another VAE."""
     for name, digest in dictionary.vae_sha256.items():
         path = vae_folder / name
-        if not path.is_file() or file_digest(path) != digest:
+        if name not in FILES or not path.is_file() or file_digest(path) != digest:
             raise DataError(
                 f"the dictionary was learned on the latents of another VAE than the one in "
                 f"{vae_folder} ({name} differs); learn it again on this VAE's latents"
@@ -405,13 +406,20 @@ def _check_pair(dictionary: LatentDictionary, vae_folder: Path) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        facts: dict[str, Any] = read_json(folder / MANIFEST)
         if facts["format"] != _FORMAT:
             raise DataError(
                 f"{folder / MANIFEST} has format {facts['format']!r}, this vaesc reads {_FORMAT}"
             )
-        return {name: facts[name] for name in ("files", "low", "high")}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        low, high = float(facts["low"]), float(facts["high"])
+        if not (low < high and math.isfinite(high - low)):
+            raise ValueError(f"black and white must be two numbers in order, got {low}, {high}")
+        if not isinstance(facts["files"], dict):
+            raise TypeError("files must be named with their digests")
+        return {"files": facts["files"], "low": low, "high": high}
+    except DataError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(
             f"{folder} holds no model: {MANIFEST} cannot be read ({type(error).__name__}: {error})"
         ) from error
@@ -428,6 +436,10 @@ def _check_files(folder: Path, listed: dict[str, str]) -> None:
         path = folder / name
         if not path.is_file():
             raise StoreError(f"the model in {folder} lacks {name}; fetch it again")
+        try:
+            check_inside(path, folder)
+        except ValueError as error:
+            raise StoreError(f"the model in {folder} is not taken: {error}") from error
         if file_digest(path) != digest:
             raise StoreError(
                 f"{path} is not the file that was saved (its SHA-256 differs); fetch it again"

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vaesc.errors import ConfigError
+
 Source = Literal[
     "digits",
     "mnist",
@@ -465,7 +467,29 @@ def derive_seed(seed: int, stream: str) -> int:
 
 def home() -> Path:
     """Return the folder of everything that is made: ``$VAESC_HOME``, else ``./data``."""
-    return Path(os.environ.get("VAESC_HOME") or "data").expanduser().resolve()
+    return expanded(os.environ.get("VAESC_HOME") or "data").resolve()
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path of the user's with ``~`` written out.
+
+    Raises:
+        ConfigError: It begins with the home of somebody unknown, or is none that can be looked at.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except OSError as error:
+        shown = text if len(text := os.fspath(path)) <= 200 else f"{text[:200]}..."
+        raise ConfigError(
+            f"{shown!r} cannot be looked at ({error.strerror}); correct the path"
+        ) from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{os.fspath(path)!r} begins with the home of a user who is not known on this "
+            "machine; write the path out"
+        ) from error
+    return found
 
 
 def _plain(value: Any, what_only: bool) -> Any:  # noqa: ANN401

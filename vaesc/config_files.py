@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import math
 import tomllib
@@ -22,6 +23,8 @@ from vaesc import config as config_module
 from vaesc.config import PipelineConfig
 from vaesc.errors import ConfigError
 
+_LARGEST = 2**64
+_LONGEST = 200
 _PRESETS = Path(__file__).parent / "presets"
 
 
@@ -96,10 +99,16 @@ def _sections(cls: type[Any], path: str = "") -> Iterator[tuple[str, type[Any]]]
             yield from _sections(hint, f"{path}{name}.")
 
 
+@functools.cache
+def _config_source() -> list[ast.stmt]:
+    return ast.parse(inspect.getsource(config_module)).body
+
+
 def _field_documents(cls: type[Any]) -> dict[str, str]:
     """Return the string under each field; Python keeps no docstring for attributes."""
-    body = ast.parse(inspect.getsource(config_module)).body
-    node = next(n for n in body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
+    node = next(
+        n for n in _config_source() if isinstance(n, ast.ClassDef) and n.name == cls.__name__
+    )
     found = {}
     for item, after in zip(node.body, node.body[1:], strict=False):
         if (
@@ -119,7 +128,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path} is not UTF-8 text; write it as TOML") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of 5000 digits, lists in lists
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
 
 
@@ -145,7 +154,7 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401
         return text
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # as for a file; no setting takes such a thing
         return text
 
 
@@ -166,7 +175,7 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
 
 def _build(cls: type[Any], values: Any, path: str) -> Any:  # noqa: ANN401
     if not isinstance(values, dict):
-        raise ConfigError(f"{path.rstrip('.')} is a section of settings, got {values!r}")
+        raise ConfigError(f"{path.rstrip('.')} is a section of settings, got {_shown(values)}")
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -198,6 +207,9 @@ def _nearest(word: str, known: Any, path: str = "") -> str:  # noqa: ANN401
 
 def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
     """Return `value` as the type that `hint` declares, or refuse it."""
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        # Beyond 4300 digits Python does not even print it.
+        raise ConfigError(f"{path} must be below 2^64, got a number of {value.bit_length()} bits")
     if is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, f"{path}.")
     origin, options = get_origin(hint), get_args(hint)
@@ -206,7 +218,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
             return value
         near = _nearest(str(value), options)
         listed = ", ".join(str(o) for o in options)
-        raise ConfigError(f"{path} must be one of {listed}, got {value!r}{near}")
+        raise ConfigError(f"{path} must be one of {listed}, got {_shown(value)}{near}")
     if origin in (Union, types.UnionType):
         if value is None or value == "none":
             return None
@@ -215,13 +227,22 @@ def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
         return tuple(_convert(options[0], item, f"each entry of {path}") for item in value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise ConfigError(f"{path} must be finite, got {value!r}")
+            raise ConfigError(f"{path} must be finite, got {_shown(value)}")
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if isinstance(hint, type) and isinstance(value, hint) and not _is_mistaken_bool(hint, value):
         return value
-    raise ConfigError(f"{path} must be {_type_name(hint)}, got {value!r}")
+    raise ConfigError(f"{path} must be {_type_name(hint)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401
+    """Return a value as an error's sentence shows it: not all of a megabyte."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of 5000 digits inside, lists in lists
+        return f"a {type(value).__name__} too large to print"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _is_mistaken_bool(hint: type, value: Any) -> bool:  # noqa: ANN401

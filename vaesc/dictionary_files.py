@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaesc.errors import DataError
+from vaesc.untrusted import read_json
 
 if TYPE_CHECKING:
     from vaesc.dictionary import LatentDictionary
@@ -24,6 +25,8 @@ WEIGHTS = "dictionary.safetensors"
 SETTINGS = "dictionary.json"
 _FORMAT = 1
 _NETWORK = "network."
+_MOST_NORM = 1.01
+_CODERS = ("ols", "omp", "lasso", "lista")
 _MAX_STEPS, _MAX_AMOUNTS = 100, 1024
 
 
@@ -60,7 +63,7 @@ def load_dictionary(folder: Path) -> LatentDictionary:
     from vaesc.dictionary import LatentDictionary
 
     try:
-        settings = json.loads((folder / SETTINGS).read_bytes())
+        settings = read_json(folder / SETTINGS)
         arrays = load_file(folder / WEIGHTS)
         if settings["format"] != _FORMAT:
             raise DataError(
@@ -75,7 +78,9 @@ def load_dictionary(folder: Path) -> LatentDictionary:
             descent_steps=int(settings.get("descent_steps", 0)),
             amounts=arrays.get("amounts"),
         )
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except DataError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, SafetensorError) as error:
         raise DataError(f"{folder} holds no readable dictionary: {error}") from error
     _check(dictionary, folder)
     return dictionary
@@ -95,6 +100,7 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
             f"{folder / WEIGHTS} must hold dictionary (K, d), mean (d,) and scale (d,), "
             f"got shapes {shapes}"
         )
+    _check_numbers(dictionary, folder)
     _check_decoder_coding(dictionary, folder)
     if (dictionary.coder == "lista") != (dictionary.network is not None):
         raise DataError(
@@ -108,6 +114,31 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
             from_weights(dictionary.dictionary, dictionary.n_nonzero_coefs, dictionary.network)
         except ValueError as error:
             raise DataError(f"{folder / WEIGHTS} holds no network for it: {error}") from error
+
+
+def _check_numbers(dictionary: LatentDictionary, folder: Path) -> None:
+    """Refuse numbers that no learner writes, and a coder or a sparsity level that there is not."""
+    for name in ("dictionary", "mean", "scale"):
+        values = getattr(dictionary, name)
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise DataError(
+                f"{folder / WEIGHTS} must hold finite float32, got {values.dtype} in {name}"
+            )
+    if not (dictionary.scale > 0).all():
+        raise DataError(f"{folder / WEIGHTS} must hold a scale above 0 for each dimension")
+    norms = np.linalg.norm(dictionary.dictionary.astype(np.float64), axis=1)
+    if norms.max(initial=0) > _MOST_NORM:
+        raise DataError(f"{folder / WEIGHTS} must hold atoms of norm 1, got {norms.max():g}")
+    if dictionary.coder not in _CODERS:
+        raise DataError(
+            f"{folder / SETTINGS} must name a coder of {', '.join(_CODERS)}, got "
+            f"{dictionary.coder[:80]!r}"
+        )
+    if not 1 <= dictionary.n_nonzero_coefs <= dictionary.n_atoms:
+        raise DataError(
+            f"{folder / SETTINGS} must have n_nonzero_coefs from 1 to {dictionary.n_atoms}, got "
+            f"{dictionary.n_nonzero_coefs}"
+        )
 
 
 def _check_decoder_coding(dictionary: LatentDictionary, folder: Path) -> None:

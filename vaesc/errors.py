@@ -7,6 +7,7 @@ not a :class:`VaescError` is a defect of vaesc, and says so.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,12 +20,18 @@ _REMEDIES = {
     errno.EIO: "check that disk",
     errno.EFBIG: "raise the limit on the size of files",
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What would break a line, or tell a terminal to do something."""
 
 
 class VaescError(Exception):
     """Base of every error whose message is written for the user."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the sentence in one line: names in it may hold line breaks, or worse."""
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
 class ConfigError(VaescError, ValueError):

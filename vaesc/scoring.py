@@ -20,6 +20,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from vaesc.arrays import Appender, CsrAppender, create_array, create_group, open_group, read_csr
 from vaesc.bundle import GROUP, SparseVAE, squared_errors
-from vaesc.config import DatasetConfig
+from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import WHOLE, Part, RawImages
 from vaesc.datasets.files import digest_of_arrays
 from vaesc.datasets.scaling import is_integer_range, scaled, to_unit
@@ -41,6 +42,7 @@ from vaesc.drift.null import rank_of
 from vaesc.errors import ConfigError, DataError
 from vaesc.progress import SILENT, Listener
 from vaesc.store import check_absent, whole_or_absent
+from vaesc.untrusted import check_all_inside, read_json
 
 if TYPE_CHECKING:
     import zarr
@@ -120,6 +122,15 @@ def check_paths(images: Path, folder: Path) -> None:
     check_absent(folder)
 
 
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say that scores are damaged, whatever Zarr says of it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise DataError(f"the scores' {name} cannot be read ({error}); score again") from error
+
+
 @dataclass(frozen=True)
 class Scores:
     """What :func:`score_images` wrote, read on demand."""
@@ -129,15 +140,18 @@ class Scores:
 
     def codes(self) -> csr_array:
         """Return the codes, shape (n, K)."""
-        return read_csr(self.group, "codes")
+        with _readable("codes"):
+            return read_csr(self.group, "codes")
 
     def mse(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return each image's squared error, pixels in [0, 1], shape (n,)."""
-        return np.asarray(self.group["mse"][rows])
+        with _readable("mse"):
+            return np.asarray(self.group["mse"][rows])
 
     def p_values(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return how unusual each error is, see :meth:`Reference.p_values`, shape (n,)."""
-        return np.asarray(self.group["p_value"][rows])
+        with _readable("p_value"):
+            return np.asarray(self.group["p_value"][rows])
 
 
 def open_scores(folder: Path) -> Scores:
@@ -147,9 +161,13 @@ def open_scores(folder: Path) -> Scores:
         DataError: There is nothing of the kind.
     """
     try:
-        summary = json.loads((Path(folder) / SUMMARY).read_bytes())
-        return Scores(open_group(Path(folder) / SCORES), summary)
-    except (OSError, ValueError) as error:
+        check_all_inside(Path(folder))
+        summary = read_json(Path(folder) / SUMMARY)
+        group = open_group(Path(folder) / SCORES)
+        if missing := {"codes", "mse", "p_value"} - set(group):
+            raise ValueError(f"{min(missing)} is missing")
+        return Scores(group, summary)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise DataError(f"{folder} holds no scores of vaesc: {error}") from error
 
 
@@ -267,7 +285,7 @@ def _opened(images: Images) -> tuple[list[Part], str]:
 
 
 def _config(images: Path) -> DatasetConfig:
-    path = Path(images).expanduser()
+    path = expanded(images)
     is_folder = path.is_dir() and not is_zarr(path)
     return DatasetConfig(source="folder" if is_folder else "arrays", path=str(path))
 

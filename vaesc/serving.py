@@ -17,6 +17,7 @@ they are, since a byte image of ones is all but black, and one of floats is whit
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import urllib.error
@@ -37,6 +38,9 @@ _EXACT = 2**24
 _DECIDES = 2.0
 """A largest value below this may decide which range floats are taken to be in."""
 _LONGEST = 500
+_PIECE = 2**20
+_MOST_BYTES = 2**30
+"""Of one answer: a thousand images of 100,000 pixels, nine digits each."""
 
 
 class ModelClient:
@@ -152,7 +156,7 @@ class ModelClient:
         )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                text = answer.read()
+                text = _read(answer)
         except urllib.error.HTTPError as error:
             raise _refusal(self.url, error) from error
         except (OSError, ValueError) as error:
@@ -161,13 +165,30 @@ class ModelClient:
                 f"nothing answers at {self.url} ({reason}); start the server with `vaesc models "
                 "serve`, or correct the address"
             ) from error
+        except http.client.HTTPException as error:
+            raise ServingError(
+                f"{self.url} does not answer as HTTP does ({type(error).__name__}); is another "
+                "server there?"
+            ) from error
         try:
             return np.asarray(json.loads(text)["predictions"], np.float32)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ServingError(
                 f"{self.url} answers, but not with predictions ({type(error).__name__}); is "
                 "another server there?"
             ) from error
+
+
+def _read(answer: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:
+    """Read an answer in pieces: Python sets aside all that its header claims, at once."""
+    pieces: list[bytes] = []
+    n_bytes = 0
+    while piece := answer.read1(_PIECE) if hasattr(answer, "read1") else answer.read(_PIECE):
+        pieces.append(piece)
+        n_bytes += len(piece)
+        if n_bytes > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES} bytes")
+    return b"".join(pieces)
 
 
 def _whole_float32(what: str, array: NDArray[Any]) -> Floats:
@@ -202,8 +223,8 @@ def _template(shape: tuple[int, ...]) -> str:
 def _refusal(url: str, error: urllib.error.HTTPError) -> DataError | ServingError:
     """Return what an answer with an error's status means: our fault, or the server's."""
     try:
-        message = str(json.loads(error.read())["message"])
-    except (OSError, ValueError, KeyError, TypeError):
+        message = str(json.loads(_read(error))["message"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException):
         message = error.reason or "without a word"
     # MLflow repeats the data first, and then says what is wrong with it.
     said = " ".join(message.rpartition("Error: ")[2].split())

@@ -34,6 +34,7 @@ from filelock import FileLock
 from vaesc.config import canonical_json, home
 from vaesc.errors import StoreError
 from vaesc.scratch import own_name
+from vaesc.untrusted import check_all_inside, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +291,8 @@ def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
         DamagedError: A file is missing, added or altered, or the manifest is not that of `folder`.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        check_all_inside(folder)
+        manifest = read_json(folder / MANIFEST)
         spec = Spec(**{key: manifest[key] for key in ("kind", "config", "inputs", "source")})
         listed: dict[str, dict[str, Any]] = manifest["files"]
         content = manifest["content"]
@@ -302,8 +304,10 @@ def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
             raise DamagedError("the manifest's content digest is wrong")
         if files:
             _check_files(folder, listed)
-        summary = json.loads((folder / SUMMARY).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        summary = read_json(folder / SUMMARY)
+    except DamagedError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     return Artifact(
         kind=spec.kind, digest=spec.digest, content=content, path=folder,
@@ -334,7 +338,7 @@ def _content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
 def _read_provenance(folder: Path) -> dict[str, Any]:
     """Read what is nice to know; its loss or damage costs nothing but the knowledge."""
     try:
-        value = json.loads((folder / PROVENANCE).read_bytes())
+        value = read_json(folder / PROVENANCE)
     except (OSError, ValueError):
         logger.warning("%s has no readable %s", folder, PROVENANCE)
         return {}

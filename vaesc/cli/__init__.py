@@ -13,18 +13,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from vaesc import __version__
 from vaesc.cli import care, claim, models, operate, reproduce, run, score, use
+from vaesc.config import expanded
 from vaesc.errors import VaescError, machine_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    if options.home:
-        os.environ["VAESC_HOME"] = str(Path(options.home).expanduser().resolve())
     if options.debug:
         os.environ["VAESC_DEBUG"] = "1"
     if options.function is run.run:
@@ -32,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = getattr(options, "kept", "finished steps are kept, and the next run goes on from them")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_failed(f"terminated; {kept}", 143)))
     try:
+        if options.home:
+            os.environ["VAESC_HOME"] = str(expanded(options.home).resolve())
         with machine_told():
             return int(options.function(options))
     except VaescError as error:

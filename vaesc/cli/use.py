@@ -113,15 +113,19 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
 
     from vaesc.bundle import whole_csr
     from vaesc.datasets.files import reading, require_file
+    from vaesc.datasets.npy import read_npz, read_npz_text
 
-    # Opened here: numpy leaves a file that it cannot read open.
-    with reading(require_file(path), "codes of `vaesc encode`"), path.open("rb") as stream:
-        try:
-            codes = scipy.sparse.load_npz(stream)
-        except AttributeError as error:  # scipy's, over an entry of another type than it writes
-            raise ValueError(error) from error
-        if codes.format != "csr":
-            raise ValueError(f"a sparse matrix in {codes.format.upper()}, not CSR format")
+    # Not by scipy: it sets aside whatever memory a header claims.
+    with reading(require_file(path), "codes of `vaesc encode`"):
+        if (kind := read_npz_text(path, "format")) != "csr":
+            raise ValueError(f"a sparse matrix in {kind.upper()}, not CSR format")
+        parts = read_npz(path, ("data", "indices", "indptr", "shape"))
+        if parts["shape"].shape != (2,) or parts["shape"].dtype.kind not in "ui":
+            raise ValueError(f"its shape is {parts['shape'].tolist()}")
+        codes = scipy.sparse.csr_array(
+            (parts["data"], parts["indices"], parts["indptr"]),
+            shape=tuple(map(int, parts["shape"])),
+        )
     try:
         return whole_csr(codes)
     except DataError as error:

@@ -70,6 +70,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except (
         OSError, ValueError, KeyError, TypeError, SyntaxError, RuntimeError, MemoryError,
         struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError, IndexError,
+        ArithmeticError, AttributeError, AssertionError,  # decoders of others, over damage
     ) as error:  # fmt: skip
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(

@@ -9,6 +9,7 @@ them is, else RGB, shape (3, h, w); transparency is dropped. All must have one s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.config import DatasetConfig
+from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import WHOLE, ImageSource, Part, RawImages
 from vaesc.datasets.files import absent, digest_of, reading
 from vaesc.errors import DataError
+from vaesc.untrusted import check_all_inside
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 )
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
+_MOST_PIXELS = 2**24
+"""Pixels of one image: 4096x4096, at most 200 MB while it is decoded, whatever the file's size."""
 _GREY = {"1", "L", "LA"}
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
@@ -75,7 +80,7 @@ class ImageFolder(ImageSource):
 
     def is_present(self, config: DatasetConfig) -> bool:
         """Return whether there is anything at the path."""
-        return Path(config.path or "").expanduser().exists()
+        return expanded(config.path or "").exists()
 
     def download(self, config: DatasetConfig) -> None:
         """Say that nothing can be fetched if the folder is not there."""
@@ -107,7 +112,7 @@ class ImageFolder(ImageSource):
 
 
 def _root(config: DatasetConfig) -> Path:
-    root = Path(config.path or "").expanduser()
+    root = expanded(config.path or "")
     if not root.exists():
         raise absent(root)
     if not root.is_dir():
@@ -115,6 +120,8 @@ def _root(config: DatasetConfig) -> Path:
             f"{root} is a file, but dataset.source=folder needs a folder; for an array file set "
             "dataset.source=arrays"
         )
+    with reading(root, "a folder of images"):
+        check_all_inside(root)
     return root
 
 
@@ -180,11 +187,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
     with reading(path, "an image"):
         try:
-            with Image.open(path) as image:
+            # Only these: what pillow takes for PostScript, for one, it gives to Ghostscript.
+            with Image.open(path, formats=_FORMATS) as image:
+                if math.prod(image.size) > _MOST_PIXELS:
+                    width, height = image.size
+                    raise DataError(
+                        f"{path} claims {width}x{height} pixels, more than the {_MOST_PIXELS} "
+                        "that are decoded; crop or shrink it"
+                    )
                 yield image
         except UnidentifiedImageError as error:
             raise DataError(
                 f"{path} is not an image, whatever its name says; remove or fetch it again"
             ) from error
-        except Image.DecompressionBombError as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(f"{path} is too large to decode safely ({error}); crop it") from error

@@ -22,6 +22,8 @@ from vaesc.datasets.files import (
 from vaesc.errors import DataError
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+_KINDS = "buif"
+_LONGEST_TEXT = 64
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -78,14 +80,30 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         return {name: _read_member(archive, name, path) for name in names}
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
+def read_npz_text(path: Path, name: str) -> str:
+    """Return a short text that a .npz file holds, such as the format of scipy's sparse matrices.
+
+    Raises:
+        DataError: The file is damaged, or holds no such text.
+    """
+    with reading(require_file(path), "a .npz file"), zipfile.ZipFile(path) as archive:
+        values = _read_member(archive, name, path, kinds="SU")
+        if values.size != 1 or values.dtype.itemsize > _LONGEST_TEXT:
+            raise DataError(f"{path}[{name}] must be one short text, got shape {values.shape}")
+        text = values.item()
+    return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _read_member(
+    archive: zipfile.ZipFile, name: str, path: Path, kinds: str = _KINDS
+) -> NDArray[Any]:
     info, origin = archive.getinfo(f"{name}.npy"), f"{path}[{name}]"
     packed = min(info.compress_size, path.stat().st_size)
     ratio = 1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{origin} is neither stored nor deflated; save it with numpy.savez")
     with archive.open(info) as stream:
-        shape, fortran, dtype = _read_header(stream, origin)
+        shape, fortran, dtype = _read_header(stream, origin, kinds)
         n_bytes = math.prod(shape) * dtype.itemsize
         check_claim(origin, n_bytes, packed * ratio)
         check_memory(origin, n_bytes)
@@ -93,7 +111,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any
     return values.reshape(shape, order="F" if fortran else "C")
 
 
-def _read_header(stream: IO[bytes], origin: str) -> Header:
+def _read_header(stream: IO[bytes], origin: str, kinds: str = _KINDS) -> Header:
     start = stream.read(8)
     if len(start) < 8 or start[:6] != np.lib.format.MAGIC_PREFIX:
         raise DataError(
@@ -111,7 +129,9 @@ def _read_header(stream: IO[bytes], origin: str) -> Header:
             f"{origin} is an array of Python objects (pickle), which is never loaded; "
             "save a numeric array of one shape"
         )
-    if dtype.kind not in "buif" or any(n < 0 for n in shape):
+    if dtype.kind not in kinds and kinds != _KINDS:
+        raise DataError(f"{origin} must hold a text, got type {dtype}; write the file again")
+    if dtype.kind not in kinds or any(n < 0 for n in shape):
         raise DataError(
             f"{origin} must hold plain numbers, got type {dtype} of shape {shape}; save bool, "
             "integers or floats"

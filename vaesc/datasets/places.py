@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vaesc.config import DatasetConfig, home
+from vaesc.config import DatasetConfig, expanded, home
 from vaesc.datasets.files import first_line
 from vaesc.errors import DataError
 
@@ -109,7 +109,7 @@ def fetch(wanted: Wanted, config: DatasetConfig, into: Callable[[Path], object])
 def _places(wanted: Wanted, config: DatasetConfig) -> Iterator[Path]:
     yield downloads() / wanted.layout
     if config.folder is not None:
-        folder = Path(config.folder).expanduser()
+        folder = expanded(config.folder)
         if not folder.is_dir():
             raise DataError(
                 f"dataset.folder must be a folder, got {folder}, which is "

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from vaesc.config import DatasetConfig
+from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import (
     SPLITS,
     WHOLE,
@@ -28,11 +28,12 @@ from vaesc.datasets.base import (
     Rows,
     checked_labels,
 )
-from vaesc.datasets.files import digest_of, files_below, require_file
+from vaesc.datasets.files import digest_of, files_below, reading, require_file
 from vaesc.datasets.idx import read_idx
 from vaesc.datasets.npy import npz_names, open_npy, read_npz
 from vaesc.datasets.zarr_rows import is_zarr, open_zarr
 from vaesc.errors import DataError
+from vaesc.untrusted import check_all_inside
 
 Layout = Mapping[str, tuple[str, str]]
 """Names of images and labels for each part."""
@@ -80,16 +81,18 @@ class UserArrays(ImageSource):
 
 
 def _path(config: DatasetConfig) -> Path:
-    return Path(config.path or "").expanduser()
+    return expanded(config.path or "")
 
 
 def _labels_file(name: str) -> Path:
-    return require_file(Path(name).expanduser())
+    return require_file(expanded(name))
 
 
 def _kind(path: Path) -> str:
     """Return which loader reads the file, judged by its name."""
     if is_zarr(path):
+        with reading(path, "a Zarr array or group"):
+            check_all_inside(path)
         return "zarr"
     if path.is_dir():
         raise DataError(

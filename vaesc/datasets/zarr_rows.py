@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.datasets.files import check_memory, files_below, reading
+from vaesc.datasets.files import DEFLATE_RATIO, check_claim, check_memory, files_below, reading
+from vaesc.datasets.zarr_chunks import check_chunks
 from vaesc.errors import DataError
 
 if TYPE_CHECKING:
     import zarr
 
+_ANYWAY = 16 * 2**20
+"""Bytes an array may claim however few lie on disk; more must be there, if only compressed."""
 _MARKS = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -70,11 +73,11 @@ def open_zarr(path: Path) -> dict[str, ZarrRows]:
     import zarr
 
     with reading(path, "a Zarr array or group"):
-        node = zarr.open(str(path), mode="r")
+        # Consolidated metadata may name what is not there; each array's own is what counts.
+        node = zarr.open(str(path), mode="r", use_consolidated=False)
         arrays = {"": node} if isinstance(node, zarr.Array) else dict(_arrays(node, ""))
-        n_files = len(files_below(path))
         for name, array in arrays.items():
-            _check(array, f"{path}[{name}]" if name else str(path), n_files)
+            _check(array, f"{path}[{name}]" if name else str(path), path / name)
     return {name: ZarrRows(array, path) for name, array in arrays.items()}
 
 
@@ -85,11 +88,12 @@ def _arrays(group: zarr.Group, prefix: str) -> Iterator[tuple[str, zarr.Array]]:
         yield from _arrays(child, f"{prefix}{name}/")
 
 
-def _check(array: zarr.Array, origin: str, n_files: int) -> None:
+def _check(array: zarr.Array, origin: str, folder: Path) -> None:
+    files = [each for _, each in files_below(folder)]
     whole = array.shards or array.chunks
     stored = math.prod(-(-n // step) for n, step in zip(array.shape, whole, strict=True))
     # Counting an array's chunks takes time for each that is claimed: files are counted first.
-    there = min(stored, n_files)
+    there = min(stored, len(files))
     if there == stored and stored:
         # zarr counts the chunks inside a shard, also those beyond the array's end.
         there = array.nchunks_initialized // (math.prod(whole) // math.prod(array.chunks))
@@ -98,4 +102,8 @@ def _check(array: zarr.Array, origin: str, n_files: int) -> None:
             f"{origin} has at most {there} of its {stored} chunks; it was not written to the end "
             "(or with write_empty_chunks off, which cannot be told apart), write it again"
         )
-    check_memory(f"one chunk of {origin}", math.prod(whole) * np.dtype(array.dtype).itemsize)
+    itemsize = np.dtype(array.dtype).itemsize
+    at_most = _ANYWAY + DEFLATE_RATIO * sum(each.stat().st_size for each in files)
+    check_claim(origin, max(math.prod(array.shape), math.prod(whole)) * itemsize, at_most)
+    check_memory(f"one chunk of {origin}", math.prod(whole) * itemsize)
+    check_chunks(array, files, origin)

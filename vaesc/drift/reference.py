@@ -12,7 +12,6 @@ together staying together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from vaesc.config import canonical_json, derive_seed
 from vaesc.errors import DataError
+from vaesc.untrusted import read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -184,7 +184,7 @@ def load_reference(folder: Path) -> Reference:
     """
     path = folder / REFERENCE
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path)
         if found["format"] != _FORMAT:
             raise DataError(f"{path} has format {found['format']!r}, this vaesc reads {_FORMAT}")
         facts = {f.name: found[f.name] for f in fields(Reference)}

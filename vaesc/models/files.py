@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vaesc.config import VAEConfig, settings
+from vaesc.config_files import config_from_mapping
 from vaesc.errors import DataError
+from vaesc.models.networks import build_networks
 from vaesc.models.vae import VAE
+from vaesc.untrusted import read_json
 
 WEIGHTS = "vae.safetensors"
 DESCRIPTION = "vae.json"
 _FORMAT = 1
+_MOST_LAYERS, _MOST_PIXELS = 1000, 2**31
 
 
 def save_vae(vae: VAE, folder: Path) -> None:
@@ -41,7 +46,7 @@ def load_vae(folder: Path, device: str | torch.device = "cpu") -> VAE:
     vae = _empty_vae(folder / DESCRIPTION)
     try:
         weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(
             f"the weights {folder / WEIGHTS} cannot be read ({error}); train again"
         ) from error
@@ -52,16 +57,32 @@ def load_vae(folder: Path, device: str | torch.device = "cpu") -> VAE:
 
 def _empty_vae(path: Path) -> VAE:
     try:
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-        if facts["format"] != _FORMAT:
-            raise ValueError(f"format {facts['format']!r}, this version reads {_FORMAT}")
-        lists = {k: tuple(v) for k, v in facts["config"].items() if isinstance(v, list)}
-        values = {**facts["config"], **lists}
-        return VAE(VAEConfig(**values), tuple(int(side) for side in facts["shape"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config, shape = _described(path)
+        # Without memory first: a few words can describe a network of terabytes.
+        parts = build_networks(config, shape)
+        n_numbers = sum(each.numel() for part in parts for each in part.parameters())
+        if 4 * n_numbers > (held := path.with_name(WEIGHTS).stat().st_size):
+            raise ValueError(f"it is of {n_numbers} weights, {WEIGHTS} has {held} bytes")
+        return VAE(config, shape)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise DataError(
             f"the VAE's description {path} cannot be read ({error}); train again"
         ) from error
+
+
+def _described(path: Path) -> tuple[VAEConfig, tuple[int, ...]]:
+    facts: dict[str, Any] = read_json(path)
+    if facts["format"] != _FORMAT:
+        raise ValueError(f"format {facts['format']!r}, this version reads {_FORMAT}")
+    config = config_from_mapping({"vae": facts["config"]}).vae
+    shape = facts["shape"]
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"shape must be that of an image, got {str(shape)[:80]}")
+    if not 1 <= len(shape) <= 3 or math.prod(shape) > _MOST_PIXELS:
+        raise ValueError(f"shape must have 1 to 3 axes, {_MOST_PIXELS} pixels at most")
+    if len(config.hidden) + len(config.channels) > _MOST_LAYERS:
+        raise ValueError(f"it has more than {_MOST_LAYERS} layers")
+    return config, tuple(shape)
 
 
 def _check(weights: dict[str, torch.Tensor], vae: VAE, folder: Path) -> None:

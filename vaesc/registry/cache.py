@@ -39,6 +39,7 @@ from vaesc.config import canonical_json, home
 from vaesc.errors import ConfigError
 from vaesc.registry.files import fault
 from vaesc.store import fsync
+from vaesc.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class ModelCache:
         """Return what a reference meant when last looked up; None if it never was."""
         path = self._ref(key)
         try:
-            found = Resolution(**json.loads(path.read_bytes()))
+            found = Resolution(**read_json(path))
             _check(found)
         except FileNotFoundError:
             return None
@@ -226,7 +227,7 @@ def _copy(bundle: Path, folder: Path) -> None:
     """Copy the files of a bundle, and only those, down to the disk."""
     from vaesc.bundle import FILES, MANIFEST, OPTIONAL
 
-    listed = json.loads((bundle / MANIFEST).read_bytes())["files"]
+    listed = read_json(bundle / MANIFEST)["files"]
     for name in (*FILES, *(each for each in OPTIONAL if each in listed), MANIFEST):
         with (bundle / name).open("rb") as source, (folder / name).open("xb") as target:
             shutil.copyfileobj(source, target)

@@ -8,7 +8,6 @@ tracking URI, not with the client that was asked.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from urllib.request import url2pathname
 from vaesc.errors import RegistryError
 from vaesc.registry.connection import is_server, registry_uri
 from vaesc.store import file_digest
+from vaesc.untrusted import check_inside, read_json
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -72,13 +72,15 @@ def local_folder(tracking: Tracking, version: ModelVersion) -> Path | None:
 def fault(folder: Path, digest: str) -> str | None:
     """Say in what a bundle's files are not those of the model with `digest`; None if they are."""
     try:
+        check_inside(folder / _MANIFEST, folder)
         if model_digest(folder) != digest:
             return f"{_MANIFEST} does not have the SHA-256 that was registered"
-        listed: dict[str, str] = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        listed: dict[str, str] = read_json(folder / _MANIFEST)["files"]
         for name, expected in listed.items():
+            check_inside(folder / name, folder)
             if file_digest(folder / name) != expected:
                 return f"{name} does not have its SHA-256"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -105,7 +107,7 @@ def seems_whole(tracking: Tracking, version: ModelVersion, digest: str) -> bool:
                 return False
             download_artifacts(f"{uri}/{_MANIFEST}", dst_path=folder, tracking_uri=tracking.uri)
         whole = model_digest(Path(folder)) == digest
-        return whole and set(json.loads(Path(folder, _MANIFEST).read_bytes())["files"]) <= present
+        return whole and set(read_json(Path(folder, _MANIFEST))["files"]) <= present
 
 
 def shown_version(version: ModelVersion) -> str:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaesc.config import expanded
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.origin import Origin
 from vaesc.registry.cache import ModelCache, Resolution, key_of
@@ -223,10 +224,10 @@ def _from_folder(folder: Path, ref: str, device: str) -> SparseVAE:
 def as_folder(ref: str | int | Path) -> Path | None:
     """Return the folder that a reference names; None if it means something in the registry."""
     if isinstance(ref, Path):
-        return ref.expanduser()
+        return expanded(ref)
     text = str(ref)
     is_path = "/" in text or "\\" in text or text in (".", "..")
-    return Path(text).expanduser() if is_path and not text.startswith("models:") else None
+    return expanded(text) if is_path and not text.startswith("models:") else None
 
 
 def _same(a: ModelVersion, b: ModelVersion) -> bool:

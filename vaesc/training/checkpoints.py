@@ -9,7 +9,6 @@ resumed training is byte for byte the uninterrupted one.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vaesc.config import canonical_json
+from vaesc.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Checkpoints:
             return None
         try:
             with safe_open(path, "pt") as file:
-                facts = json.loads((file.metadata() or {})["vaesc"])
+                facts = parse_json((file.metadata() or {})["vaesc"])
                 if facts["fingerprint"] != self.fingerprint:
                     logger.info("the checkpoint %s is of another training: starting anew", path)
                     return None
@@ -98,7 +98,7 @@ class Checkpoints:
                 raise ValueError("its bytes are not those that were written")
             self._is_mine = True
             return tensors, facts
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             logger.warning("the checkpoint %s cannot be read (%s): starting anew", path, error)
             return None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vaesc.config import home
-from vaesc.errors import ConfigError
+from vaesc.errors import ConfigError, RegistryError
 from vaesc.scratch import is_abandoned
 from vaesc.store import MANIFEST, PROVENANCE, DamagedError, Store, read_artifact
 
@@ -47,6 +47,41 @@ def verify_store(store: Store) -> Iterator[dict[str, Any]]:
             yield {**facts, "content": "", "whole": False, "problem": str(error)}
         else:
             yield {**facts, "content": artifact.content, "whole": True, "problem": ""}
+
+
+def verify_models() -> Iterator[dict[str, Any]]:
+    """Check every registered version: all of its files, by the digest that was registered.
+
+    Yields:
+        name, version, digest, whole (bool), problem (empty when whole).
+
+    Raises:
+        RegistryError: The registry cannot be asked.
+    """
+    from vaesc.registry import connect
+    from vaesc.registry.failures import AbsentError, UnreachableError
+    from vaesc.registry.files import DIGEST_TAG, fault, fetched
+    from vaesc.registry.lookup import find_versions
+
+    try:
+        tracking = connect(create=False)
+    except AbsentError:
+        return
+    for version in find_versions(tracking):
+        digest = version.tags.get(DIGEST_TAG)
+        if digest is None:
+            continue  # somebody else's
+        try:
+            with fetched(tracking, version) as folder:
+                wrong = fault(folder, digest) or ""
+        except UnreachableError:
+            raise
+        except RegistryError as error:
+            wrong = str(error)
+        yield {
+            "name": version.name, "version": int(version.version), "digest": digest,
+            "whole": not wrong, "problem": wrong,
+        }  # fmt: skip
 
 
 def collect_garbage(

@@ -27,6 +27,7 @@ from typing import Any
 from vaesc.config import PipelineConfig, home, settings
 from vaesc.progress import SILENT, Listener
 from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, Refined, TrainedVAE
+from vaesc.room import require_room
 from vaesc.source import source_digest
 from vaesc.store import Artifact, Spec, Store
 
@@ -102,6 +103,9 @@ def run_step(
 
     Returns:
         The artifact; ``computed`` says whether this call made it.
+
+    Raises:
+        MachineError: The disk is clearly too full.
     """
     contents = {k: v.content if isinstance(v, Record) else v for k, v in inputs.items()}
     records = {k: v for k, v in inputs.items() if isinstance(v, Record)}
@@ -109,9 +113,17 @@ def run_step(
     spec = step.spec(config, contents)
     # Outside the artifact, and under its address: a killed attempt's successor finds it.
     resumed = (checkpoints or home() / "checkpoints") / spec.digest
-    return (store or Store()).make(
+    there = store or Store()
+    dataset = records.get("dataset")
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        known = dataset if isinstance(dataset, Dataset) else None
+        require_room(step.name, config, known, there.root)
+        return step.build(config, paths, folder, listener, resumed)
+
+    return there.make(
         spec,
-        lambda folder: step.build(config, paths, folder, listener, resumed),
+        build,
         parents={name: record.digest for name, record in records.items()},
         provenance={"run_id": run_id},
     )

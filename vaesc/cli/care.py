@@ -43,22 +43,29 @@ def add_commands(
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check every artifact of the store; exit 1 if one is damaged."""
-    from vaesc.housekeeping import verify_store
+    """Check every artifact and every registered model; exit 1 if one is damaged."""
+    from vaesc.housekeeping import verify_models, verify_store
     from vaesc.store import Store
 
     checks = list(verify_store(Store()))
-    damaged = [c for c in checks if not c["whole"]]
-    if options.json:
-        print(json.dumps({"artifacts": checks, "damaged": len(damaged)}))
-    else:
+    if not options.json:
         for check in checks:
-            state = "whole" if check["whole"] else f"DAMAGED: {check['problem']}"
-            print(
-                f"{check['kind']:<12}{check['digest'][:12]}  {check['content'][:12]:<12}  {state}"
-            )
-        print(f"{len(checks)} artifacts, {len(damaged)} damaged")
+            name = f"{check['kind']:<12}{check['digest'][:12]}"
+            print(f"{name}  {check['content'][:12]:<12}  {_state(check)}")
+    models = list(verify_models())
+    damaged = sum(not c["whole"] for c in [*checks, *models])
+    if options.json:
+        print(json.dumps({"artifacts": checks, "models": models, "damaged": damaged}))
+        return 1 if damaged else 0
+    for check in models:
+        name = f"{check['name']} {check['version']}"
+        print(f"{'model':<12}{name:<14}{check['digest'][:12]:<12}  {_state(check)}")
+    print(f"{len(checks)} artifacts and {len(models)} models, {damaged} damaged")
     return 1 if damaged else 0
+
+
+def _state(check: dict[str, Any]) -> str:
+    return "whole" if check["whole"] else f"DAMAGED: {check['problem']}"
 
 
 def gc(options: argparse.Namespace) -> int:

@@ -1,0 +1,41 @@
+"""Room on the disk: reckoned from below, and refused in a sentence before anything is computed."""
+
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaesc.config import PipelineConfig
+from vaesc.errors import MachineError
+from vaesc.records import Dataset
+from vaesc.room import FLOOR, needed_bytes, require_room
+
+ORDER = ("train", "extract", "learn", "refine", "evaluate")
+CONFIG = PipelineConfig()
+Usage = namedtuple("Usage", "total used free")
+
+
+def images(n_train, side):
+    return Dataset(
+        uri="", digest="", content="", run_id="", source="digits", n_train=n_train,
+        n_validation=n_train // 10, n_test=n_train // 10, shape=(side, side),
+    )  # fmt: skip
+
+
+@given(st.integers(10, 10**7), st.integers(1, 512))
+def test_less_is_needed_the_further_a_run_is_and_never_less_than_the_images(n, side):
+    dataset = images(n, side)
+    needed = [needed_bytes(step, CONFIG, dataset) for step in ORDER]
+    assert needed == sorted(needed, reverse=True)
+    assert needed[-1] == FLOOR + 4 * side**2 * (n + n // 10)
+    assert needed_bytes("ingest", CONFIG, None) == FLOOR
+
+
+def test_a_full_disk_is_told_before_the_work(monkeypatch, tmp_path):
+    dataset = images(1_000_000, 28)
+    monkeypatch.setattr("vaesc.room.shutil.disk_usage", lambda _: Usage(0, 0, 10**9))
+    with pytest.raises(MachineError, match=r"train needs at least 3,\d{3} MB.* 1,000 MB are free"):
+        require_room("train", CONFIG, dataset, tmp_path / "not" / "there" / "yet")
+    require_room("ingest", CONFIG, None, Path("relative"))

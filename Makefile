@@ -30,6 +30,9 @@ claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+faults: $(READY) ## break runs at every point, and see that the next one is whole (hours; ARGS="--few 20")
+	$(BIN)/python -m tests.faults $(ARGS)
+
 fuzz: $(READY) ## search every parser for bad input that harms: 10 CPU minutes each, two at a time [ARGS="--minutes 1 --target zarr"]
 	-$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

@@ -11,7 +11,9 @@ from tests.faults.catalogue import catalogue, sample, steps_of
 from tests.faults.lane import Lane
 from tests.faults.trial import attempt
 
-pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.service, pytest.mark.faults, pytest.mark.timeout(900),
+]  # fmt: skip
 FEW = 8
 
 

@@ -20,6 +20,8 @@ _REMEDIES = {
     errno.EIO: "check that disk",
     errno.EFBIG: "raise the limit on the size of files",
 }
+_NO_MEMORY = re.compile("can.t start new thread|can.t allocate memory|out of memory")
+"""What Python and torch say of it when they do not raise a MemoryError."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What would break a line, or tell a terminal to do something."""
 
@@ -79,7 +81,9 @@ def machine_told() -> Iterator[None]:
             raise
         where = error.filename or "a file"
         raise MachineError(f"{where}: {error.strerror}; {remedy} ({_KEPT})") from error
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
         raise MachineError(
             f"there is not enough memory; free some, or use smaller blocks or batches ({_KEPT})"
         ) from error

@@ -24,11 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vaesc.config import canonical_json
+from vaesc.scratch import own_name, sweep
 from vaesc.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
-_NAME = "training.safetensors"
+_NAME, _BESIDE = "training.safetensors", "training"
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Checkpoints:
         sums = {"fingerprint": self.fingerprint, "content": _content(contiguous)}
         header = canonical_json({**facts, **sums})
         path = self.folder / _NAME
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside = path.with_name(own_name(_BESIDE))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(contiguous, beside, metadata={"vaesc": header})
@@ -81,11 +82,16 @@ class Checkpoints:
             self._is_mine = True
         except (OSError, SafetensorError) as error:
             logger.warning("no checkpoint was written to %s: %s", self.folder, error)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the tensors and facts of the checkpoint, if there is one of this training."""
-        path = self.folder / _NAME if self.folder else None
-        if path is None or not path.exists():
+        if self.folder is None:
+            return None
+        sweep(self.folder)
+        path = self.folder / _NAME
+        if not path.exists():
             return None
         try:
             with safe_open(path, "pt") as file:
@@ -103,13 +109,16 @@ class Checkpoints:
             return None
 
     def remove(self) -> None:
-        """Delete the checkpoint, what killed runs left, and the folder if it is empty then."""
-        if self.folder is None or not self._is_mine:
+        """Delete the checkpoint, and the folder if it is empty then."""
+        if self.folder is None or not (self._is_mine or _is_empty(self.folder)):
             return
         with suppress(OSError):  # training has succeeded: what stays is swept up by `vaesc gc`
-            for path in (self.folder / _NAME, *self.folder.glob(f"{Path(_NAME).stem}.*.tmp")):
-                path.unlink(missing_ok=True)
+            (self.folder / _NAME).unlink(missing_ok=True)
             self.folder.rmdir()
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _content(tensors: Mapping[str, Tensor]) -> str:

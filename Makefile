@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run claim test fuzz check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock clean
+.PHONY: help setup run claim test faults fuzz check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -22,6 +22,7 @@ import json, os, sys
 from flows.retrain import retrain
 from flows.serve import RETRAIN, keep_automations, retrained_on_drift
 from prefect.client.orchestration import get_client
+from prefect.events.schemas.automations import AutomationCore
 
 def entry(name, model):
     retrain.to_deployment(name).apply()
@@ -39,7 +40,8 @@ def there():
 def rename(old, new):
     with get_client(sync_client=True) as client:
         (found,) = client.read_automations_by_name(old)
-        client.create_automation(found.model_copy(update={"name": new}))
+        copied = found.model_dump(exclude={"id"}) | {"name": new}
+        client.create_automation(AutomationCore(**copied))
 
 told = {}
 own, other = entry("own", "vaesc"), entry("other", "letters")
@@ -138,7 +140,7 @@ def receiver():
 def project(tmp_path_factory):
     found = Project(tmp_path_factory.mktemp("notify"))
     found.config.write_text(QUICK)
-    np.save(found.home / "images.npy", digits()[:1200])
+    np.save(found.home / "images.npy", digits()[:600])
     yield found
     stop_server(found)
 
@@ -252,7 +254,7 @@ def test_the_webhooks_secret_is_told_nowhere(project, story, said):
     """Looked for where a run's name is found, so that the search is known to find."""
     paths = ("automations", "block_documents", "flow_runs", "logs", "artifacts", "deployments")
     answers = {path: ask(url_of(project), f"/{path}/filter", {}) for path in paths}
-    assert len(answers["automations"]) == 6
+    assert {FAILURES, REJECTIONS} < {each["name"] for each in answers["automations"]}
     everything = json.dumps(answers)
     everything += json.dumps(ask(url_of(project), "/events/filter", {"filter": {}}))
     everything += "".join(said)
@@ -268,7 +270,7 @@ def url_of(project):
     return json.loads((project.home / "prefect" / "server.json").read_text())["url"]
 
 
-@pytest.mark.parametrize("url", ["hooks.slack.com/T0P-s3cr3t-t0ken", "http://", "file:///etc/x"])
+@pytest.mark.parametrize("url", [f"hooks.slack.com/{SECRET}", "https:///x", "file:///etc/x"])
 def test_what_is_no_address_is_refused_without_showing_it(monkeypatch, url):
     from flows.notifications import notifications
     from vaesc.errors import ConfigError

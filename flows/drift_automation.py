@@ -88,7 +88,7 @@ def is_anothers(
     trigger = automation.trigger
     if not runs or runs[0] is None or not isinstance(trigger, EventTrigger):
         return False
-    watched = trigger.match.get("prefect.resource.id")
+    watched = trigger.match.get("prefect.resource.id") or []
     if any(resource_of(model) in watched for model in models):
         return False
     with get_client(sync_client=True) as client:

@@ -39,7 +39,6 @@ OURS = "vaesc: "
 SILENCE = timedelta(seconds=3 * int(ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
 """After how long without a heartbeat a run counts as dead: two may be lost, or late."""
 
-_PAGE = 100
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")
 """States after which no more heartbeats are due."""
@@ -107,13 +106,13 @@ def remove_others(
         for each in list(_there(client)):
             if each.name.startswith(OURS) and each.name not in names and not spared(each):
                 client.delete_automation(each.id)
-                logger.info("deleted the automation %r, which nothing calls for", each.name)
+                logger.warning("deleted the automation %r, which nothing calls for", each.name)
 
 
 def _there(client: SyncPrefectClient) -> Iterator[Installed]:
     """Yield every automation on the server, ours or not."""
     offset = 0
-    while found := client.read_automations(limit=_PAGE, offset=offset):
+    while found := client.read_automations(offset=offset):  # as many as the server gives at once
         yield from found
         offset += len(found)
 

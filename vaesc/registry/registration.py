@@ -26,9 +26,19 @@ import vaesc
 from vaesc.config import home
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset, ModelVersion, Record
+from vaesc.registry.card import model_card, opening
+from vaesc.registry.card_facts import Facts, facts_of
 from vaesc.registry.entries import user_name
 from vaesc.registry.failures import AbsentError, UnreachableError
-from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
+from vaesc.registry.files import (
+    BUNDLE,
+    DIGEST_TAG,
+    fault,
+    fetched,
+    model_digest,
+    seems_whole,
+    shown_version,
+)
 from vaesc.registry.history import (
     CHALLENGER,
     CHAMPION,
@@ -40,9 +50,9 @@ from vaesc.registry.history import (
 )
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
 from vaesc.registry.mutex import promoting
-from vaesc.registry.packing import Images, description, example_images, pack, ramp
+from vaesc.registry.packing import Images, example_images, pack, ramp
 from vaesc.registry.system import git_tags
-from vaesc.registry.tracking import Tracking, connect
+from vaesc.registry.tracking import PARENT_TAG, Tracking, connect
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -100,7 +110,8 @@ def register(
         found = next((v for v in same if _is_whole(tracking, v, digest)), None)
         if found is None:
             every = {**_version_tags(records or {}, metrics or {}), **(tags or {})}
-            draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest})
+            facts = facts_of(records or {})
+            draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest}, facts)
             found = draft.register(bundle, metrics or {}, example_images(example, records or {}))
         number = int(found.version)
         _set_aliases(tracking, name, number, {int(v.version) for v in same} - {number}, candidate)
@@ -132,9 +143,15 @@ class _Draft:
     """One attempt at a version: a logged model that is checked before it gets a number."""
 
     def __init__(
-        self, tracking: Tracking, name: str, run_id: str, tags: Mapping[str, str]
+        self,
+        tracking: Tracking,
+        name: str,
+        run_id: str,
+        tags: Mapping[str, str],
+        facts: Facts | None = None,
     ) -> None:
         self.tracking, self.client = tracking, tracking.client
+        self.facts = facts or facts_of({})
         self.name, self.run_id, self.tags = name, run_id, dict(tags)
 
     def register(
@@ -154,7 +171,8 @@ class _Draft:
             raise
         self._close(logged, "READY")
         self._log_metrics(logged, metrics)
-        return self._create_version(logged, description(model))
+        found = self._create_version(logged, opening(model))
+        return self._describe(found, model)
 
     def _open(self) -> LoggedModel:
         with self.tracking.explained("log a model"):
@@ -224,6 +242,14 @@ class _Draft:
                 self.name, logged.artifact_location, self.run_id, tags=self.tags,
                 description=description, model_id=logged.model_id,
             )  # fmt: skip
+
+    def _describe(self, found: MlflowVersion, model: SparseVAE) -> MlflowVersion:
+        """Give a version its card, which names the number that it has only now."""
+        with self.tracking.explained(f"describe {shown_version(found)}"):
+            tags = self.client.get_run(self.run_id).data.tags
+            report = tags.get(PARENT_TAG, "")
+            card = model_card(model, self.facts, shown_version(found), report)
+            return self.client.update_model_version(found.name, str(found.version), card)
 
 
 def _is_whole(tracking: Tracking, found: MlflowVersion, digest: str) -> bool:

@@ -34,6 +34,9 @@ from vaesc.report.html import render_report
 
 logger = logging.getLogger(__name__)
 
+NOTE_TAG = "mlflow.note.content"
+"""Tag that MLflow shows as a run's description, in Markdown."""
+
 
 def publish(run: PipelineRun) -> dict[str, Any]:
     """Write the report, fill the MLflow run and Prefect's UI, and return the run's summary.
@@ -46,9 +49,18 @@ def publish(run: PipelineRun) -> dict[str, Any]:
     run.tracking.log_metrics(run.run_id, run.metrics, step=0)
     run.tracking.log_artifacts(run.run_id, evaluation, "evaluation")
     run.tracking.log_artifacts(run.run_id, report)
+    run.tracking.set_tags(run.run_id, {NOTE_TAG: _note(run, evaluation)})
     summary = _summary(run, report)
     _show_in_prefect(run, evaluation, report)
     return summary
+
+
+def _note(run: PipelineRun, evaluation: Path) -> str:
+    """Say on the run's page in MLflow what came out of it, and where the rest is."""
+    verdict = json.loads((evaluation / "results.json").read_text())["verdict"]
+    model = run.records.get("register")
+    told = f"Model: {model.uri}. " if isinstance(model, ModelVersion) else ""
+    return f"{verdict}\n\n{told}Report: `report.html`, under Artifacts."
 
 
 def _write_report(run: PipelineRun, evaluation: Path) -> Path:

@@ -18,7 +18,7 @@ def tables(text):
         if len(lines) > 1 and re.fullmatch(r"\|( --- \|)+", lines[1]):
             cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in (lines[0], *lines[2:])]
             assert len({len(row) for row in cells}) == 1, block
-            found.append([[cell.strip() for cell in row] for row in cells])
+            found.append([[cell.replace("&emsp;", "").strip() for cell in row] for row in cells])
     return found
 
 

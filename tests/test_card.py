@@ -138,7 +138,7 @@ def test_a_refined_model_is_not_given_the_vae_s_numbers(tmp_path):
     card = model_card(model, facts_of({**every, "refine": made}), "models:/v/1")
     assert "of the VAE before refinement: 102 nats" in card
     assert "active on test images" not in section(card, "Method")
-    assert "L0, 4 validation images | 1.25 |" in card
+    assert "L0, 4 validation images&emsp; | 1.25&emsp; |" in card
     assert f"dead atoms: {N_ATOMS - 3} of {N_ATOMS} on 4 validation images" in card
     assert "no anomaly p-value is below 0.200" in card
 

@@ -63,7 +63,8 @@ def show_version(options: argparse.Namespace) -> int:
             for name in sorted(value):
                 print(f"  {name:<36}{_cell(value[name])}")
         elif "\n" in str(value):
-            print(f"{key}:\n{textwrap.indent(str(value), '  ')}")
+            shown = str(value).replace("&emsp;", "")  # MLflow's page needs it, a terminal does not
+            print(f"{key}:\n{textwrap.indent(shown, '  ')}")
         else:
             print(f"{key:<16}{_cell(value)}")
     return 0

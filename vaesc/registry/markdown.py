@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from vaesc.report.text import number
 
+GAP = "&emsp;"
+"""Ends each cell of a table but the last: MLflow's page puts no space between columns."""
 _LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
 _PATH = re.compile(r"(?<![^\s'\"(=])(?:[A-Za-z]:|~|\w+:/)?[\\/]\S*[\\/]")
 """All of an absolute path or an address but its last part."""
@@ -24,7 +26,8 @@ def plain(text: object, length: int = 200) -> str:
 
 def rows(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    every = [heads, ["---"] * len(heads), *lines]
+    gapped = [[*(f"{cell}{GAP}" for cell in line[:-1]), line[-1]] for line in (heads, *lines)]
+    every = [gapped[0], ["---"] * len(heads), *gapped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in every)
 
 

@@ -11,6 +11,7 @@ that replaces a damaged one of the same model takes over its aliases.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
@@ -154,6 +155,13 @@ class _Draft:
         self.facts = facts or facts_of({})
         self.name, self.run_id, self.tags = name, run_id, dict(tags)
 
+    @functools.cached_property
+    def parent(self) -> str:
+        """Id of the run that the registering one is nested in: its page is the one people open."""
+        with self.tracking.explained(f"look up run {self.run_id}"):
+            tags = self.client.get_run(self.run_id).data.tags
+        return str(tags.get(PARENT_TAG, ""))
+
     def register(
         self, bundle: Path, metrics: Mapping[str, float], example: Images | None
     ) -> MlflowVersion:
@@ -226,7 +234,8 @@ class _Draft:
         from mlflow.entities import LoggedModelOutput
 
         with self.tracking.explained(f"link model {self.name!r} with run {self.run_id}"):
-            self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            for run_id in filter(None, (self.run_id, self.parent)):
+                self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self.tracking.log_metrics(self.run_id, metrics, model_id=logged.model_id)
 
     def _create_version(self, logged: LoggedModel, description: str) -> MlflowVersion:
@@ -246,9 +255,7 @@ class _Draft:
     def _describe(self, found: MlflowVersion, model: SparseVAE) -> MlflowVersion:
         """Give a version its card, which names the number that it has only now."""
         with self.tracking.explained(f"describe {shown_version(found)}"):
-            tags = self.client.get_run(self.run_id).data.tags
-            report = tags.get(PARENT_TAG, "")
-            card = model_card(model, self.facts, shown_version(found), report)
+            card = model_card(model, self.facts, shown_version(found), self.parent)
             return self.client.update_model_version(found.name, str(found.version), card)
 
 

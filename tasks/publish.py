@@ -125,11 +125,23 @@ def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
             key="vaesc-results",
             description="Test MSE by method and sparsity",
         )
-        link = run.tracking.run_url(run.run_id) or report.as_uri()
-        create_link_artifact(link, link_text=f"MLflow run {run.run_id}", key="vaesc-mlflow-run")
+        _link_in_prefect(run, report)
         create_image_artifact(
             f"data:image/png;base64,{curve}", key="vaesc-curve", description="MSE against k"
         )
+
+
+def _link_in_prefect(run: PipelineRun, report: Path) -> None:
+    """Say where run and report are: a link if a server shows them; browsers follow no file's."""
+    key, about = "vaesc-mlflow-run", "Where the MLflow run and the report are"
+    link = run.tracking.run_url(run.run_id)
+    if link:
+        create_link_artifact(
+            link, link_text=f"MLflow run {run.run_id}", key=key, description=about
+        )
+    else:
+        words = f"MLflow run `{run.run_id}` (`make ui` shows it)\n\nReport: `{report}`"
+        create_markdown_artifact(words, key=key, description=about)
 
 
 @contextmanager

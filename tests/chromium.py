@@ -83,8 +83,16 @@ class Browser:
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
-        is_address = str(place).startswith("http:")
-        self("Page.navigate", url=place if is_address else Path(place).resolve().as_uri())
+        if str(place).startswith("http:"):
+            # From one place to another of one page nothing is loaded, and nothing would be heard.
+            self._go("about:blank")
+            self.events.clear()
+            self._go(str(place))
+        else:
+            self._go(Path(place).resolve().as_uri())
+
+    def _go(self, url):
+        self("Page.navigate", url=url)
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._hear())
 

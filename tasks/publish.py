@@ -60,7 +60,8 @@ def _note(run: PipelineRun, evaluation: Path) -> str:
     verdict = json.loads((evaluation / "results.json").read_text())["verdict"]
     model = run.records.get("register")
     told = f"Model: {model.uri}. " if isinstance(model, ModelVersion) else ""
-    return f"{verdict}\n\n{told}Report: `report.html`, under Artifacts."
+    # The page cuts what is long: where things are comes first.
+    return f"{told}Report: `report.html`, under Artifacts.\n\n{verdict}"
 
 
 def _write_report(run: PipelineRun, evaluation: Path) -> Path:

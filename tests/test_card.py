@@ -163,7 +163,7 @@ def test_a_decision_replaces_the_last_one_and_nothing_else():
         [1.01],
     ]
     assert compared[1][5] == "worse"
-    assert health[1] == ["share of dead atoms", "0.250", "0.750", "passes"]
+    assert health[1] == ["share of dead atoms", "0.250", "0.75", "passes"]
 
 
 def test_no_card_is_longer_than_mlflow_s_column(tmp_path):

@@ -62,7 +62,7 @@ def _comparisons(decision: Mapping[str, Any]) -> str:
 
 def _health(decision: Mapping[str, Any]) -> str:
     lines = [
-        [_title(c["name"]), number(c["value"]), number(c["limit"]),
+        [_title(c["name"]), number(c["value"]), f"{c['limit']:.4g}",
          "passes" if c["passes"] else "fails"]
         for c in decision["checks"]
     ]  # fmt: skip

@@ -1,16 +1,20 @@
-"""What the Prefect server does by itself: automations, which ``vaesc deploy`` creates or updates.
+"""What the Prefect server does by itself: automations, which ``vaesc deploy`` and ``serve`` keep.
 
-One so far. A flow run whose process is killed says no last word; if its worker is killed with it,
-nobody else says one either, and the run stays "Running" for ever: it holds its deployment's
-concurrency slot, so the schedule stops, silently. A living run sends a heartbeat every thirty
-seconds. Where heartbeats cease and no end is reported, the server is to call the run Crashed.
+Here is how they are kept, and the one that every server has. A flow run whose process is killed
+says no last word; if its worker is killed with it, nobody else says one either, and the run stays
+"Running" for ever: it holds its deployment's concurrency slot, so the schedule stops, silently. A
+living run sends a heartbeat every thirty seconds. Where heartbeats cease and no end is reported,
+the server is to call the run Crashed.
 
-To add another: a function that returns it, named in :func:`automations`.
+To add another: a function that returns it, named in :func:`automations`; its name begins with
+:data:`OURS`. Those that depend on the deployments or on the server's blocks are in
+:mod:`flows.drift_automation` and :mod:`flows.notifications`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +22,7 @@ from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import Automation as Installed
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
@@ -27,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 FLOWS = ("pipeline", "retrain", "claim", "score")
 """The flows that are ours: others on the same server may send heartbeats more rarely, or none."""
+
+OURS = "vaesc: "
+"""How the name of every automation of ours begins, and of nobody else's: others we delete."""
 
 SILENCE = timedelta(seconds=3 * int(ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
 """After how long without a heartbeat a run counts as dead: two may be lost, or late."""
@@ -48,7 +56,7 @@ def crash_zombies(silence: timedelta = SILENCE) -> Automation:
         silence: How long to wait for the next one; Prefect sends them every 30 s at most.
     """
     return Automation(
-        name="vaesc: crash runs whose heartbeats have ceased",
+        name=f"{OURS}crash runs whose heartbeats have ceased",
         description="A killed process cannot end its run; without this it stays Running for ever.",
         trigger=EventTrigger(
             after={_HEARTBEAT},
@@ -73,7 +81,7 @@ def crash_zombies(silence: timedelta = SILENCE) -> Automation:
     )
 
 
-def install(wanted: list[Automation]) -> None:
+def install(wanted: Sequence[Automation]) -> None:
     """Create the automations that the server does not have, and update those that differ.
 
     One that is there and the same is not touched: an update would make the server forget which
@@ -82,6 +90,31 @@ def install(wanted: list[Automation]) -> None:
     with get_client(sync_client=True) as client:
         for each in wanted:
             _install(client, each)
+
+
+def remove_others(
+    wanted: Sequence[Automation], spared: Callable[[Installed], bool] = lambda _: False
+) -> None:
+    """Delete the automations of ours that are not wanted any more.
+
+    Args:
+        wanted: What stays, by name.
+        spared: What stays besides, such as what belongs to somebody else's deployments.
+    """
+    names = {each.name for each in wanted}
+    with get_client(sync_client=True) as client:
+        for each in list(_there(client)):
+            if each.name.startswith(OURS) and each.name not in names and not spared(each):
+                client.delete_automation(each.id)
+                logger.warning("deleted the automation %r, which nothing calls for", each.name)
+
+
+def _there(client: SyncPrefectClient) -> Iterator[Installed]:
+    """Yield every automation on the server, ours or not."""
+    offset = 0
+    while found := client.read_automations(offset=offset):  # as many as the server gives at once
+        yield from found
+        offset += len(found)
 
 
 def _install(client: SyncPrefectClient, wanted: Automation) -> None:

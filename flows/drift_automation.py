@@ -1,22 +1,24 @@
 """What follows from drift: the model is trained again, at most once an hour, and told why.
 
 The event ``vaesc.drift`` comes from :mod:`tasks.score`; that of an older version, scored by hand,
-trains nothing. The reason travels with it: it becomes the
-parameter ``reason`` of the run that it starts.
+trains nothing. The reason travels with it: it becomes the parameter ``reason`` of the run that it
+starts. A model has one such automation, whichever deployment it runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.events.actions import RunDeployment
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
-from tasks.score import EVENT, IS_CHAMPION
+from tasks.events import DRIFT, resource_of
+from tasks.score import IS_CHAMPION
 from vaesc.errors import ConfigError
 
 
@@ -45,12 +47,12 @@ def drift_automation(
             ) from error
     reason = {"__prefect_kind": "jinja", "template": "{{ event.payload.reason }}"}
     return Automation(
-        name=f"vaesc: drift of {model} -> {deployment}",
+        name=f"vaesc: drift of {model}",
         description=f"A batch that has drifted from what {model} is made for runs {deployment}.",
         trigger=EventTrigger(
-            expect={EVENT},
+            expect={DRIFT},
             match=ResourceSpecification(
-                {"prefect.resource.id": f"vaesc.model.{model}", IS_CHAMPION: ["yes", "unknown"]}
+                {"prefect.resource.id": resource_of(model), IS_CHAMPION: ["yes", "unknown"]}
             ),
             posture=Posture.Reactive,
             threshold=1,
@@ -65,3 +67,34 @@ def drift_automation(
             )
         ],
     )
+
+
+def is_anothers(
+    automation: AutomationCore, *, models: Mapping[str, str], deployments: Collection[str]
+) -> bool:
+    """Tell whether an automation is the drift automation of another file than the one deployed.
+
+    Several files may be deployed to one server, each with models of its own.
+
+    Args:
+        automation: One on the server that the file does not call for.
+        models: What the file retrains, by registered model.
+        deployments: What the file has deployed, ``flow/deployment``.
+
+    Returns:
+        True if it runs a deployment that is there and not the file's, for a model not the file's.
+    """
+    runs = [a.deployment_id for a in automation.actions if isinstance(a, RunDeployment)]
+    trigger = automation.trigger
+    if not runs or runs[0] is None or not isinstance(trigger, EventTrigger):
+        return False
+    watched = trigger.match.get("prefect.resource.id") or []
+    if any(resource_of(model) in watched for model in models):
+        return False
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment(runs[0])
+            flow = client.read_flow(found.flow_id)
+        except ObjectNotFound:
+            return False
+    return f"{flow.name}/{found.name}" not in deployments

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.workers.process import ProcessWorker
 
-from flows.automations import automations, install
-from flows.drift_automation import drift_automation
+from flows.automations import automations, install, remove_others
+from flows.drift_automation import drift_automation, is_anothers
+from flows.notifications import notifications
 from tasks.server import ENVIRONMENT
 from vaesc.config import PipelineConfig
 from vaesc.config_files import load_config
@@ -149,7 +151,7 @@ def serve(file: Path) -> None:
     deployments = [runner_deployment(entry) for entry in entries]
     for deployment in deployments:
         deployment.apply()  # an automation names what it runs by the server's id
-    _install(retrained)
+    keep_automations(entries, retrained)
     prefect_serve(*deployments, pause_on_shutdown=True, limit=1)
 
 
@@ -166,24 +168,37 @@ def deploy(file: Path) -> None:
     for pool in sorted({entry["work_pool"]["name"] for entry in entries}):
         _work_pool(pool)
     _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file))
-    _install(retrained)
+    keep_automations(entries, retrained)
     logger.warning("start a worker with: prefect worker start --pool %s", pool)
 
 
 def retrained_on_drift(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return which deployment, ``flow/name``, a drift of each registered model runs.
 
-    It is the first that retrains the model: two would train the same thing at once.
+    It is the first that retrains the model: two would train the same thing at once. One whose
+    settings are in a file of another machine is left out, with a warning.
 
     Raises:
         ConfigError: The settings of a deployment cannot be read.
     """
     found: dict[str, str] = {}
     for entry in entries:
-        if entry["entrypoint"] == RETRAIN:
-            model = _settings_of(entry).registry.model_name
-            found.setdefault(model, f"retrain/{entry['name']}")
+        if entry["entrypoint"] != RETRAIN:
+            continue
+        if file := _absent_file(entry):
+            logger.warning(
+                "deployment %s: no drift starts it, since its config_file %s, which may name its "
+                "model, is not on this machine", entry["name"], file,
+            )  # fmt: skip
+            continue
+        found.setdefault(_settings_of(entry).registry.model_name, f"retrain/{entry['name']}")
     return found
+
+
+def _absent_file(entry: Mapping[str, Any]) -> str | None:
+    """Return the file that a deployment's settings are in, if it is not here to be read."""
+    file = (entry.get("parameters") or {}).get("config_file")
+    return str(file) if file and not Path(file).is_file() else None
 
 
 def _settings_of(entry: Mapping[str, Any]) -> PipelineConfig:
@@ -205,10 +220,22 @@ def _settings_of(entry: Mapping[str, Any]) -> PipelineConfig:
         raise ConfigError(f"deployment {entry['name']}: {error}") from error
 
 
-def _install(retrained: Mapping[str, str]) -> None:
-    """Tell the server what it is to do by itself; the deployments are there by now."""
-    install(automations())
-    install([drift_automation(name, model=model) for model, name in retrained.items()])
+def keep_automations(entries: Sequence[Mapping[str, Any]], retrained: Mapping[str, str]) -> None:
+    """Create, update and delete automations, so that they are those of these deployments.
+
+    Args:
+        entries: Every deployment of a file; they must be on the server already.
+        retrained: What :func:`retrained_on_drift` says of them.
+
+    Raises:
+        ConfigError: A deployment is not there, or the webhook's address is none.
+    """
+    on_drift = [drift_automation(name, model=model) for model, name in retrained.items()]
+    wanted = [*automations(), *on_drift, *notifications()]
+    install(wanted)
+    # What another machine has said of a file that is not here stands, too.
+    read = {f"retrain/{e['name']}" for e in entries if not _absent_file(e)}
+    remove_others(wanted, partial(is_anothers, models=retrained, deployments=read))
 
 
 def _work_pool(name: str) -> None:

@@ -16,7 +16,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.tasks import exponential_backoff
 
-from tasks import logs
+from tasks import events, logs
 from tasks.publish import in_prefect
 from tasks.step import may_pass
 from vaesc.config import PipelineConfig
@@ -76,6 +76,7 @@ def gate(
         decision = decisions.record(tracking, weighed, run_id, tags={RETRAIN_TAG: key})
         _show_in_prefect(decision)
         if decision["outcome"] == "rejected":
+            _announce(events.REJECTED, decision, run_id)
             return decision
         if against is None:
             freezing.freeze_first(tracking, version, name)
@@ -88,6 +89,7 @@ def gate(
         except promotion.StaleError as error:
             logger.warning("%s", error)
             continue
+        _announce(events.PROMOTED, decision, run_id)
         return decision
     raise promotion.StaleError(
         f"the champion of {name!r} changed {_TRIES} times while version {version} was compared "
@@ -104,6 +106,12 @@ def _standing(tracking: Tracking, name: str, version: int) -> dict[str, Any]:
         "model": name, "candidate": version, "champion": version, "comparisons": [], "checks": [],
         "atoms": None, **known, "outcome": "nothing new", "reason": reason,
     }  # fmt: skip
+
+
+def _announce(event: str, decision: dict[str, Any], run_id: str) -> None:
+    """Tell Prefect what was decided; `flows.notifications` tells people of a rejection."""
+    said = {name: decision[name] for name in ("outcome", "reason", "candidate", "champion")}
+    events.send(event, decision["model"], {**said, "run_id": run_id})
 
 
 def _show_in_prefect(decision: dict[str, Any]) -> None:

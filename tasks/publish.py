@@ -36,6 +36,9 @@ from vaesc.store import MANIFEST
 
 logger = logging.getLogger(__name__)
 
+NOTE_TAG = "mlflow.note.content"
+"""Tag that MLflow shows as a run's description, in Markdown."""
+
 
 def publish(run: PipelineRun) -> dict[str, Any]:
     """Write the report, fill the MLflow run and Prefect's UI, and return the run's summary.
@@ -49,6 +52,7 @@ def publish(run: PipelineRun) -> dict[str, Any]:
     run.tracking.log_artifacts(run.run_id, evaluation, "evaluation")
     run.tracking.log_artifacts(run.run_id, report)
     run.tracking.log_json(run.run_id, _manifests(run), MANIFESTS)
+    run.tracking.set_tags(run.run_id, {NOTE_TAG: _note(run, evaluation)})
     summary = _summary(run, report)
     _show_in_prefect(run, evaluation, report)
     return summary
@@ -61,6 +65,15 @@ def _manifests(run: PipelineRun) -> dict[str, Any]:
         for step, record in run.records.items()
         if not isinstance(record, ModelVersion)
     }
+
+
+def _note(run: PipelineRun, evaluation: Path) -> str:
+    """Say on the run's page in MLflow what came out of it, and where the rest is."""
+    verdict = json.loads((evaluation / "results.json").read_text())["verdict"]
+    model = run.records.get("register")
+    told = f"Model: {model.uri}. " if isinstance(model, ModelVersion) else ""
+    # The page cuts what is long: where things are comes first.
+    return f"{told}Report: `report.html`, under Artifacts.\n\n{verdict}"
 
 
 def _write_report(run: PipelineRun, evaluation: Path) -> Path:
@@ -125,11 +138,23 @@ def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
             key="vaesc-results",
             description="Test MSE by method and sparsity",
         )
-        link = run.tracking.run_url(run.run_id) or report.as_uri()
-        create_link_artifact(link, link_text=f"MLflow run {run.run_id}", key="vaesc-mlflow-run")
+        _link_in_prefect(run, report)
         create_image_artifact(
             f"data:image/png;base64,{curve}", key="vaesc-curve", description="MSE against k"
         )
+
+
+def _link_in_prefect(run: PipelineRun, report: Path) -> None:
+    """Say where run and report are: a link if a server shows them; browsers follow no file's."""
+    key, about = "vaesc-mlflow-run", "Where the MLflow run and the report are"
+    link = run.tracking.run_url(run.run_id)
+    if link:
+        create_link_artifact(
+            link, link_text=f"MLflow run {run.run_id}", key=key, description=about
+        )
+    else:
+        words = f"MLflow run `{run.run_id}` (`make ui` shows it)\n\nReport: `{report}`"
+        create_markdown_artifact(words, key=key, description=about)
 
 
 @contextmanager

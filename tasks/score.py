@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
-from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
 
+from tasks import events
 from tasks.logs import ProgressReporter
 from tasks.publish import in_prefect
 from tasks.tracking import StepRun, end_badly, flow_run_id
@@ -36,12 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVENT = "vaesc.drift"
 IS_CHAMPION = "vaesc.is-champion"
 """Label of the event: ``yes`` if the version that was scored with is the champion, ``no`` if not,
 ``unknown`` if the registry does not say now."""
-
-_SEND_SECONDS = 30.0
 
 
 @task(name="score", persist_result=False, cache_policy=NO_CACHE, timeout_seconds=24 * 3600)
@@ -169,15 +165,10 @@ def announce(summary: Mapping[str, Any]) -> bool:
         Whether the event was sent; a warning says so if not: the scores are safe all the same.
     """
     version, drift = summary["version"], summary["drift"]
-    emitted = emit_event(
-        EVENT,
-        resource={
-            "prefect.resource.id": f"vaesc.model.{version['name']}",
-            "prefect.resource.name": version["name"],
-            "vaesc.version": str(version["version"]),
-            IS_CHAMPION: _is_champion(version),
-        },
-        payload={
+    return events.send(
+        events.DRIFT,
+        version["name"],
+        {
             "reason": drift["reason"],
             "n_images": summary["n_images"],
             "statistics": drift["statistics"],
@@ -186,12 +177,11 @@ def announce(summary: Mapping[str, Any]) -> bool:
             "images": summary["images"],
             "scores": summary["out"],
         },
+        {
+            "vaesc.version": str(version["version"]),
+            IS_CHAMPION: _is_champion(version),
+        },
     )
-    done: Any = EventsWorker.drain_all(timeout=_SEND_SECONDS, at_exit=False)
-    sent = emitted is not None and not done.not_done
-    if not sent:
-        logger.warning("the batch has drifted, but Prefect could not be told")
-    return sent
 
 
 def _is_champion(version: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 EXECUTABLE = next(
@@ -14,7 +15,8 @@ EXECUTABLE = next(
 _FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--mute-audio",
     "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # a page that loads anything fails loudly
+    # A page that loads anything from elsewhere fails loudly.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 
 
@@ -72,8 +74,8 @@ class Browser:
         message, self.rest = self.rest.split(b"\0", 1)
         return json.loads(message)
 
-    def open(self, path, *, width=1280, height=900, dark=False, scale=1):
-        """Show a file and wait until it is loaded."""
+    def open(self, place, *, width=1280, height=900, dark=False, scale=1):
+        """Show a file, or an address, and wait until it is loaded."""
         self.events.clear()
         self(
             "Emulation.setDeviceMetricsOverride", width=width, height=height,
@@ -81,9 +83,27 @@ class Browser:
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
-        self("Page.navigate", url=Path(path).resolve().as_uri())
+        if str(place).startswith("http:"):
+            # From one place to another of one page nothing is loaded, and nothing would be heard.
+            self._go("about:blank")
+            self.events.clear()
+            self._go(str(place))
+        else:
+            self._go(Path(place).resolve().as_uri())
+
+    def _go(self, url):
+        self("Page.navigate", url=url)
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._hear())
+
+    def wait(self, expression, seconds=60):
+        """Wait until a JavaScript expression is true in the page, which fetches what it shows."""
+        deadline = time.monotonic() + seconds
+        while not (found := self.value(expression)):
+            text = self.value("document.body.innerText")
+            assert time.monotonic() < deadline, f"{expression} is not true of:\n{text}"
+            time.sleep(0.2)
+        return found
 
     def value(self, expression):
         """Return what a JavaScript expression gives in the page."""

@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from vaesc.store import read_artifact
@@ -80,3 +84,27 @@ def stop_server(project):
     command = [sys.executable, "-m", "tasks.server", "stop"]
     root = Path(__file__).parents[1]
     subprocess.run(command, env=project.env, cwd=root, check=True, capture_output=True)
+
+
+@contextmanager
+def both_pages(project):
+    """Start what ``make ui`` starts; give the addresses of Prefect's and of MLflow's pages."""
+    root, log = Path(__file__).parents[1], project.home / "ui.log"
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.ui"], env=project.env, cwd=root, stdout=said,
+            stderr=said, start_new_session=True,
+        )  # fmt: skip
+    deadline, told = time.monotonic() + 120, ""
+    try:
+        while "startup complete" not in told:
+            assert process.poll() is None, told
+            assert time.monotonic() < deadline, told
+            time.sleep(0.5)
+            told = log.read_text()
+        yield tuple(
+            re.search(rf"{name} +(http://[\w.:]+)", told)[1] for name in ("Prefect", "MLflow")
+        )
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)

@@ -93,13 +93,29 @@ def test_a_drift_of_each_model_runs_the_first_deployment_that_retrains_it(monkey
         retrained_on_drift([{**entry("bad"), "parameters": {"preset": "nosuch"}}])
 
 
+def test_settings_in_a_file_of_another_machine_are_left_out_with_a_warning(tmp_path, caplog):
+    from flows.serve import RETRAIN, retrained_on_drift
+
+    (tmp_path / "here.toml").write_text('[registry]\nmodel_name = "letters"\n')
+    entries = [
+        {"name": name, "entrypoint": RETRAIN, "parameters": {"config_file": str(tmp_path / file)}}
+        for name, file in (("there", "there.toml"), ("here", "here.toml"))
+    ]
+    assert retrained_on_drift(entries) == {"letters": "retrain/here"}
+    (warning,) = caplog.messages
+    assert warning.startswith("deployment there: no drift starts it, since its config_file")
+    assert "there.toml" in warning
+
+
 def test_the_automations_know_every_flow():
     from flows.automations import FLOWS
+    from flows.notifications import WATCHED
 
     sources = [path.read_text() for path in (ROOT / "flows").glob("*.py")]
     named = [re.findall(r'@flow\(\s*name="(\w+)"', source) for source in sources]
     assert sorted(FLOWS) == sorted(name for names in named for name in names)
     assert sum(len(re.findall(r"^@flow", source, re.M)) for source in sources) == len(FLOWS)
+    assert {*WATCHED} == {*FLOWS} - {"pipeline"}
 
 
 def test_a_run_is_given_three_heartbeats_time():

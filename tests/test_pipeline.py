@@ -5,6 +5,7 @@ and break things.
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from project import STEPS, Project, artifacts, states, stop_server
+from chromium import EXECUTABLE, Browser
+from project import STEPS, Project, artifacts, both_pages, states, stop_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
 
@@ -190,6 +192,42 @@ print(json.dumps(sorted([run.name.rsplit("-", 1)[0], run.state_name] for run in 
 """
     found = json.loads(project.python(program))
     assert found == sorted([step, "Cached"] for step in STEPS)
+
+
+THEIRS = ("favicon.ico", "undefined.svg", "users/current")
+"""What the UIs themselves ask their own servers for in vain."""
+
+
+def shown(browser, address, *words):
+    """Open a page, wait until it shows every word, and return what its console held against us."""
+    browser.open(address, height=2000)
+    for word in words:
+        browser.wait(f"document.body.innerText.includes({json.dumps(word)})", 90)
+    entries = [e["params"].get("entry", e["params"]) for e in browser.complaints()[0]]
+    return [
+        e for e in entries
+        if e.get("level", e.get("type")) in ("error", None)
+        and not any(each in e.get("url", "") for each in THEIRS)
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    EXECUTABLE is None and os.environ.get("VAESC_REQUIRE_BROWSER") != "1",
+    reason="there is no Chromium here",
+)
+def test_both_uis_show_the_run_in_a_browser(project, first):
+    run, flow = first["run_id"], first["flow_run_id"]
+    card = json.loads(project.vaesc("models", "show", "1", "--json").stdout)["description"]
+    heads = [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")]
+    with both_pages(project) as (prefect, mlflow), Browser() as browser:
+        assert shown(browser, f"{mlflow}/#/models/vaesc/versions/1", "vaesc, version 1", *heads,
+                     "load_model(\"models:/vaesc/1\")") == []  # fmt: skip
+        tables = "[...document.querySelectorAll('table')].map(t => t.innerText).join()"
+        assert "pixel dictionary, same K and k" in browser.value(tables)
+        page = f"{mlflow}/#/experiments/1/runs/{run}"
+        assert shown(browser, page, "Child runs", *STEPS, "report.html") == []
+        page = f"{prefect}/runs/flow-run/{flow}"
+        assert shown(browser, page, "Completed", "7 Task runs", *STEPS) == []
 
 
 def test_a_changed_sparsity_reuses_the_vae_and_the_latents(project, first):

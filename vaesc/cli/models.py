@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from vaesc.cli import outside, promotion
@@ -61,6 +62,9 @@ def show_version(options: argparse.Namespace) -> int:
             print(f"{key}:")
             for name in sorted(value):
                 print(f"  {name:<36}{_cell(value[name])}")
+        elif "\n" in str(value):
+            shown = str(value).replace("&emsp;", "")  # MLflow's page needs it, a terminal does not
+            print(f"{key}:\n{textwrap.indent(shown, '  ')}")
         else:
             print(f"{key:<16}{_cell(value)}")
     return 0

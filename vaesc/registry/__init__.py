@@ -16,6 +16,7 @@ tracking URI, nor on autologging.
 :mod:`.bundling`                the steps' artifacts, put together as one bundle
 :mod:`.registration`            a bundle becomes one loadable version of the registered model
 :mod:`.packing`                 what a version consists of
+:mod:`.card`                    its description: the model card, written from the run's numbers
 :mod:`.model_definition`        the pyfunc model as code: what MLflow's own tools load and serve
 :mod:`.files`                   a version's files, fetched and checked
 :mod:`.lookup`                  from "champion" to one version; lists of what there is

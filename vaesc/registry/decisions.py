@@ -9,6 +9,7 @@ from typing import Any
 from vaesc.config import home
 from vaesc.registry import candidates
 from vaesc.registry.candidates import Weighed
+from vaesc.registry.card_decision import with_decision
 from vaesc.registry.files import shown_version
 from vaesc.registry.lookup import ATOMS_TAG, DECISION_TAG
 from vaesc.registry.tracking import Tracking
@@ -67,3 +68,7 @@ def _tag(
     with tracking.explained(f"keep the decision on {shown_version(version)}"):
         for key, value in every.items():
             tracking.client.set_model_version_tag(version.name, str(version.version), key, value)
+        # Asked again: whoever reads the card may have written in it meanwhile.
+        now = tracking.client.get_model_version(version.name, str(version.version))
+        card = with_decision(now.description or "", decision)
+        tracking.client.update_model_version(version.name, str(version.version), card)

@@ -102,15 +102,6 @@ def _pins() -> list[str]:
     ]
 
 
-def description(model: SparseVAE) -> str:
-    """Say in a sentence what the model does, from its numbers."""
-    size = "x".join(map(str, model.shape))
-    return (
-        f"Sparse codes of {size} images: {model.n_atoms} atoms, {model.n_nonzero_coefs} for each "
-        f"image, over {model.latent_dim} latent dimensions of a VAE."
-    )
-
-
 def example_images(given: Images | None, records: Mapping[str, Record]) -> Images | None:
     """Return a few images in the dataset's own range; None if there are none to be had."""
     dataset = next((r for r in records.values() if isinstance(r, Dataset)), None)

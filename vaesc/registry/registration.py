@@ -11,6 +11,7 @@ that replaces a damaged one of the same model takes over its aliases.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
@@ -25,9 +26,19 @@ import vaesc
 from vaesc.config import home
 from vaesc.errors import RegistryError
 from vaesc.records import Dataset, ModelVersion, Record
+from vaesc.registry.card import model_card, opening
+from vaesc.registry.card_facts import Facts, facts_of
 from vaesc.registry.entries import user_name
 from vaesc.registry.failures import AbsentError, UnreachableError
-from vaesc.registry.files import BUNDLE, DIGEST_TAG, fault, fetched, model_digest, seems_whole
+from vaesc.registry.files import (
+    BUNDLE,
+    DIGEST_TAG,
+    fault,
+    fetched,
+    model_digest,
+    seems_whole,
+    shown_version,
+)
 from vaesc.registry.history import (
     CHALLENGER,
     CHAMPION,
@@ -39,9 +50,9 @@ from vaesc.registry.history import (
 )
 from vaesc.registry.lookup import METRICS_TAG, aliases_of, find_versions
 from vaesc.registry.mutex import promoting
-from vaesc.registry.packing import Images, description, example_images, pack, ramp
+from vaesc.registry.packing import Images, example_images, pack, ramp
 from vaesc.registry.system import git_tags
-from vaesc.registry.tracking import Tracking, connect
+from vaesc.registry.tracking import PARENT_TAG, Tracking, connect
 from vaesc.scratch import scratch
 
 if TYPE_CHECKING:
@@ -100,7 +111,8 @@ def register(
         found = next((v for v in same if _is_whole(tracking, v, digest)), None)
         if found is None:
             every = {**_version_tags(records or {}, metrics or {}), **(tags or {})}
-            draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest})
+            facts = facts_of(records or {})
+            draft = _Draft(tracking, name, run_id, {**every, DIGEST_TAG: digest}, facts)
             found = draft.register(bundle, metrics or {}, example_images(example, records or {}))
         number = int(found.version)
         _set_aliases(tracking, name, number, {int(v.version) for v in same} - {number}, candidate)
@@ -132,10 +144,23 @@ class _Draft:
     """One attempt at a version: a logged model that is checked before it gets a number."""
 
     def __init__(
-        self, tracking: Tracking, name: str, run_id: str, tags: Mapping[str, str]
+        self,
+        tracking: Tracking,
+        name: str,
+        run_id: str,
+        tags: Mapping[str, str],
+        facts: Facts | None = None,
     ) -> None:
         self.tracking, self.client = tracking, tracking.client
+        self.facts = facts or facts_of({})
         self.name, self.run_id, self.tags = name, run_id, dict(tags)
+
+    @functools.cached_property
+    def parent(self) -> str:
+        """Id of the run that the registering one is nested in: its page is the one people open."""
+        with self.tracking.explained(f"look up run {self.run_id}"):
+            tags = self.client.get_run(self.run_id).data.tags
+        return str(tags.get(PARENT_TAG, ""))
 
     def register(
         self, bundle: Path, metrics: Mapping[str, float], example: Images | None
@@ -154,7 +179,8 @@ class _Draft:
             raise
         self._close(logged, "READY")
         self._log_metrics(logged, metrics)
-        return self._create_version(logged, description(model))
+        found = self._create_version(logged, opening(model))
+        return self._describe(found, model)
 
     def _open(self) -> LoggedModel:
         with self.tracking.explained("log a model"):
@@ -208,7 +234,8 @@ class _Draft:
         from mlflow.entities import LoggedModelOutput
 
         with self.tracking.explained(f"link model {self.name!r} with run {self.run_id}"):
-            self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            for run_id in filter(None, (self.run_id, self.parent)):
+                self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self.tracking.log_metrics(self.run_id, metrics, model_id=logged.model_id)
 
     def _create_version(self, logged: LoggedModel, description: str) -> MlflowVersion:
@@ -224,6 +251,12 @@ class _Draft:
                 self.name, logged.artifact_location, self.run_id, tags=self.tags,
                 description=description, model_id=logged.model_id,
             )  # fmt: skip
+
+    def _describe(self, found: MlflowVersion, model: SparseVAE) -> MlflowVersion:
+        """Give a version its card, which names the number that it has only now."""
+        with self.tracking.explained(f"describe {shown_version(found)}"):
+            card = model_card(model, self.facts, shown_version(found), self.parent)
+            return self.client.update_model_version(found.name, str(found.version), card)
 
 
 def _is_whole(tracking: Tracking, found: MlflowVersion, digest: str) -> bool:

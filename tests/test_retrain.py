@@ -8,6 +8,8 @@ import pytest
 from card_reader import numbers, section, tables
 from project import Project, stop_server
 
+pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
+
 QUICK = """
 [dataset]
 source = "arrays"

@@ -320,6 +320,39 @@ def test_another_split_is_frozen_by_hand_only_and_what_it_rejected_is_asked_anew
     assert judged["n_images"] > 1.5 * first["n_images"]
 
 
+def test_the_card_of_a_version_tells_the_run_s_own_numbers_and_the_decision(project, story):
+    # Before the next test promotes that version by force, which its card would tell.
+    found = story["worse"]
+    shown = show(project, found["candidate"])
+    card = shown["description"]
+    digest = next(s for s in found["run"]["steps"] if s["name"] == "evaluate")["digest"]
+    folder = project.home / "store" / "evaluation" / digest[:2] / digest
+    results = json.loads((folder / "results.json").read_text())
+    k = results["n_nonzero_coefs"]
+    own = results["levels"].index(k)
+    main, claims = tables(section(card, "Metrics"))
+    for cell, name in zip(main[1][1:], (results["claimant"], "pixel"), strict=True):
+        method = results["methods"][name]
+        expected = [method[key][own] for key in ("mse", "low", "high")]
+        assert numbers(cell) == pytest.approx(expected, rel=6e-3)
+    assert numbers(main[1][1])[0] == pytest.approx(
+        found["run"]["metrics"][f"test/mse_k{k}"], rel=6e-3
+    )
+    for row, claim in zip(claims[1:], results["claim"], strict=True):
+        expected = [claim["ratio"], claim["low"], claim["high"]]
+        assert numbers(row[1]) == pytest.approx(expected, rel=6e-3)
+    assert f"MLflow run `{found['run']['run_id']}`" in card
+    assert f"dataset digest: `{shown['tags']['vaesc.digest.ingest']}`" in card
+    assert str(project.home) not in card
+    told = section(card, "Decision")
+    assert told.startswith(f"**rejected**, compared with version {found['champion']}")
+    compared, health = tables(told)
+    for row, c in zip(compared[1:], found["comparisons"], strict=True):
+        expected = [c["ratio"], c["low"], c["high"]]
+        assert numbers(row[3]) == pytest.approx(expected, rel=6e-3)
+    assert len(health) == 1 + len(found["checks"])
+
+
 def test_compare_promote_and_rollback_from_the_command_line(project, story):
     worse = story["worse"]["candidate"]
     done = project.vaesc("models", "compare", str(worse))
@@ -351,35 +384,3 @@ def test_the_decision_is_in_the_run_with_its_page(project, story):
     word, ratio = project.python(program).split()
     assert word == "promoted"
     assert float(ratio) < 1
-
-
-def test_the_card_of_a_version_tells_the_run_s_own_numbers_and_the_decision(project, story):
-    found = story["worse"]
-    shown = show(project, found["candidate"])
-    card = shown["description"]
-    digest = next(s for s in found["run"]["steps"] if s["name"] == "evaluate")["digest"]
-    folder = project.home / "store" / "evaluation" / digest[:2] / digest
-    results = json.loads((folder / "results.json").read_text())
-    k = results["n_nonzero_coefs"]
-    own = results["levels"].index(k)
-    main, claims = tables(section(card, "Metrics"))
-    for cell, name in zip(main[1][1:], (results["claimant"], "pixel"), strict=True):
-        method = results["methods"][name]
-        expected = [method[key][own] for key in ("mse", "low", "high")]
-        assert numbers(cell) == pytest.approx(expected, rel=6e-3)
-    assert numbers(main[1][1])[0] == pytest.approx(
-        found["run"]["metrics"][f"test/mse_k{k}"], rel=6e-3
-    )
-    for row, claim in zip(claims[1:], results["claim"], strict=True):
-        expected = [claim["ratio"], claim["low"], claim["high"]]
-        assert numbers(row[1]) == pytest.approx(expected, rel=6e-3)
-    assert f"MLflow run `{found['run']['run_id']}`" in card
-    assert f"dataset digest: `{shown['tags']['vaesc.digest.ingest']}`" in card
-    assert str(project.home) not in card
-    told = section(card, "Decision")
-    assert told.startswith(f"**rejected**, compared with version {found['champion']}")
-    compared, health = tables(told)
-    for row, c in zip(compared[1:], found["comparisons"], strict=True):
-        expected = [c["ratio"], c["low"], c["high"]]
-        assert numbers(row[3]) == pytest.approx(expected, rel=6e-3)
-    assert len(health) == 1 + len(found["checks"])

@@ -76,5 +76,5 @@ class Damage:
         trial = Trial(Injection(way, Point("file", str(name))), step)
         WAYS[way](self._lane.home / name)
         finished = self._lane.look().contents()  # without what is damaged now
-        recover(self._lane, trial, self._truth, finished)
+        recover(self._lane, trial, self._truth, finished, damaged=step == "register")
         return trial

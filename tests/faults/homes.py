@@ -14,6 +14,7 @@ from typing import Any
 from vaesc.registry.files import fault
 from vaesc.store import DamagedError, Store, read_artifact
 
+VERSION = "model version"
 _PASSING = ("tmp", "part")
 _LOCKS = "SELECT name FROM registered_models WHERE name LIKE '%.promotion%'"
 _RUNNING = "SELECT run_uuid FROM runs WHERE status IN ('RUNNING', 'SCHEDULED')"
@@ -51,13 +52,14 @@ class Home:
         return found
 
     def models(self) -> dict[str, str]:
-        """Return the digest of every registered version; note those whose files are not whole."""
+        """Return the digest of every version whose files are whole; note those that are not."""
         found = {}
         for version, place, digest in self._rows(_VERSIONS):
             bundle = self._folder(str(place)) / "artifacts" / "bundle"
             if wrong := fault(bundle, digest):
-                self.partial.append(f"model version {version}: {wrong}")
-            found[str(version)] = str(digest)
+                self.partial.append(f"{VERSION} {version}: {wrong}")
+            else:
+                found[str(version)] = str(digest)
         return found
 
     def _folder(self, place: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.faults.homes import VERSION
 from tests.faults.injector import Injection
 from tests.faults.lane import Lane, Run
 
@@ -72,8 +73,12 @@ def recover(
     truth: Truth,
     finished: dict[str, str],
     environment: dict[str, str] | None = None,
+    damaged: bool = False,
 ) -> None:
-    """Run again, undisturbed, and hold what is there against the truth."""
+    """Run again, undisturbed, and hold what is there against the truth.
+
+    `damaged` says that files of a registered version were damaged on purpose.
+    """
     again = lane.run_anew(environment) if environment else lane.run()
     trial.seconds = again.seconds
     if again.code:
@@ -86,11 +91,13 @@ def recover(
     after = lane.look()
     if after.contents() != truth.contents:
         trial.wrong.append("the digests are not those of an undisturbed run")
-    if after.models() != truth.models:
+    if list(after.models().values()) != list(truth.models.values()):
         trial.wrong.append(f"registered: {after.models()}, expected {truth.models}")
     if again.summary["model"]["aliases"] != ["champion"]:
         trial.wrong.append(f"aliases: {again.summary['model']['aliases']}")
-    trial.wrong += after.partial
+    # A damaged version stays, as evidence; another takes its place.
+    kept = VERSION if damaged else "nothing"
+    trial.wrong += [what for what in after.partial if not what.startswith(kept)]
     trial.wrong += [f"left behind: {what}" for what in after.leftovers()]
 
 

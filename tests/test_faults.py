@@ -14,7 +14,6 @@ from tests.faults.trial import attempt
 pytestmark = [
     pytest.mark.slow, pytest.mark.service, pytest.mark.faults, pytest.mark.timeout(900),
 ]  # fmt: skip
-FEW = 8
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,14 @@ def test_a_run_passes_points_in_every_step(worker):
 
 
 def test_whatever_breaks_the_next_run_completes_with_the_same_bytes(worker):
-    chosen = sample(catalogue(worker.points), FEW)
-    assert len({injection.fault for injection, _ in chosen}) >= 5
-    trials = [attempt(worker.lane, *each, worker.truth) for each in chosen]
+    planned = catalogue(worker.points)
+    one_of_each = {
+        injection.fault: (injection, step) for injection, step in sample(planned, 10**6)
+    }
+    # Which words a library has for it is open yet: docs/faults.md.
+    del one_of_each["out of memory"]
+    assert len(one_of_each) == 8
+    trials = [attempt(worker.lane, *each, worker.truth) for each in one_of_each.values()]
     assert [trial.to_json() for trial in trials if not trial.survived] == []
 
 

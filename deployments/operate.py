@@ -156,10 +156,10 @@ class Operation:
         """Return why a version was trained, as its run has kept it; empty: by schedule."""
         program = (
             "from vaesc.registry import connect, show_model\n"
-            f"run = connect().client.get_run(show_model({version})['run_id'])\n"
+            "client = connect().client\n"
+            f"run = client.get_run(show_model({version})['run_id'])\n"
             "parent = run.data.tags.get('mlflow.parentRunId', run.info.run_id)\n"
-            "tags = connect().client.get_run(parent).data.tags\n"
-            "print(tags.get('vaesc.retrain_reason', ''))"
+            "print(client.get_run(parent).data.tags.get('vaesc.retrain_reason', ''))"
         )
         return self.run_program(program).strip()
 

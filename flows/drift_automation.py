@@ -17,6 +17,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
+from flows.automations import OURS
 from tasks.events import DRIFT, resource_of
 from tasks.score import IS_CHAMPION
 from vaesc.errors import ConfigError
@@ -47,7 +48,7 @@ def drift_automation(
             ) from error
     reason = {"__prefect_kind": "jinja", "template": "{{ event.payload.reason }}"}
     return Automation(
-        name=f"vaesc: drift of {model}",
+        name=f"{OURS}drift of {model}",
         description=f"A batch that has drifted from what {model} is made for runs {deployment}.",
         trigger=EventTrigger(
             expect={DRIFT},

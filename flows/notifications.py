@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
+from flows.automations import OURS
 from tasks.events import REJECTED, resource_of
 from vaesc.errors import ConfigError
 
@@ -88,13 +89,13 @@ def notifications() -> list[Automation]:
             return []
     return [
         Automation(
-            name="vaesc: tell of failed runs",
+            name=f"{OURS}tell of failed runs",
             description=f"Calls the webhook {BLOCK} when a run of ours fails, crashes, times out.",
             trigger=_failure(),
             actions=[_call(block.id, _FAILED)],
         ),
         Automation(
-            name="vaesc: tell of rejected models",
+            name=f"{OURS}tell of rejected models",
             description=f"Calls the webhook {BLOCK} when the gate rejects a candidate.",
             trigger=EventTrigger(
                 expect={REJECTED},

@@ -15,13 +15,13 @@ from pathlib import Path
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed
 
 from tasks.tracking import flow_run_id
 from vaesc.config import home
-from vaesc.scratch import is_abandoned, own_name, sweep
+from vaesc.scratch import is_abandoned, own_name
 
 logger = logging.getLogger(__name__)
 
@@ -49,30 +49,33 @@ def on_record() -> Iterator[None]:
 def end_runs_of_the_dead() -> list[str]:
     """Call Crashed what dead processes of this machine left Running, and return those runs."""
     notes = [path for path in sorted(_folder().glob("*.*.*")) if is_abandoned(path)]
+    if not notes:
+        return []
     ended = []
     try:
-        for note in notes:
-            run = note.name.partition(".")[0]
-            if _crash(run):
-                ended.append(run)
-    except (PrefectException, httpx.HTTPError) as error:
+        with get_client(sync_client=True) as client:
+            for note in notes:
+                run = note.name.partition(".")[0]
+                if _crash(client, run):
+                    ended.append(run)
+                note.unlink(missing_ok=True)
+    except (PrefectException, httpx.HTTPError) as error:  # the other notes wait for the next run
         logger.warning("runs of dead processes may still be shown as running: %s", error)
-        return ended  # their notes stay, for the next run to try
-    sweep(_folder())
+    except OSError as error:
+        logger.warning("a note of a dead process stays in %s (%s)", _folder(), error.strerror)
     if ended:
         logger.info("marked %d flow runs of dead processes as crashed", len(ended))
     return ended
 
 
-def _crash(run: str) -> bool:
-    with get_client(sync_client=True) as client:
-        try:
-            found = client.read_flow_run(UUID(run))
-        except (ObjectNotFound, ValueError):
-            return False  # of another server, or deleted
-        if found.state is not None and found.state.is_final():
-            return False
-        client.set_flow_run_state(found.id, Crashed(message="its process was killed"), force=True)
+def _crash(client: SyncPrefectClient, run: str) -> bool:
+    try:
+        found = client.read_flow_run(UUID(run))
+    except (ObjectNotFound, ValueError):
+        return False  # of another server, or deleted
+    if found.state is not None and found.state.is_final():
+        return False
+    client.set_flow_run_state(found.id, Crashed(message="its process was killed"), force=True)
     return True
 
 

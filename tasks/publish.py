@@ -11,7 +11,7 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,15 @@ def publish(run: PipelineRun) -> dict[str, Any]:
         The object that ``vaesc run --json`` prints, see design.md.
     """
     evaluation = Path(run.records["evaluate"].uri)
-    report = _write_report(run, evaluation)
+    results = json.loads((evaluation / "results.json").read_text())
+    report = _write_report(run, evaluation, results["verdict"])
     run.tracking.log_metrics(run.run_id, run.metrics, step=0)
     run.tracking.log_artifacts(run.run_id, evaluation, "evaluation")
     run.tracking.log_artifacts(run.run_id, report)
     run.tracking.log_json(run.run_id, _manifests(run), MANIFESTS)
-    run.tracking.set_tags(run.run_id, {NOTE_TAG: _note(run, evaluation)})
+    run.tracking.set_tags(run.run_id, {NOTE_TAG: _note(run, results["verdict"])})
     summary = _summary(run, report)
-    _show_in_prefect(run, evaluation, report)
+    _show_in_prefect(run, evaluation, results, report)
     return summary
 
 
@@ -67,16 +68,15 @@ def _manifests(run: PipelineRun) -> dict[str, Any]:
     }
 
 
-def _note(run: PipelineRun, evaluation: Path) -> str:
+def _note(run: PipelineRun, verdict: str) -> str:
     """Say on the run's page in MLflow what came out of it, and where the rest is."""
-    verdict = json.loads((evaluation / "results.json").read_text())["verdict"]
     model = run.records.get("register")
     told = f"Model: {model.uri}. " if isinstance(model, ModelVersion) else ""
     # The page cuts what is long: where things are comes first.
     return f"{told}Report: `report.html`, under Artifacts.\n\n{verdict}"
 
 
-def _write_report(run: PipelineRun, evaluation: Path) -> Path:
+def _write_report(run: PipelineRun, evaluation: Path, verdict: str) -> Path:
     path = home() / "runs" / run.run_id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     history = Path(run.records["train"].uri) / "history.json"
@@ -93,7 +93,6 @@ def _write_report(run: PipelineRun, evaluation: Path) -> Path:
         render_report(evaluation, history=json.loads(history.read_text()), run=facts),
         encoding="utf-8",
     )
-    verdict = json.loads((evaluation / "results.json").read_text())["verdict"]
     path.with_name("verdict.txt").write_text(verdict + "\n", encoding="utf-8")
     return path
 
@@ -128,8 +127,9 @@ def _in_order(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in ("method", *levels)} for row in table]
 
 
-def _show_in_prefect(run: PipelineRun, evaluation: Path, report: Path) -> None:
-    results = json.loads((evaluation / "results.json").read_text())
+def _show_in_prefect(
+    run: PipelineRun, evaluation: Path, results: Mapping[str, Any], report: Path
+) -> None:
     curve = base64.b64encode((evaluation / "curve.png").read_bytes()).decode()
     with in_prefect():
         create_markdown_artifact(results["verdict"], key="vaesc-verdict", description="The claim")

@@ -30,6 +30,11 @@ topk_epochs = 1
 """
 
 
+def clean_environment():
+    """Return this process's environment without what points at anybody's servers."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+
+
 class Project:
     """A home of its own, and vaesc run in it."""
 
@@ -37,7 +42,7 @@ class Project:
         home.mkdir(exist_ok=True)
         self.home, self.config = home, home / "small.toml"
         self.config.write_text(SMALL)
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+        self.env = clean_environment()
         self.env |= {"VAESC_HOME": str(home), "PREFECT_HOME": str(home / "no-profile")}
         if server:
             self.env["PREFECT_API_URL"] = server

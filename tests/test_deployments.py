@@ -1,7 +1,6 @@
 """What runs when: every deployment fits its flow, and a real server accepts and runs it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import clean_environment
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "deployments" / "prefect.yaml"
@@ -131,8 +131,11 @@ def test_a_run_is_given_three_heartbeats_time():
 def served(tmp_path_factory):
     """A Prefect server, and the environment that points at it."""
     home = tmp_path_factory.mktemp("served")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
-    environment = {**clean, "VAESC_HOME": str(home), "PREFECT_HOME": str(home / "no-profile")}
+    environment = {
+        **clean_environment(),
+        "VAESC_HOME": str(home),
+        "PREFECT_HOME": str(home / "no-profile"),
+    }
     tool = [sys.executable, "-m", "tasks.server"]
     subprocess.run([*tool, "start"], env=environment, cwd=ROOT, check=True)
     url = json.loads((home / "prefect" / "server.json").read_text())["url"]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from project import clean_environment
 from test_deployments import ask
 
 ROOT = Path(__file__).parents[1]
@@ -113,9 +114,13 @@ def within(seconds, wanted, read):
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory):
     home = tmp_path_factory.mktemp("score")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    env = {**clean, "VAESC_HOME": str(home), "PREFECT_HOME": str(home / "p"), "PYTHONPATH": path}
+    env = {
+        **clean_environment(),
+        "VAESC_HOME": str(home),
+        "PREFECT_HOME": str(home / "p"),
+        "PYTHONPATH": path,
+    }
     tool = [sys.executable, "-m", "tasks.server"]
     subprocess.run([*tool, "start"], env=env, cwd=ROOT, check=True)
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vaesc.config import home
-from vaesc.errors import ConfigError, RegistryError
+from vaesc.errors import ConfigError
 from vaesc.scratch import is_abandoned
 from vaesc.store import MANIFEST, PROVENANCE, DamagedError, Store, read_artifact
 
@@ -59,8 +59,8 @@ def verify_models() -> Iterator[dict[str, Any]]:
         RegistryError: The registry cannot be asked.
     """
     from vaesc.registry import connect
-    from vaesc.registry.failures import AbsentError, UnreachableError
-    from vaesc.registry.files import DIGEST_TAG, fault, fetched
+    from vaesc.registry.failures import AbsentError
+    from vaesc.registry.files import DIGEST_TAG, damage_of
     from vaesc.registry.lookup import find_versions
 
     try:
@@ -71,13 +71,7 @@ def verify_models() -> Iterator[dict[str, Any]]:
         digest = version.tags.get(DIGEST_TAG)
         if digest is None:
             continue  # somebody else's
-        try:
-            with fetched(tracking, version) as folder:
-                wrong = fault(folder, digest) or ""
-        except UnreachableError:
-            raise
-        except RegistryError as error:
-            wrong = str(error)
+        wrong = damage_of(tracking, version, digest) or ""
         yield {
             "name": version.name, "version": int(version.version), "digest": digest,
             "whole": not wrong, "problem": wrong,

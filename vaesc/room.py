@@ -19,11 +19,10 @@ FLOOR = 64 << 20
 """Bytes that any step needs: checkpoints, pictures, the run database."""
 _NUMBER = 4
 _AFTER = {
-    "ingest": (), "train": ("latents", "codes", "images"),
-    "extract": ("latents", "codes", "images"), "learn": ("codes", "images"),
-    "refine": ("images",), "evaluate": ("images",),
+    "train": ("latents", "codes", "images"), "extract": ("latents", "codes", "images"),
+    "learn": ("codes", "images"), "refine": ("images",), "evaluate": ("images",),
 }  # fmt: skip
-"""What is still to be written when a step begins."""
+"""What is still to be written when a step begins; ingestion comes before there are numbers."""
 
 
 def needed_bytes(step: str, config: PipelineConfig, dataset: Dataset | None) -> int:
@@ -32,7 +31,7 @@ def needed_bytes(step: str, config: PipelineConfig, dataset: Dataset | None) -> 
     Args:
         step: Name of the step.
         config: The run's config.
-        dataset: The images; None before they are ingested.
+        dataset: The images; None for a step that does not see them, which then needs the floor.
     """
     if dataset is None:
         return FLOOR

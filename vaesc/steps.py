@@ -114,11 +114,10 @@ def run_step(
     # Outside the artifact, and under its address: a killed attempt's successor finds it.
     resumed = (checkpoints or home() / "checkpoints") / spec.digest
     there = store or Store()
-    dataset = records.get("dataset")
+    dataset = next((r for r in records.values() if isinstance(r, Dataset)), None)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        known = dataset if isinstance(dataset, Dataset) else None
-        require_room(step.name, config, known, there.root)
+        require_room(step.name, config, dataset, there.root)
         return step.build(config, paths, folder, listener, resumed)
 
     return there.make(

@@ -6,11 +6,10 @@ import random
 from collections.abc import Iterable, Sequence
 
 from tests.faults.injector import Injection, Point
+from vaesc.steps import STEPS
 
-_STEPS = {
-    "dataset": "ingest", "vae": "train", "latents": "extract", "dictionary": "learn",
-    "refined": "refine", "evaluation": "evaluate",
-}  # fmt: skip
+STEP_OF = {step.kind: step.name for step in STEPS}
+"""The step that makes each kind of artifact."""
 _REFUSALS = ("full disk", "disk error", "read-only store")
 _STOPS = ("SIGTERM", "SIGINT")
 _REST = ("out of memory", "clock a year ahead", "clock a day back")
@@ -23,7 +22,7 @@ def steps_of(points: Iterable[Point]) -> list[str]:
     found, now = [], "start"
     for point in points:
         if point.place.startswith("~/store/locks/"):
-            now = _STEPS.get(point.place.removeprefix("~/store/locks/").partition("-")[0], now)
+            now = STEP_OF.get(point.place.removeprefix("~/store/locks/").partition("-")[0], now)
         elif point.place.startswith("~/locks/register"):
             now = "register"
         elif point.place.endswith("report.html"):

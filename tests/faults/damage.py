@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.faults.catalogue import STEP_OF
 from tests.faults.injector import Injection, Point
 from tests.faults.lane import Lane
 from tests.faults.trial import Trial, Truth, recover
@@ -27,10 +28,7 @@ def _truncate(path: Path) -> None:
 WAYS: dict[str, Callable[[Path], None]] = {
     "flipped byte": _flip, "truncated": _truncate, "deleted": Path.unlink,
 }  # fmt: skip
-_STEP = {
-    "dataset": "ingest", "vae": "train", "latents": "extract", "dictionary": "learn",
-    "refined": "refine", "evaluation": "evaluate", "results": "records", "mlartifacts": "register",
-}  # fmt: skip
+_STEP = {**STEP_OF, "results": "records", "mlartifacts": "register"}
 
 
 def victims(home: Path) -> Iterator[tuple[str, Path]]:
@@ -41,9 +39,8 @@ def victims(home: Path) -> Iterator[tuple[str, Path]]:
         room = parts[1] if parts[0] == "store" and len(parts) > 1 else parts[0]
         if not path.is_file() or room not in _STEP or path.stat().st_size == 0:
             continue
-        name = room if room in ("results",) else f"{room}/{path.name}"
-        if name not in seen or room == "results":
-            seen.add(name)
+        if room == "results" or (room, path.name) not in seen:
+            seen.add((room, path.name))
             yield _STEP[room], path
 
 

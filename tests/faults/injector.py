@@ -135,7 +135,7 @@ class Injector:
 
     def _place(self, where: object) -> str | None:
         try:
-            path = os.path.abspath(os.fsdecode(where))  # type: ignore[arg-type]
+            path = os.path.abspath(os.fsdecode(where))
         except TypeError:  # a file descriptor
             return None
         if not path.startswith(self._roots) or "/prefect/" in path:

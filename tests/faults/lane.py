@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from tests.faults.homes import Home
 from tests.faults.injector import Injection, Point
+from tests.project import clean_environment
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """
@@ -73,9 +73,8 @@ class Lane:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home, self.scratch = folder, folder / "home", folder / "tmp"
         self._template = folder / "template.db"
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
         self.environment = {
-            **clean, "VAESC_HOME": str(self.home), "TMPDIR": str(self.scratch),
+            **clean_environment(), "VAESC_HOME": str(self.home), "TMPDIR": str(self.scratch),
             "PREFECT_HOME": str(folder / "no-profile"), "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
         }  # fmt: skip

@@ -96,7 +96,7 @@ def recover(
     if again.summary["model"]["aliases"] != ["champion"]:
         trial.wrong.append(f"aliases: {again.summary['model']['aliases']}")
     # A damaged version stays, as evidence; another takes its place.
-    kept = VERSION if damaged else "nothing"
+    kept = (VERSION,) if damaged else ()
     trial.wrong += [what for what in after.partial if not what.startswith(kept)]
     trial.wrong += [f"left behind: {what}" for what in after.leftovers()]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 try:
     import atheris
 except ImportError:
-    atheris = None  # type: ignore[assignment]
+    atheris = None
 
 from .oracle import Sandbox, Violation, judge
 

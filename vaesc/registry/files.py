@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 from vaesc.errors import RegistryError
 from vaesc.registry.connection import is_server, registry_uri
+from vaesc.registry.failures import UnreachableError
 from vaesc.store import file_digest
 from vaesc.untrusted import check_inside, read_json
 
@@ -83,6 +84,21 @@ def fault(folder: Path, digest: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def damage_of(tracking: Tracking, version: ModelVersion, digest: str) -> str | None:
+    """Say in what a registered version's files are not those of its model; None if they are.
+
+    Raises:
+        UnreachableError: They cannot be fetched now, which says nothing of them.
+    """
+    try:
+        with fetched(tracking, version) as folder:
+            return fault(folder, digest)
+    except UnreachableError:
+        raise
+    except RegistryError as error:
+        return str(error)
 
 
 def seems_whole(tracking: Tracking, version: ModelVersion, digest: str) -> bool:

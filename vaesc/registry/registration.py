@@ -29,12 +29,11 @@ from vaesc.records import Dataset, ModelVersion, Record
 from vaesc.registry.card import model_card, opening
 from vaesc.registry.card_facts import Facts, facts_of
 from vaesc.registry.entries import user_name
-from vaesc.registry.failures import AbsentError, UnreachableError
+from vaesc.registry.failures import AbsentError
 from vaesc.registry.files import (
     BUNDLE,
     DIGEST_TAG,
-    fault,
-    fetched,
+    damage_of,
     model_digest,
     seems_whole,
     shown_version,
@@ -261,14 +260,7 @@ class _Draft:
 
 def _is_whole(tracking: Tracking, found: MlflowVersion, digest: str) -> bool:
     """Check every file of a registered version."""
-    try:
-        with fetched(tracking, found) as folder:
-            wrong = fault(folder, digest)
-    except UnreachableError:
-        # A network that fails says nothing of the files: registering anew would be a second copy.
-        raise
-    except RegistryError as error:
-        wrong = str(error)
+    wrong = damage_of(tracking, found, digest)
     if wrong:
         logger.warning("version %s of %s is damaged: %s", found.version, found.name, wrong)
     return wrong is None

@@ -195,7 +195,7 @@ def test_a_version_that_cannot_be_fetched_is_not_called_damaged(monkeypatch):
         def fetched(*_):
             raise error
 
-        monkeypatch.setattr(registration_module, "fetched", fetched)
+        monkeypatch.setattr("vaesc.registry.files.fetched", fetched)
         version = SimpleNamespace(name="vaesc", version=1)
         return registration_module._is_whole(None, version, "digest")
 

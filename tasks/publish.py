@@ -73,7 +73,8 @@ def _note(run: PipelineRun, verdict: str) -> str:
     model = run.records.get("register")
     told = f"Model: {model.uri}. " if isinstance(model, ModelVersion) else ""
     # The page cuts what is long: where things are comes first.
-    return f"{told}Report: `report.html`, under Artifacts.\n\n{verdict}"
+    unsound = f"Not as it should be: {' '.join(run.health)}\n\n" if run.health else ""
+    return f"{told}Report: `report.html`, under Artifacts.\n\n{unsound}{verdict}"
 
 
 def _write_report(run: PipelineRun, evaluation: Path, verdict: str) -> Path:
@@ -88,6 +89,7 @@ def _write_report(run: PipelineRun, evaluation: Path, verdict: str) -> Path:
         "steps": run.steps,
         "records": {name: record.to_json() for name, record in run.records.items()},
         "tags": {**system_tags(), **git_tags()},
+        "health": run.health,
     }
     path.write_text(
         render_report(evaluation, history=json.loads(history.read_text()), run=facts),
@@ -106,6 +108,7 @@ def _summary(run: PipelineRun, report: Path) -> dict[str, Any]:
         "config_digest": config_digest(run.config),
         "steps": run.steps,
         "metrics": dict(sorted(run.metrics.items())),
+        "health": run.health,
         "model": _model(run, model) if isinstance(model, ModelVersion) else None,
         "report": str(report),
         "seconds": round(time.perf_counter() - run.started, 3),

@@ -38,6 +38,7 @@ PARENT_RUN = "VAESC_PARENT_RUN"
 """Environment variable: the MLflow run in which this process's pipeline run is nested."""
 LOG_EPOCHS_EVERY_SECONDS = 5.0
 SEND_EPOCHS_EVERY_SECONDS = 2.0
+_LONGEST_TAG = 4000
 _MADE_BY_TORCH = (TrainedVAE, Latents, Refined, Evaluation)
 """Records of what is computed on the device that the config names."""
 _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
@@ -55,6 +56,8 @@ class PipelineRun:
         self.steps: list[dict[str, Any]] = []
         self.records: dict[str, Record] = {}
         self.metrics: dict[str, float] = {}
+        self.health: list[str] = []
+        """What was not as it should be in any step, mended or not: one sentence each."""
         self.started = time.perf_counter()
         self._open: dict[str, str] = {}
 
@@ -124,6 +127,7 @@ class PipelineRun:
             return {}
         folder = Path(record.uri)
         artifact = read_artifact(folder, files=False)
+        self._log_health(run_id, artifact.summary.get("health", ()))
         metrics = {k: float(v) for k, v in artifact.summary.get("metrics", {}).items()}
         self.tracking.log_metrics(run_id, metrics, step=0)
         if cached:
@@ -133,6 +137,14 @@ class PipelineRun:
             for run in (run_id, self.run_id):
                 self.tracking.log_dataset(run, record, known)
         return metrics
+
+    def _log_health(self, run_id: str, troubles: Sequence[str]) -> None:
+        """Put what was not sound where it is looked for: on the step's run and on the parent."""
+        if not troubles:
+            return
+        self.health += troubles
+        for run, found in ((run_id, troubles), (self.run_id, self.health)):
+            self.tracking.set_tags(run, {"vaesc.health": "\n".join(found)[:_LONGEST_TAG]})
 
 
 class StepRun(Listener):
@@ -225,7 +237,7 @@ def end_badly(
     """Note in MLflow why a run ended; what it says of that must not hide the error itself."""
     what = str(error) if isinstance(error, VaescError) else repr(error)
     try:
-        tracking.set_tags(run_id, {"vaesc.error": what[:4000]})
+        tracking.set_tags(run_id, {"vaesc.error": what[:_LONGEST_TAG]})
         for each in (*nested, run_id):
             tracking.finish(each, status_of(error))
     except RegistryError as refusal:

@@ -31,8 +31,8 @@ FLOORS = [
     },
     {"datasets", "models", "sparse", "metrics"},
     {
-        "training", "latents", "dictionary", "dictionary_files", "decoder_coding", "drift",
-        "bundle",
+        "training", "latents", "dictionary", "dictionary_files", "dead_atoms", "decoder_coding",
+        "drift", "bundle",
     },
     {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
     {"registry", "reproduction", "housekeeping", "cli"},

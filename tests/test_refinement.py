@@ -12,16 +12,19 @@ from imagesets import write_digits
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import DictionaryConfig, RefineConfig
-from vaesc.errors import ConfigError
+from vaesc.errors import ConfigError, TrainingError
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import Plan, load_pixels
 from vaesc.evaluation.refined import open_refined, refined_folder
+from vaesc.models import load_vae
 from vaesc.progress import SILENT
 from vaesc.refinement import refine
 from vaesc.refinement.coding import PursuitCoding
+from vaesc.refinement.fit import Refinement
 from vaesc.refinement.network import linear_vae, span
 from vaesc.refinement.projection import project, supports
 from vaesc.training.determinism import stream
+from vaesc.training.health import DivergedError
 
 DICTIONARY = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=4, batch_size=128)
 REFINE = RefineConfig(epochs=6, batch_size=64, hidden=(64, 64), channels=(8,))
@@ -220,6 +223,98 @@ def test_a_killed_refinement_keeps_its_finished_levels(dataset, tmp_path, monkey
     assert not differ
     assert not missing
     assert not (tmp_path / "cut.checkpoints").exists()
+
+
+def same_files(one, other):
+    files = [p.relative_to(one) for p in one.rglob("*.*")]
+    _, differ, missing = filecmp.cmpfiles(one, other, files, shallow=False)
+    return bool(files) and not differ and not missing
+
+
+def test_a_level_that_was_killed_resumes_to_the_same_bytes(dataset, tmp_path, monkeypatch):
+    """Killed in the third epoch of k = 1, whose codebook outlives steps, and of k = 4."""
+    three = RefineConfig(epochs=3, batch_size=64, hidden=(16, 16), channels=(4,))
+    run(dataset, tmp_path / "whole", three)
+    genuine, cuts = Refinement._step, [(1, (3, 7)), (4, (3, 2))]
+    steps = []
+
+    def step(self, x, optimiser, at):
+        steps.append((self.k, at))
+        if cuts and (self.k, at) == cuts[0]:
+            cuts.pop(0)
+            raise KeyboardInterrupt
+        return genuine(self, x, optimiser, at)
+
+    monkeypatch.setattr(Refinement, "_step", step)
+    for attempt in ("first", "second"):
+        with pytest.raises(KeyboardInterrupt):
+            refine(
+                three, DICTIONARY, LEVELS, dataset, made(tmp_path / attempt), seed=0,
+                device="cpu", block_size=512, checkpoints=tmp_path / "checkpoints",
+                listener=SILENT,
+            )  # fmt: skip
+    steps.clear()
+    refine(
+        three, DICTIONARY, LEVELS, dataset, made(tmp_path / "resumed"), seed=0, device="cpu",
+        block_size=512, checkpoints=tmp_path / "checkpoints", listener=SILENT,
+    )  # fmt: skip
+    assert steps[0] == (4, (3, 0))  # k = 1 and 3 are done, and two epochs of k = 4
+    assert same_files(tmp_path / "whole", tmp_path / "resumed")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("where", ["latents", "weights"])
+def test_a_loss_that_is_no_number_sends_a_level_back(dataset, tmp_path, monkeypatch, where):
+    """After a rollback in its first epoch a level is one of a tenth of the learning rate."""
+    quick = RefineConfig(epochs=2, batch_size=64, hidden=(16, 16), channels=(4,))
+    genuine, struck = Refinement._step, []
+
+    def step(self, x, optimiser, at):
+        last = at[1] == 10 if where == "latents" else at[1] == len(self_rows(self)) - 1
+        if self.k == 4 and last and not struck:
+            struck.append(at)
+            with torch.no_grad():
+                next(self.vae.encoder.parameters()).fill_(float("nan"))
+            if where == "weights":
+                return 0.0
+        return genuine(self, x, optimiser, at)
+
+    def self_rows(self):
+        return list(self._batches(1200, 1))
+
+    monkeypatch.setattr(Refinement, "_step", step)
+    folder = made(tmp_path / "struck")
+    summary = refine(
+        quick, DICTIONARY, (4,), dataset, folder, seed=0, device="cpu", block_size=512,
+        checkpoints=tmp_path / "checkpoints", listener=SILENT,
+    )  # fmt: skip
+    assert struck
+    assert summary["metrics"]["train/refined_rollbacks_k4"] == 1
+    (told,) = summary["health"]
+    assert "refinement at k = 4 lost its way" in told
+    slow = replace(quick, learning_rate=quick.learning_rate * 0.1)
+    refine(
+        slow, DICTIONARY, (4,), dataset, made(tmp_path / "slow"), seed=0, device="cpu",
+        block_size=512, checkpoints=tmp_path / "checkpoints", listener=SILENT,
+    )  # fmt: skip
+    struck, direct = (load_vae(tmp_path / n / "k4").state_dict() for n in ("struck", "slow"))
+    for name, weight in struck.items():
+        torch.testing.assert_close(weight, direct[name], rtol=1e-4, atol=1e-6)
+
+
+def test_rollbacks_of_a_level_are_bounded(dataset, tmp_path, monkeypatch):
+    def step(self, x, optimiser, at):
+        raise DivergedError("errors are not finite")
+
+    monkeypatch.setattr(Refinement, "_step", step)
+    quick = RefineConfig(epochs=1, batch_size=64, hidden=(16, 16), channels=(4,))
+    with pytest.raises(TrainingError, match=r"k = 1 lost its way.*lowered to 1e-06"):
+        run(dataset, tmp_path / "wild", quick)
 
 
 @pytest.mark.parametrize("coder", ["omp", "lasso", "lista"])

@@ -236,6 +236,45 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.npz"]
 
 
+@pytest.mark.parametrize("damage", ["half", "flipped", "not a zip", "empty"])
+def test_a_damaged_checkpoint_costs_its_passes_only(tmp_path, caplog, damage):
+    X, _ = sparse_data(300, 12, 24, 3)
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "seed": 0, "max_epochs": 3}
+    file = tmp_path / "run.npz"
+    whole = learn_dictionary(X, checkpoint=file, **options)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    broken = {"half": data[: len(data) // 2], "flipped": data, "not a zip": b"no", "empty": b""}
+    file.write_bytes(broken[damage])
+
+    again = learn_dictionary(X, checkpoint=file, **options)
+
+    assert "starting anew" in caplog.text
+    assert again.dictionary.tobytes() == whole.dictionary.tobytes()
+    assert again.history == whole.history
+
+
+def test_a_disk_that_refuses_costs_the_checkpoint_only(tmp_path, caplog):
+    X, _ = sparse_data(300, 12, 24, 3)
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "seed": 0, "max_epochs": 2}
+    whole = learn_dictionary(X, **options)
+    refused = learn_dictionary(X, checkpoint=tmp_path / "no folder" / "run.npz", **options)
+    assert "no checkpoint was written" in caplog.text
+    assert refused.dictionary.tobytes() == whole.dictionary.tobytes()
+
+
+def test_a_resumed_run_tells_of_the_passes_before(tmp_path):
+    X, _ = sparse_data(300, 12, 24, 3)
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "seed": 0, "checkpoint": tmp_path / "run.npz"}
+    learn_dictionary(X, max_epochs=2, **options)
+    heard = []
+    resumed = learn_dictionary(
+        X, max_epochs=4, on_epoch=lambda epoch, row: heard.append((epoch, row)), **options
+    )
+    assert heard == list(enumerate(resumed.history, start=1))
+    assert len(heard) == 4
+
+
 def test_a_checkpoint_of_other_data_or_settings_is_refused(tmp_path):
     X, _ = sparse_data(300, 12, 24, 3)
     options = {"n_atoms": 24, "n_nonzero_coefs": 3, "max_epochs": 1}

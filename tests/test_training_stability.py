@@ -12,9 +12,10 @@ from imagesets import digits, write_dataset, write_digits
 from vaesc.config import TrainingConfig, VAEConfig
 from vaesc.errors import TrainingError
 from vaesc.models import VAE, load_vae
+from vaesc.progress import Listener
 from vaesc.training import train
 from vaesc.training.engine import Engine, shortening
-from vaesc.training.health import collapse_sentence
+from vaesc.training.health import collapse_sentence, explosion_sentence
 from vaesc.training.objective import Objective
 from vaesc.training.state import State
 
@@ -90,6 +91,124 @@ def test_images_without_content_collapse_by_name(tmp_path, value, likelihood, va
     assert "posterior collapse: none of the 2 latent dimensions" in summary["collapse"]
     assert summary["metrics"]["train/collapsed"] == 1
     assert "posterior collapse" in caplog.text
+
+
+# Policies: continue, mend, fail
+
+COLLAPSING = TrainingConfig(epochs=4, learning_rate=3e-3)
+HEAVY = dataclasses.replace(SMALL, beta=4.0)
+"""On 8x8 digits so heavy a KL term switches all latents off in so few epochs."""
+
+
+def test_a_collapse_is_mended_by_a_second_training(dataset, tmp_path):
+    once = dataclasses.replace(COLLAPSING, on_collapse="continue")
+    collapsed = trained(dataset, tmp_path / "once", HEAVY, once)
+    assert collapsed["metrics"]["validation/active_units"] == 0
+    assert collapsed["collapse"] == collapsed["health"][0]
+    assert collapsed["metrics"]["train/mended"] == 0
+
+    summary = trained(dataset, tmp_path / "mended", HEAVY, COLLAPSING)
+
+    assert summary["metrics"]["validation/active_units"] >= 1
+    assert summary["collapse"] == ""
+    assert summary["metrics"]["train/mended"] == 1
+    assert summary["metrics"]["train/collapsed"] == 0
+    (told,) = summary["health"]
+    assert told.endswith(": mended by a second one")
+    # It is the training that its settings say, and no other.
+    other = dataclasses.replace(
+        COLLAPSING, beta_schedule="warm-up", beta_epochs=2.0, free_bits=0.1
+    )
+    trained(dataset, tmp_path / "direct", HEAVY, other)
+    weights = [(tmp_path / n / "vae.safetensors").read_bytes() for n in ("mended", "direct")]
+    assert weights[0] == weights[1]
+
+
+def test_a_collapse_fails_if_it_is_to(dataset, tmp_path):
+    failing = dataclasses.replace(COLLAPSING, on_collapse="fail")
+    with pytest.raises(TrainingError, match=r"posterior collapse.*on_collapse=fail"):
+        trained(dataset, tmp_path / "vae", HEAVY, failing)
+    assert not list((tmp_path / "vae").iterdir())
+
+
+def test_what_cannot_be_mended_is_said(tmp_path):
+    images = np.full((60, 4, 4), 128, np.uint8)
+    dataset = write_dataset(tmp_path / "flat", train=images, validation=images)
+    summary = trained(dataset, tmp_path / "vae", HEAVY, COLLAPSING)
+    (told,) = summary["health"]
+    assert ": not mended by a second training; try" in told
+    assert summary["metrics"]["train/collapsed"] == 1
+
+
+def test_a_mending_that_was_killed_resumes_to_the_same_bytes(dataset, tmp_path):
+    class Killed(Exception):
+        pass
+
+    class Counting(Listener):
+        heard = 0
+
+        def epoch(self, epoch, metrics):
+            self.heard += 1
+            if self.heard == 4 + 2:  # in the second training
+                raise Killed
+
+    place = tmp_path / "checkpoints"
+    options = {"checkpoints": place, "checkpoint_batches": 5, "checkpoint_seconds": 0}
+    trained(dataset, tmp_path / "whole", HEAVY, COLLAPSING)
+    with pytest.raises(Killed):
+        trained(dataset, tmp_path / "cut", HEAVY, COLLAPSING, listener=Counting(), **options)
+    assert (place / "mended" / "training.safetensors").exists()
+    trained(dataset, tmp_path / "resumed", HEAVY, COLLAPSING, **options)
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "resumed" / file.name).read_bytes() == file.read_bytes()
+    assert not place.exists()
+
+
+WILD = dataclasses.replace(SHORT, learning_rate=1e6)
+"""Adam's first step moves every weight by a million: the loss stays finite, and is absurd."""
+
+
+def test_an_explosion_to_finite_numbers_is_gone_back_from(dataset, tmp_path):
+    vae = VAEConfig(hidden=(64, 64), latent_dim=8, likelihood="gaussian")
+    summary = trained(dataset, tmp_path / "vae", vae, dataclasses.replace(WILD, max_rollbacks=12))
+    assert summary["rollbacks"] == len(summary["health"]) > 0
+    assert all(told.startswith("rolled back, ") for told in summary["health"])
+    plain = trained(dataset, tmp_path / "plain", vae)
+    # Once it works it is a training like others: no worse than ten times a sound one's loss.
+    loss = "validation/negative_elbo"
+    assert summary["metrics"][loss] < 10 * plain["metrics"][loss]
+
+
+def test_an_explosion_fails_if_it_is_to_or_once_rollbacks_are_used_up(dataset, tmp_path):
+    vae = VAEConfig(hidden=(16,), latent_dim=2)
+    tame = dataclasses.replace(SHORT, learning_rate=3.0)
+    for name, training in {
+        "fail": dataclasses.replace(tame, on_explosion="fail"),
+        "mend": dataclasses.replace(tame, max_rollbacks=0),
+    }.items():
+        with pytest.raises(TrainingError, match=r"exploded in epoch 1 .*before training"):
+            trained(dataset, tmp_path / name, vae, training)
+        assert not list((tmp_path / name).iterdir())
+    go_on = dataclasses.replace(tame, on_explosion="continue")
+    summary = trained(dataset, tmp_path / "continue", vae, go_on)
+    assert summary["rollbacks"] == 0
+    assert "exploded in epoch 1" in summary["health"][0]
+
+
+@pytest.mark.parametrize(
+    ("score", "kl", "untrained", "said"),
+    [
+        (1000.0, 500.0, 543.0, ""),
+        (1087.0, 10.0, 543.0, "the loss has exploded"),
+        (5000.0, 4900.0, 543.0, "the KL has exploded"),
+        (100.0, 5.0, -500.0, "the loss has exploded"),  # a density's nats may be negative
+        (-1.0, 5.0, -2.0, ""),
+    ],
+)
+def test_an_explosion_is_worse_than_twice_no_training(score, kl, untrained, said):
+    metrics = {"validation/kl": kl}
+    sentence = explosion_sentence(metrics, score, untrained, 3, SHORT)
+    assert sentence.startswith(said) if said else sentence == ""
 
 
 def test_a_latent_that_varies_is_no_collapse():

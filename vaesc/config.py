@@ -35,6 +35,9 @@ Source = Literal[
 ]
 """Where images come from: a built-in name, the user's ``arrays``, or a ``folder`` of images."""
 
+Policy = Literal["continue", "mend", "fail"]
+"""What to do about training that is not sound; whatever was done is on record with the run."""
+
 
 def how(default: Any) -> Any:  # noqa: ANN401
     """Declare a field that says how or where, not what: it is left out of every digest."""
@@ -173,7 +176,14 @@ class TrainingConfig:
     importance_samples: int = 1
     """Latent samples per image; above 1 the importance-weighted bound is maximised (IWAE)."""
     max_rollbacks: int = 3
-    """Times a loss that is no number sends training back, at a tenth of the learning rate."""
+    """Times a loss that is no number, or has exploded, sends training back, at a tenth of the
+    learning rate."""
+    on_explosion: Policy = "mend"
+    """If loss or KL grow beyond twice what untrained weights have: `continue` all the same, `mend`
+    by going back as for a loss that is no number, or `fail`."""
+    on_collapse: Policy = "mend"
+    """If no latent varies with the image: `continue` all the same, `mend` by training once more
+    with a rising beta and free bits, or `fail`."""
     patience: int = 5
     """Epochs without a better validation ELBO before stopping early; 0 never stops early."""
 
@@ -220,6 +230,11 @@ class DictionaryConfig:
     """Largest number of passes over the training latents (or pixels, for the baseline)."""
     batch_size: int = 512
     """Samples per update of the dictionary."""
+    max_dead_fraction: float = 0.5
+    """Largest share of atoms that may go unused by every training latent."""
+    on_dead_atoms: Policy = "mend"
+    """If more atoms are dead: `continue` all the same, `mend` by giving them the worst-coded
+    latents and learning on, or `fail`."""
 
     def __post_init__(self) -> None:
         _require(self.n_atoms >= 2, self, "n_atoms", "must be at least 2")
@@ -233,6 +248,7 @@ class DictionaryConfig:
         _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
         _require(self.lista_layers >= 0, self, "lista_layers", "must be at least 0")
         _require(self.lista_epochs >= 1, self, "lista_epochs", "must be at least 1")
+        _require(0 <= self.max_dead_fraction <= 1, self, "max_dead_fraction", "must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)

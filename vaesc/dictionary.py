@@ -16,6 +16,8 @@ make the dictionary spend atoms on noise that no pixel ever shows.
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.config import DictionaryConfig, derive_seed
+from vaesc.dead_atoms import mend_dead_atoms
 from vaesc.dictionary_files import load_dictionary, save_dictionary, write_json
 from vaesc.errors import DataError
 from vaesc.progress import Listener
@@ -41,6 +44,7 @@ __all__ = [
     "HISTORY",
     "SPLITS",
     "LatentDictionary",
+    "checkpoint_of",
     "exact",
     "fit_dictionary",
     "fit_scaling",
@@ -54,6 +58,8 @@ __all__ = [
 SPLITS = ("train", "validation", "test")
 CODES = "codes.zarr"
 HISTORY = "history.json"
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 History = list[dict[str, float]]
@@ -220,6 +226,7 @@ def learn(
     *,
     seed: int,
     listener: Listener,
+    checkpoints: Path | None = None,
 ) -> dict[str, Any]:
     """Learn a dictionary on the training latents and code every split in it.
 
@@ -232,27 +239,37 @@ def learn(
         folder: Empty folder to write into.
         seed: The run's seed.
         listener: Hears of every epoch.
+        checkpoints: Keeps each finished pass until all are: a killed run's successor goes on
+            from there, and is gone on success; default: none.
 
     Returns:
-        Summary: ``n_atoms``, ``n_nonzero_coefs`` and ``metrics``.
+        Summary: ``n_atoms``, ``n_nonzero_coefs``, ``metrics`` and ``health`` (sentences on what
+        was not as it should be).
 
     Raises:
         DataError: The latents do not vary, or are too few.
+        TrainingError: Too many atoms are dead, and the policy is to fail.
     """
     from vaesc.latents import open_latents
 
-    latents = open_latents(latents_folder)
+    latents, health = open_latents(latents_folder), list[str]()
     dictionary, history = fit_dictionary(
         config, latents, n_nonzero_coefs=config.n_nonzero_coefs,
-        seed=derive_seed(seed, "learn/dictionary"), listener=listener,
+        seed=derive_seed(seed, "learn/dictionary"), listener=listener, health=health,
+        checkpoint=checkpoint_of(checkpoints, "dictionary"),
     )  # fmt: skip
+    for sentence in health:
+        logger.warning("%s", sentence)
     save_dictionary(dictionary, folder)
     write_json(folder / HISTORY, history)
     codes = _write_codes(dictionary, latents, folder)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return {
         "n_atoms": dictionary.n_atoms,
         "n_nonzero_coefs": dictionary.n_nonzero_coefs,
-        "metrics": _metrics(dictionary, latents.latents("validation"), codes["validation"]),
+        "metrics": _metrics(dictionary, latents.latents("validation"), codes),
+        "health": health,
     }
 
 
@@ -264,6 +281,8 @@ def fit_dictionary(
     seed: int,
     listener: Listener,
     prefix: str = "",
+    health: list[str] | None = None,
+    checkpoint: Path | None = None,
 ) -> tuple[LatentDictionary, History]:
     """Learn a dictionary of the training latents at one sparsity level.
 
@@ -274,20 +293,38 @@ def fit_dictionary(
         seed: Seed of the learner.
         listener: Hears of every epoch.
         prefix: Of the metrics' names, see :func:`learn_atoms`.
+        health: Gets a sentence if too many atoms are dead, see :mod:`vaesc.dead_atoms`; None
+            leaves them as they are.
+        checkpoint: File that a killed call's successor goes on from; None keeps none.
 
     Returns:
         The dictionary, and one dict of metrics an epoch.
 
     Raises:
         DataError: The latents do not vary.
+        TrainingError: Too many atoms are dead, and the policy is to fail.
     """
     train = latents.latents("train")
     mean, scale = fit_scaling(train, config.scaling)
     scaled = (train - mean) / scale
-    atoms, history = learn_atoms(
-        config, scaled, (latents.latents("validation") - mean) / scale,
-        n_nonzero_coefs=n_nonzero_coefs, seed=seed, listener=listener, prefix=prefix,
-    )  # fmt: skip
+    held_out = (latents.latents("validation") - mean) / scale
+
+    def atoms_from(start: Floats | None, seed: int, file: Path | None) -> tuple[Floats, History]:
+        return learn_atoms(
+            config, scaled, held_out, n_nonzero_coefs=n_nonzero_coefs, seed=seed,
+            listener=listener, prefix=prefix, start=start, checkpoint=file,
+        )  # fmt: skip
+
+    atoms, history = atoms_from(None, seed, checkpoint)
+    if health is not None:
+        atoms, found = mend_dead_atoms(
+            config, atoms, scaled,
+            lambda d: path(scaled, d, [n_nonzero_coefs], coder=exact(config.coder))[
+                n_nonzero_coefs
+            ],
+            lambda start, seed: atoms_from(start, seed, None)[0], seed,
+        )  # fmt: skip
+        health += found
     network = None
     if config.coder == "lista":
         network = _distilled(config, scaled, atoms, n_nonzero_coefs, seed)
@@ -301,6 +338,11 @@ def fit_dictionary(
         network=network,
     )
     return dictionary, history
+
+
+def checkpoint_of(checkpoints: Path | None, name: str) -> Path | None:
+    """Return the file in which one dictionary is kept while it is learned, if any is."""
+    return None if checkpoints is None else checkpoints / f"{name}.npz"
 
 
 def _distilled(
@@ -335,6 +377,8 @@ def learn_atoms(
     seed: int,
     listener: Listener,
     prefix: str = "",
+    start: Floats | None = None,
+    checkpoint: Path | None = None,
 ) -> tuple[Floats, History]:
     """Learn atoms of any centred samples: latents, or the pixels they are compared with.
 
@@ -346,6 +390,9 @@ def learn_atoms(
         seed: Seed of the learner.
         listener: Hears of every epoch.
         prefix: Put before the names of metrics, after the split, such as ``pixel_``.
+        start: Atoms to start from, shape (K, D); default: samples and main directions.
+        checkpoint: File that is written after each epoch, and that a killed call's successor goes
+            on from to the same atoms; None keeps none.
 
     Returns:
         Atoms of unit norm, shape (K, D), and one dict of metrics an epoch; errors in the samples'
@@ -359,6 +406,8 @@ def learn_atoms(
         listener.epoch(epoch, _epoch_metrics(row, prefix))
         listener.progress(epoch, max_epochs)
 
+    if checkpoint is not None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
     learned = learn_dictionary(
         np.asarray(train, np.float32),
         n_atoms=config.n_atoms,
@@ -369,6 +418,8 @@ def learn_atoms(
         max_epochs=max_epochs,
         X_validation=np.asarray(validation, np.float32),
         on_epoch=hear,
+        init=start,
+        checkpoint=checkpoint,
     )
     atoms = np.ascontiguousarray(learned.dictionary, np.float32)
     return atoms, [_epoch_metrics(row, prefix) for row in learned.history]
@@ -426,11 +477,13 @@ def _write_codes(
 
 
 def _metrics(
-    dictionary: LatentDictionary, latents: NDArray[Any], codes: csr_array
+    dictionary: LatentDictionary, latents: NDArray[Any], coded: Mapping[str, csr_array]
 ) -> dict[str, float]:
     from vaesc import metrics
 
+    codes = coded["validation"]
     found = {"train/mutual_coherence": metrics.mutual_coherence(dictionary.dictionary)}
+    found["train/dead_fraction"] = metrics.dead_fraction(coded["train"])
     if np.ptp(latents, axis=0).any():  # a split of one image has no variance to explain
         found["validation/fvu"] = metrics.fvu(latents, dictionary.decode(codes))
     found["validation/l0"] = metrics.l0(codes)

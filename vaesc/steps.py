@@ -173,7 +173,10 @@ def _learn(
 ) -> Mapping[str, Any]:
     from vaesc.dictionary import learn
 
-    return learn(config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener)
+    return learn(
+        config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener,
+        checkpoints=checkpoints,
+    )  # fmt: skip
 
 
 def _refine(
@@ -197,6 +200,7 @@ def _evaluate(
     return evaluate(
         config.evaluation, config.dictionary, inputs, folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
+        checkpoints=checkpoints,
     )  # fmt: skip
 
 

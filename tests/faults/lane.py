@@ -23,6 +23,7 @@ limit = 400
 [vae]
 hidden = [16]
 latent_dim = 4
+likelihood = "gaussian"
 [training]
 epochs = 3
 [runtime]

@@ -11,8 +11,18 @@ import json
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+_IMPORTED = (
+    "flows.pipeline", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.pyplot", "numba", "scipy.sparse",
+    "scipy.stats", "sklearn.datasets", "sklearn.decomposition", "zarr", "safetensors.torch",
+    "safetensors.numpy", "torch", "vaesc.cli.run", "vaesc.datasets.ingestion", "vaesc.evaluation",
+    "vaesc.housekeeping", "vaesc.refinement.step", "vaesc.report.figures", "vaesc.report.html",
+    "vaesc.sparse", "vaesc.sparse.amortised", "vaesc.training",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -31,6 +41,9 @@ def main() -> None:
 
 
 def _import_everything() -> None:
+    """Import what a run imports, and no more: nothing may be started that a fork would lose."""
+    for name in _IMPORTED:
+        import_module(name)
     import torch
 
     torch.set_num_threads(1)

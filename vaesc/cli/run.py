@@ -125,6 +125,7 @@ def _told(summary: dict[str, Any]) -> str:
             "",
             *textwrap.wrap(_verdict(summary), 96),
             "",
+            *(f"unsound  {sentence}" for sentence in summary["health"]),
             f"model    {model['name']} version {model['version']}{names}",
             f"report   {summary['report']}",
             f"run      {summary['run_id']}  {summary['seconds']:.1f} s",

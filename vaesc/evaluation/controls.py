@@ -15,12 +15,13 @@ means little until these stand beside it:
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vaesc.config import DictionaryConfig, derive_seed
-from vaesc.dictionary import History, LatentDictionary, exact, learn_atoms
+from vaesc.dictionary import History, LatentDictionary, checkpoint_of, exact, learn_atoms
 from vaesc.evaluation.batches import Floats
 from vaesc.evaluation.dictionaries import Plan
 from vaesc.progress import Listener
@@ -61,6 +62,7 @@ def learn_shuffled(
     *,
     seed: int,
     listener: Listener,
+    checkpoints: Path | None = None,
 ) -> tuple[dict[int, LatentDictionary], list[History]]:
     """Learn dictionaries of shuffled latents, as those of latents are learned.
 
@@ -74,6 +76,7 @@ def learn_shuffled(
         latents: Latents of every split.
         seed: The run's seed.
         listener: Hears of every epoch of every dictionary.
+        checkpoints: Folder that a killed call's successor goes on from; default: none.
 
     Returns:
         Compared level -> dictionary, coded exactly, and the histories of all.
@@ -91,6 +94,7 @@ def learn_shuffled(
             config, train, validation, n_nonzero_coefs=k,
             seed=derive_seed(seed, f"evaluate/shuffled-dictionary/{k}"),
             listener=listener, prefix=f"shuffled_k{k}_",
+            checkpoint=checkpoint_of(checkpoints, f"shuffled_k{k}"),
         )  # fmt: skip
         learned[k] = replace(
             registered, dictionary=atoms, coder=exact(config.coder), n_nonzero_coefs=k,

@@ -31,6 +31,7 @@ from vaesc.config import DictionaryConfig, EvaluationConfig, derive_seed
 from vaesc.dictionary import (
     History,
     LatentDictionary,
+    checkpoint_of,
     epochs_at,
     exact,
     fit_dictionary,
@@ -175,6 +176,7 @@ def learn_dictionaries(
     seed: int,
     listener: Listener,
     pixels: dict[int, PixelDictionary] | None = None,
+    checkpoints: Path | None = None,
 ) -> tuple[Dictionaries, History]:
     """Learn what is compared, on every training sample.
 
@@ -192,17 +194,22 @@ def learn_dictionaries(
         seed: The run's seed.
         listener: Hears of every epoch of every dictionary.
         pixels: Dictionaries of pixels learned before by the same call, see :func:`load_pixels`.
+        checkpoints: Folder in which a killed call's successor finds each dictionary as far as it
+            was learned; default: none.
 
     Returns:
         The dictionaries, and one dict of metrics an epoch, of all dictionaries together.
     """
     if pixels is None:
-        pixels, told = learn_pixels(config, plan, splits, folder, seed=seed, listener=listener)
+        pixels, told = learn_pixels(
+            config, plan, splits, folder, seed=seed, listener=listener, checkpoints=checkpoints
+        )
     else:
         told = []
     found, told_too = _learn_latents(
-        config, plan, registered, latents, folder, seed=seed, listener=listener
-    )
+        config, plan, registered, latents, folder, seed=seed, listener=listener,
+        checkpoints=checkpoints,
+    )  # fmt: skip
     return Dictionaries(latents=found, pixels=pixels), side_by_side([*told, *told_too])
 
 
@@ -215,6 +222,7 @@ def _learn_latents(
     *,
     seed: int,
     listener: Listener,
+    checkpoints: Path | None,
 ) -> tuple[dict[int, LatentDictionary], list[History]]:
     reach = min(registered.dictionary.shape)
     learned_at = plan.learned_at(reach)
@@ -224,6 +232,7 @@ def _learn_latents(
             config, latents, n_nonzero_coefs=k,
             seed=derive_seed(seed, f"evaluate/latent-dictionary/{k}"),
             listener=listener, prefix=f"latent_k{k}_",
+            checkpoint=checkpoint_of(checkpoints, f"latent_k{k}"),
         )  # fmt: skip
         told.append(history)
     new = {k: d.dictionary for k, d in learned.items() if d is not registered}
@@ -244,6 +253,7 @@ def learn_pixels(
     *,
     seed: int,
     listener: Listener,
+    checkpoints: Path | None = None,
 ) -> tuple[dict[int, PixelDictionary], list[History]]:
     """Learn the dictionaries of pixels alone, and write them; see :func:`learn_dictionaries`."""
     mean = mean_of(splits["train"].images)
@@ -259,6 +269,7 @@ def learn_pixels(
                 config, train, validation, n_nonzero_coefs=k,
                 seed=derive_seed(seed, f"evaluate/pixel-dictionary/{k}"),
                 listener=listener, prefix=f"pixel_k{k}_",
+                checkpoint=checkpoint_of(checkpoints, f"pixel_k{k}"),
             )  # fmt: skip
             learned[k] = PixelDictionary(dictionary=atoms, mean=mean, coder=exact(config.coder))
             told.append(history)

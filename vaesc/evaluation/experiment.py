@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ def evaluate(
     device: str,
     block_size: int,
     listener: Listener,
+    checkpoints: Path | None = None,
 ) -> dict[str, Any]:
     """Compare all methods on the test split, at equal k and K.
 
@@ -66,6 +68,8 @@ def evaluate(
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
         listener: Hears of progress and of the epochs of every dictionary.
+        checkpoints: Keeps what was learned of each dictionary until all is done: a killed run's
+            successor goes on from there; default: none.
 
     Returns:
         Summary: ``n_test``, ``metrics``, ``verdict`` (a sentence) and ``crossover``.
@@ -78,7 +82,7 @@ def evaluate(
     with one_thread():
         return _evaluate(
             config, dictionary_config, inputs, folder, seed=seed, device=device,
-            block_size=block_size, listener=listener,
+            block_size=block_size, listener=listener, checkpoints=checkpoints,
         )  # fmt: skip
 
 
@@ -92,6 +96,7 @@ def _evaluate(
     device: str,
     block_size: int,
     listener: Listener,
+    checkpoints: Path | None = None,
 ) -> dict[str, Any]:
     subject = _open(inputs, device)
     plan = plan_of(config, dictionary_config)
@@ -104,11 +109,11 @@ def _evaluate(
     )  # fmt: skip
     learned, history = learn_dictionaries(
         dictionary_config, plan, subject.model.dictionary, subject.latents, splits, folder,
-        seed=seed, listener=heard, pixels=pixels,
+        seed=seed, listener=heard, pixels=pixels, checkpoints=checkpoints,
     )  # fmt: skip
     shuffled, told = learn_shuffled(
         dictionary_config, plan, subject.model.dictionary, subject.latents, seed=seed,
-        listener=heard,
+        listener=heard, checkpoints=checkpoints,
     )  # fmt: skip
     history = side_by_side([history, *told])
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
@@ -132,6 +137,8 @@ def _evaluate(
     }
     results.write(written, measured, folder)
     _draw(config, subject, splits["test"], written, learned, inputs, folder)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return {
         "n_test": written["n_test"],
         "metrics": written["metrics"],

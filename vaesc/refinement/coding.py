@@ -84,14 +84,18 @@ class PursuitCoding:
         self.use[dead] = self.use.mean()
         optimiser.state[self.atoms]["exp_avg"][dead] = 0
 
+    def begin(self) -> None:
+        """Hear that an epoch begins."""
+
     def state(self) -> dict[str, Tensor]:
-        """Return a copy of the atoms."""
-        return {"atoms": self.atoms.detach().clone()}
+        """Return a copy of the atoms and of how much they are used."""
+        return {"atoms": self.atoms.detach().clone(), "use": self.use.clone()}
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take the atoms back."""
         self.atoms.copy_(state["atoms"])
+        self.use = state["use"].cpu().clone()
 
 
 @dataclass
@@ -131,6 +135,10 @@ class CurveCoding:
         """Now and then let the codebook be decoded anew."""
         if i % _RENEW_EVERY == _RENEW_EVERY - 1:
             self._book = None
+
+    def begin(self) -> None:
+        """Let the codebook be decoded anew, so that an epoch depends on the weights alone."""
+        self._book = None
 
     def state(self) -> dict[str, Tensor]:
         """Return nothing: neither atoms nor amounts change."""

@@ -21,6 +21,7 @@ How an image gets its code is one of two things (:class:`Coding`):
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -35,6 +36,20 @@ from vaesc.errors import TrainingError
 from vaesc.models import VAE
 from vaesc.models.vae import kl_divergence
 from vaesc.refinement.network import BETA, OBSERVATION_STD, both_paths, corrections
+from vaesc.refinement.standing import (
+    MOST_ROLLBACKS,
+    Standing,
+    load,
+    restore,
+    save,
+    snapshot,
+    take,
+    weights_of,
+)
+from vaesc.training.checkpoints import Checkpoints
+from vaesc.training.health import DivergedError
+
+logger = logging.getLogger(__name__)
 
 GROUP = 1024
 """Images per pass outside training."""
@@ -59,6 +74,9 @@ class Coding(Protocol):
 
     def coded(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the coded latents of images `x` with latents `z`, shape (n, d)."""
+
+    def begin(self) -> None:
+        """Hear that an epoch begins: all that it depends on from now is in :meth:`state`."""
 
     def after_step(self, i: int, x: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Hear that the gradient step `i` of an epoch, on `x`, was taken."""
@@ -86,6 +104,7 @@ class Refinement:
         n: int,
         validate: Callable[[], float],
         on_epoch: Callable[[int, dict[str, float]], None],
+        checkpoints: Checkpoints | None = None,
     ) -> dict[str, Any]:
         """Train, keep the best epoch's weights, and return what came of it.
 
@@ -93,40 +112,80 @@ class Refinement:
             images: Rows of the training split -> flat images in [0, 1].
             n: Training images.
             validate: Returns the validation error of decoder(D a), mean squared error a pixel.
-            on_epoch: Hears each epoch's number (0: the start) and errors.
+            on_epoch: Hears each epoch's number (0: the start) and errors, also of epochs that a
+                checkpoint remembers.
+            checkpoints: Where it is kept after each epoch: a killed run's successor goes on from
+                there, to the same bytes.
 
         Raises:
-            TrainingError: The loss is not finite.
+            TrainingError: The loss is no number, however often training went back.
         """
         steps = max(1, n // self.config.batch_size)
-        optimiser, schedule = self._optimiser(steps * self.config.epochs)
-        best, best_epoch, kept = validate(), 0, self._state()
-        on_epoch(0, {"validation": best})
-        start = best
-        for epoch in range(1, self.config.epochs + 1):
-            losses = []
-            for i, rows in enumerate(self._batches(n, epoch)):
-                x = images(rows)
-                losses.append(self._step(x, optimiser, (epoch, i)))
-                schedule.step()
-                self.coding.after_step(i, x, optimiser)
-            train, error = float(np.mean(losses)), validate()
-            if not np.isfinite(train):
-                raise TrainingError(
-                    f"refinement at k = {self.k} lost its way in epoch {epoch}: the loss is "
-                    f"{train}; lower refine.learning_rate={self.config.learning_rate}"
-                )
-            on_epoch(epoch, {"train": train, "validation": error})
-            if error < best:
-                best, best_epoch, kept = error, epoch, self._state()
-        self._restore(kept)
-        return {"best_epoch": best_epoch, "start": start, "error": best}
+        optimiser = self._optimiser()
+        now = load(checkpoints, self, optimiser)
+        if now is None:
+            now = Standing(validate(), weights_of(self))
+        for epoch, errors in enumerate(now.errors):
+            on_epoch(epoch, errors)
+        while now.epoch < self.config.epochs:
+            before = snapshot(self, optimiser)
+            try:
+                errors = self._epoch(now, optimiser, images, n, steps, validate)
+            except DivergedError as error:
+                self._roll_back(now, error)
+                restore(self, optimiser, before)
+                continue
+            now.note(errors, lambda: weights_of(self))
+            on_epoch(now.epoch, errors)
+            save(checkpoints, self, optimiser, now)
+        take(self, now.kept)
+        return now.outcome()
+
+    def _epoch(
+        self,
+        now: Standing,
+        optimiser: torch.optim.Optimizer,
+        images: Callable[[NDArray[np.int64]], Tensor],
+        n: int,
+        steps: int,
+        validate: Callable[[], float],
+    ) -> dict[str, float]:
+        """Pass once over the training images; returns the errors of both splits."""
+        epoch, losses = now.epoch + 1, []
+        self.coding.begin()
+        for i, rows in enumerate(self._batches(n, epoch)):
+            x = images(rows)
+            share = _share((epoch - 1) * steps + i, steps * self.config.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * share * now.rate_share
+            losses.append(self._step(x, optimiser, (epoch, i)))
+            self.coding.after_step(i, x, optimiser)
+        if not all(bool(torch.isfinite(w).all()) for w in self.vae.parameters()):
+            raise DivergedError(f"the weights are not finite after epoch {epoch}")
+        return {"train": float(np.mean(losses)), "validation": validate()}
+
+    def _roll_back(self, now: Standing, error: DivergedError) -> None:
+        """Lower the learning rate.
+
+        Raises:
+            TrainingError: That was done often enough.
+        """
+        where = f"refinement at k = {self.k} lost its way, {error}"
+        rate = self.config.learning_rate * now.rate_share
+        if now.rollbacks >= MOST_ROLLBACKS:
+            raise TrainingError(
+                f"{where}, at refine.learning_rate={self.config.learning_rate:g} (lowered to "
+                f"{rate:g}); lower it further, and check that the images are finite"
+            ) from error
+        now.go_back(f"{where} at the learning rate {rate:g}; went back, and lowered it")
+        logger.warning("%s", now.troubles[-1])
 
     def _step(self, x: Tensor, optimiser: torch.optim.Optimizer, at: tuple[int, int]) -> float:
         """Take one gradient step; returns the batch's error a pixel."""
         n, vae = len(x), self.vae
         with fast(x.device):
             z, log_var = vae.encode(x.reshape(n, *vae.shape))
+        _require_finite(z, "latents", at)
         coded = self.coding.coded(x, z)
         few = max(1, n // _PLAIN_SHARE)
         noise = torch.randn((few, z.shape[1]), generator=self._stream("noise", *at)).to(x.device)
@@ -134,6 +193,7 @@ class Refinement:
         with fast(x.device):
             y = vae.decode_logits(torch.cat([coded, plain])).flatten(1)
         error = _error(y[:n], x)
+        _require_finite(error, "errors", at)
         rest = _error(y[n:], x[:few]).mean() + _KL * kl_divergence(z[:few], log_var[:few]).mean()
         loss = error.mean() + self.config.plain_weight * rest
         optimiser.zero_grad()
@@ -141,9 +201,7 @@ class Refinement:
         optimiser.step()
         return float(error.detach().mean()) / x.shape[1]
 
-    def _optimiser(
-        self, n_steps: int
-    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    def _optimiser(self) -> torch.optim.Optimizer:
         into, out = both_paths(self.vae.encoder), both_paths(self.vae.decoder)
         branches = [*into.branch.parameters(), *out.branch.parameters()]
         straight: list[Tensor] = [into.straight.weight, into.straight.bias, out.straight.weight]  # type: ignore[list-item]
@@ -154,15 +212,10 @@ class Refinement:
             *self.coding.parameters(),
         ]
         rate = self.coding.rate * self.config.learning_rate
-        optimiser = torch.optim.Adam(
-            [{"params": parts, "lr": rate * step} for parts, step in groups], betas=(0.9, 0.99)
+        return torch.optim.Adam(
+            [{"params": parts, "initial_lr": rate * step} for parts, step in groups],
+            betas=(0.9, 0.99),
         )
-
-        def share(i: int) -> float:
-            fall = (1 + np.cos(np.pi * min(i / n_steps, 1.0))) / 2
-            return float(fall * min(1.0, (i + 1) / _WARM_UP))
-
-        return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, share)
 
     def _batches(self, n: int, epoch: int) -> Iterator[NDArray[np.int64]]:
         order = torch.randperm(n, generator=self._stream("order", epoch)).numpy()
@@ -174,13 +227,16 @@ class Refinement:
         name = "/".join(map(str, ("refine", self.k, *names)))
         return torch.Generator().manual_seed(derive_seed(self.seed, name))
 
-    def _state(self) -> dict[str, dict[str, Tensor]]:
-        weights = {name: value.clone() for name, value in self.vae.state_dict().items()}
-        return {"vae": weights, "coding": self.coding.state()}
 
-    def _restore(self, state: dict[str, dict[str, Tensor]]) -> None:
-        self.vae.load_state_dict(state["vae"])
-        self.coding.restore(state["coding"])
+def _share(step: int, n_steps: int) -> float:
+    """Return the share of the learning rate at a gradient step: a warm-up, then a cosine."""
+    fall = (1 + np.cos(np.pi * min(step / n_steps, 1.0))) / 2
+    return float(fall * min(1.0, (step + 1) / _WARM_UP))
+
+
+def _require_finite(values: Tensor, what: str, at: tuple[int, int]) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise DivergedError(f"{what} are not finite at gradient step {at[1] + 1} of epoch {at[0]}")
 
 
 def fast(device: torch.device) -> torch.autocast:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaesc.bundle import SparseVAE, squared_errors
-from vaesc.config import DictionaryConfig, RefineConfig
+from vaesc.config import DictionaryConfig, RefineConfig, canonical_json
 from vaesc.dictionary import HISTORY, History, LatentDictionary, save_dictionary
 from vaesc.errors import ConfigError
 from vaesc.evaluation.batches import Split
@@ -29,6 +29,7 @@ from vaesc.refinement.fit import GROUP, Refinement
 from vaesc.refinement.network import linear_vae, span
 from vaesc.refinement.warm import warm_up
 from vaesc.store import file_digest
+from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.determinism import deterministic, stream
 from vaesc.training.threads import one_thread
 
@@ -70,15 +71,16 @@ def refine(
         seed: The run's seed.
         device: Where torch computes.
         block_size: Images read at once.
-        checkpoints: Keeps each finished level until all are: a killed run's successor takes them
-            from there.
+        checkpoints: Keeps each finished level, and the last epoch of an unfinished one, until all
+            are: a killed run's successor goes on from there.
         listener: Hears of every epoch of every level.
         warm: Folder of an earlier refinement: levels that it holds start from there, if it was
             made with the same sizes; default: every level starts from its pixel dictionary.
 
     Returns:
         Summary: ``levels`` (learned at), ``metrics`` (validation errors, best epochs), ``warm``
-        (levels that started from the earlier refinement).
+        (levels that started from the earlier refinement), ``health`` (what was not as it should
+        be: one sentence each).
 
     Raises:
         ConfigError: No epochs are asked for.
@@ -91,11 +93,15 @@ def refine(
     dataset = open_dataset(dataset_folder)
     plan = _plan(dictionary_config, sparsity_levels)
     splits = {name: Split(dataset, name, block_size) for name in ("train", "validation")}
-    pixels, _ = learn_pixels(dictionary_config, plan, splits, folder, seed=seed, listener=listener)
+    pixels, _ = learn_pixels(
+        dictionary_config, plan, splits, folder, seed=seed, listener=listener,
+        checkpoints=checkpoints,
+    )  # fmt: skip
     at = plan.learned_at(min(dictionary_config.n_atoms, splits["train"].pick([0]).size))
     history: list[History] = []
     metrics: dict[str, float] = {}
     warmed: list[int] = []
+    health: list[str] = []
     # One thread: a step is dozens of small operations, and several seeds may run side by side.
     with one_thread():
         for level in sorted(set(at.values())):
@@ -110,13 +116,16 @@ def refine(
             told = json.loads((folder / made.name / _OUTCOME).read_bytes())
             (folder / made.name / _OUTCOME).unlink()
             history.append(told.pop("epochs"))
+            health += told["troubles"]
             told.pop("files")
             warmed += [level] if told.pop("warm") else []
             metrics |= _metrics(level, told)
     _write(folder / HISTORY, side_by_side(history))
     _write(folder / LEVELS, {str(k): v for k, v in at.items()})
     shutil.rmtree(checkpoints)
-    return {"levels": sorted(set(at.values())), "metrics": metrics, "warm": warmed}
+    return {
+        "levels": sorted(set(at.values())), "metrics": metrics, "warm": warmed, "health": health,
+    }  # fmt: skip
 
 
 def _refine_aside(
@@ -125,12 +134,16 @@ def _refine_aside(
 ) -> None:  # fmt: skip
     """Refine one level beside `folder`, and move it there when it is whole."""
     aside = folder.with_name(f"{folder.name}.part")
+    # What else it depends on is in the address that the folder lies under.
+    facts = ["refine", k, torch.__version__, str(how["device"])]
+    epochs = Checkpoints(folder.with_name(f"{folder.name}-epochs"), canonical_json(facts))
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
-    outcome = _refine_level(config, start, k, dataset, aside, **how)
+    outcome = _refine_level(config, start, k, dataset, aside, epochs=epochs, **how)
     digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
     _write(aside / _OUTCOME, {**outcome, "files": digests})
     aside.rename(folder)
+    epochs.remove()
 
 
 def _is_whole(folder: Path) -> bool:
@@ -158,6 +171,7 @@ def _refine_level(
     device: torch.device,
     listener: Listener,
     warm: Path | None,
+    epochs: Checkpoints,
 ) -> dict[str, Any]:
     """Refine one level, write its model into `folder`, and return what came of it."""
     train, validation = (_Resident(dataset, name, device) for name in ("train", "validation"))
@@ -176,7 +190,8 @@ def _refine_level(
             # Without the descent, which takes longer than the epoch and changes no ranking.
             return _coding_error(_model(vae, coding, dataset, steps=0), validation)
 
-        outcome = Refinement(vae, coding, k, config, seed).run(train, len(train), validate, hear)
+        training = Refinement(vae, coding, k, config, seed)
+        outcome = training.run(train, len(train), validate, hear, epochs)
     model = _model(vae.eval(), coding, dataset, steps=config.descent_steps)
     outcome["descended"] = _coding_error(model, validation)
     folder.mkdir(parents=True)
@@ -280,6 +295,7 @@ def _metrics(level: int, told: Mapping[str, Any]) -> dict[str, float]:
         f"validation/refined_mse_k{level}": told["descended"],
         f"validation/refined_undescended_mse_k{level}": told["error"],
         f"train/refined_best_epoch_k{level}": float(told["best_epoch"]),
+        f"train/refined_rollbacks_k{level}": float(told["rollbacks"]),
     }
 
 

@@ -165,7 +165,7 @@ def _elbo(facts: Facts) -> str:
 
 
 def _limits(facts: Facts, model: SparseVAE) -> str:
-    lines = [*_compared(facts), *_idle(facts, model)]
+    lines = [*map(plain, facts.health), *_compared(facts), *_idle(facts, model)]
     kind = f" ({plain(facts.dataset.source)})" if facts.dataset else ""
     lines.append(
         f"it knows only {_size(model.shape)} images like those it was trained on{kind}; any other "

@@ -25,6 +25,8 @@ class Facts:
     """The evaluation's ``results.json``."""
     seed: int | None
     refined: bool
+    health: tuple[str, ...] = ()
+    """What was not as it should be while the model was made: one sentence each."""
 
     @property
     def own(self) -> int | None:
@@ -45,6 +47,11 @@ def facts_of(records: Mapping[str, Record]) -> Facts:
         results=_json(evaluation, _RESULTS),
         seed=_json(made, MANIFEST).get("config", {}).get("seed"),
         refined=any(isinstance(r, Refined) for r in records.values()),
+        health=tuple(
+            str(sentence)
+            for record in records.values()
+            for sentence in _json(record, SUMMARY).get("health", ())
+        ),
     )
 
 

@@ -32,7 +32,8 @@ def render_report(
         history: The VAE's epochs, from its ``history.json``.
         run: What is known of the run; every key may be missing: ``run_id``, ``flow_run_id``,
             ``config`` (nested settings), ``config_digest``, ``steps`` (dicts with name, state,
-            seconds, digest), ``tags`` (versions, machine, git commit), ``commands``.
+            seconds, digest), ``tags`` (versions, machine, git commit), ``commands``, ``health``
+            (what was not as it should be).
 
     Raises:
         OSError: A file of the evaluation is missing.
@@ -50,7 +51,7 @@ def render_report(
             reconstructions_section(folder),
             cards_section(folder, _coherence(results)),
             methods_section(results),
-            _training(results, history, folder),
+            _training(results, history, folder, (run or {}).get("health", ())),
             provenance(run, results),
         ],
     )
@@ -121,9 +122,14 @@ def _coherence(results: Mapping[str, Any]) -> str:
 
 
 def _training(
-    results: Mapping[str, Any], history: Sequence[Mapping[str, Any]], folder: Path
+    results: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    folder: Path,
+    health: Sequence[str],
 ) -> str:
     m = results["metrics"]
+    unsound = "".join(f"<li>{escape(sentence)}</li>" for sentence in health)
+    notes = f'<p>Not as it should be:</p><ul class="notes">{unsound}</ul>' if unsound else ""
     facts = (
         f"<p>On the test split: negative ELBO <b>{m['test/negative_elbo']:.2f}</b> nats per image "
         f"= distortion {m['test/distortion']:.2f} + beta &times; KL ({m['test/kl']:.2f}). "
@@ -138,7 +144,9 @@ def _training(
         "refining": "Validation mean squared error of the refined model of each level, by epoch.",
     }
     figures = "".join(figure(folder, name, alt) for name, alt in alts.items())
-    return section("Training", f'{facts}<div class="small">{figures}</div>{_epochs(history)}')
+    return section(
+        "Training", f'{notes}{facts}<div class="small">{figures}</div>{_epochs(history)}'
+    )
 
 
 def _bounds(results: Mapping[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import logging
 import os
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.scratch import own_name, sweep
 from vaesc.sparse._online import OnlineState
+
+logger = logging.getLogger(__name__)
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 _ARRAYS = ("dictionary", "gram", "products", "usage")
 _COUNTS = ("n_steps", "n_revived")
@@ -35,7 +43,10 @@ class Progress:
             self.lowest = error
 
     def save(self, path: Path, settings: str) -> None:
-        """Write to `path`: beside it first, then renamed, so a file that exists is whole."""
+        """Write to `path`: beside it first, then renamed, so a file that exists is whole.
+
+        A disk that refuses costs the checkpoint, not the learning.
+        """
         notes = {
             "settings": settings,
             "rng": self.rng.bit_generator.state,
@@ -46,34 +57,53 @@ class Progress:
         }
         arrays = {name: getattr(self.state, name) for name in _ARRAYS}
         best = self.state.dictionary if self.best is None else self.best
-        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with beside.open("wb") as file:
-            np.savez(file, notes=np.array(json.dumps(notes)), best=best, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        beside = path.with_name(own_name(path.name.partition(".")[0]))
+        try:
+            with beside.open("wb") as file:
+                np.savez(file, notes=np.array(json.dumps(notes)), best=best, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as error:
+            logger.warning("no checkpoint was written to %s: %s", path, error)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def load(self, path: Path, settings: str) -> None:
-        """Go back to where `path` was written.
+        """Go back to where `path` was written; stay at the start if it is damaged, and say so.
 
         Raises:
             ValueError: The file is of a run with other settings or other data.
         """
-        with np.load(path, allow_pickle=False) as stored:
-            notes = json.loads(str(stored["notes"]))
-            if notes["settings"] != settings:
-                raise ValueError(
-                    f"checkpoint {path.name} belongs to other settings or samples; remove it to "
-                    "start afresh"
-                )
-            for name in _ARRAYS:
-                setattr(self.state, name, np.ascontiguousarray(stored[name]))
-            self.best = np.ascontiguousarray(stored["best"])
-        for name, value in notes["counts"].items():
+        sweep(path.parent)
+        if not path.exists():
+            return
+        try:
+            # A zip archive keeps a checksum of each array, which is looked at as it is read.
+            with np.load(path, allow_pickle=False) as stored:
+                notes = json.loads(str(stored["notes"]))
+                arrays = {n: np.ascontiguousarray(stored[n]) for n in (*_ARRAYS, "best")}
+            theirs = notes["settings"]
+            self._check_shapes(arrays)
+        except _UNREADABLE as error:
+            logger.warning("the checkpoint %s cannot be read (%s): starting anew", path, error)
+            return
+        if theirs != settings:
+            raise ValueError(
+                f"checkpoint {path.name} belongs to other settings or samples; remove it to "
+                "start afresh"
+            )
+        self.best = arrays.pop("best")
+        for name, value in {**arrays, **notes["counts"]}.items():
             setattr(self.state, name, value)
         self.rng.bit_generator.state = notes["rng"]
         self.history, self.best_epoch = notes["history"], notes["best_epoch"]
         self.lowest = notes["lowest"]
+
+    def _check_shapes(self, arrays: dict[str, NDArray[np.float32]]) -> None:
+        for name in _ARRAYS:
+            if arrays[name].shape != getattr(self.state, name).shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}")
 
 
 def fingerprint(X: Any, settings: dict[str, Any]) -> str:  # noqa: ANN401 - an array or lazy

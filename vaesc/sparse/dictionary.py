@@ -92,10 +92,11 @@ def learn_dictionary(
         max_coherence: Of two atoms with a larger absolute cosine, the less used one gives way as
             well, from 0 to 1; 1 allows any. None means 0.98 where that many directions are easily
             kept apart in d dimensions, else 1.
-        on_epoch: Called after each pass.
+        on_epoch: Called after each pass, also for those that a checkpoint remembers.
         checkpoint: File to write after each pass, and to go on from if it exists: an interrupted
             run that is started again gives the bytes of one that was not. `max_epochs`,
-            `patience` and `tol` may differ between the two. None keeps no file.
+            `patience` and `tol` may differ between the two. A damaged file, or a disk that
+            refuses one, costs its passes only, and is logged. None keeps no file.
         n_threads: Threads; None uses all cores.
 
     Returns:
@@ -141,8 +142,11 @@ def learn_dictionary(
         }
         file = None if checkpoint is None else Path(checkpoint)
         digest = fingerprint(samples, settings) if file else ""
-        if file and file.exists():
+        if file:
             progress.load(file, digest)
+        if on_epoch is not None:
+            for epoch, row in enumerate(progress.history, start=1):
+                on_epoch(epoch, dict(row))
         stop = max_epochs, patience, tol
         for row in _passes(progress, batches, held_out, stop, runner):
             if file:

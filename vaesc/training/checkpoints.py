@@ -68,7 +68,7 @@ class Checkpoints:
         """
         assert self.folder is not None
         self._last, self._steps = time.perf_counter(), 0
-        contiguous = {name: value.detach().cpu() for name, value in tensors.items()}
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         sums = {"fingerprint": self.fingerprint, "content": _content(contiguous)}
         header = canonical_json({**facts, **sums})
         path = self.folder / _NAME

@@ -6,15 +6,15 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from vaesc.config import TrainingConfig, VAEConfig, canonical_json, settings
-from vaesc.errors import ConfigError
+from vaesc.errors import ConfigError, TrainingError
 from vaesc.models import (
     VAE,
     PosteriorStatistics,
@@ -30,11 +30,11 @@ from vaesc.store import file_digest
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.determinism import deterministic, stream
 from vaesc.training.engine import Engine
-from vaesc.training.health import collapse_sentence
+from vaesc.training.health import collapse_sentence, mended
 from vaesc.training.loop import Loop
 from vaesc.training.objective import Objective
 from vaesc.training.resident import in_groups, load_split, require_images
-from vaesc.training.run import Run
+from vaesc.training.run import Run, score_of
 from vaesc.training.state import State
 from vaesc.training.streamed import free_bytes, open_batches
 from vaesc.training.threads import fitting_threads
@@ -58,6 +58,21 @@ class How:
     checkpoints: Path | None = None
     checkpoint_seconds: float = 30.0
     checkpoint_batches: int = 0
+
+    def beside(self, name: str) -> Self:
+        """Return the same for a second training, whose checkpoint lies beside the first one's."""
+        return replace(self, checkpoints=self.checkpoints and self.checkpoints / name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained, but for the settings of the training."""
+
+    vae: VAEConfig
+    dataset: ImageDataset
+    seed: int
+    start: Path | None
+    listener: Listener
 
 
 def train(
@@ -102,12 +117,14 @@ def train(
 
     Returns:
         The summary: latent_dim, epochs (trained), best_epoch, metrics (of the best epoch),
-        engine (how steps were computed), rollbacks, collapse (a sentence, or empty).
+        engine (how steps were computed), rollbacks, collapse (a sentence, or empty), health (a
+        sentence for everything that was not as it should be, mended or not).
 
     Raises:
         ConfigError: Settings that exclude one another.
         DataError: There is no training image or no validation image.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or has exploded, however often training went back;
+            or the posterior has collapsed, and the policy is to fail.
     """
     from vaesc.datasets.reader import open_dataset
 
@@ -118,33 +135,65 @@ def train(
     dataset = open_dataset(dataset_folder)
     for split in ("train", "validation"):
         require_images(dataset, split)
+    task = Task(vae=vae_config, dataset=dataset, seed=seed, start=start, listener=listener)
     with deterministic():
-        run, fallbacks = _prepare(vae_config, training_config, dataset, how, seed, listener, start)
-        with fitting_threads(run.loop.vae, training_config.batch_size):
-            run.fit()
-            run.state.flat["weights"].copy_(run.best.weights)
-            extra = _final_metrics(run)
+        first, fallbacks = _trained(task, training_config, how)
+        run, collapse = _mend_collapse(task, first, how)
+        extra = _final_metrics(run)
     save_vae(run.loop.vae, folder)
     _write(folder / "history.json", run.history)
     _write(folder / "posterior.json", {"validation/kl_per_dimension": run.kl_dimensions})
-    run.checkpoints.remove()
-    return _summary(run, extra, fallbacks)
+    for each in (run, first):
+        each.checkpoints.remove()
+    return _summary(run, first, extra, fallbacks, collapse)
 
 
-def _prepare(
-    vae_config: VAEConfig,
-    config: TrainingConfig,
-    dataset: ImageDataset,
-    how: How,
-    seed: int,
-    listener: Listener,
-    start: Path | None,
-) -> tuple[Run, list[str]]:
+def _trained(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
+    """Return a finished run, the best weights in its model; and what could not be as asked."""
+    run, fallbacks = _prepare(task, config, how)
+    with fitting_threads(run.loop.vae, config.batch_size):
+        run.fit()
+        run.state.flat["weights"].copy_(run.best.weights)
+    return run, fallbacks
+
+
+def _mend_collapse(task: Task, run: Run, how: How) -> tuple[Run, str]:
+    """Act on a collapse as the policy says; returns the run to keep, and its collapse's sentence.
+
+    Raises:
+        TrainingError: It has collapsed, and the policy is to fail.
+    """
+    collapse = _collapse(run)
+    if not collapse:
+        return run, ""
+    if run.config.on_collapse == "fail":
+        raise TrainingError(f"{collapse} (training.on_collapse=fail)")
+    logger.warning("%s", collapse)
+    again = mended(run.config)
+    if run.config.on_collapse == "continue" or again is None:
+        return run, collapse
+    logger.warning(
+        "training once more: beta rises over %g epochs, %g nats of each dimension are free",
+        again.beta_epochs, again.free_bits,
+    )  # fmt: skip
+    second, _ = _trained(task, again, how.beside("mended"))
+    return second, _collapse(second)
+
+
+def _collapse(run: Run) -> str:
+    active = run.history[run.best.epoch - 1]["validation/active_units"]
+    return collapse_sentence(active, run.loop.vae.latent_dim)
+
+
+def _prepare(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
     """Return the run, ready to start, and what could not be as the config asks."""
     place, fallbacks = resolve_device(how.device), list[str]()
-    vae = VAE(vae_config, dataset.shape, generator=stream(seed, "train/init")).to(place)
-    if start is not None:
-        _warm(vae, start)
+    dataset, seed = task.dataset, task.seed
+    vae = VAE(task.vae, dataset.shape, generator=stream(seed, "train/init")).to(place)
+    validation = _validation(dataset, place, how)
+    untrained = _untrained(vae, validation, config, seed)
+    if task.start is not None:
+        _warm(vae, task.start)
     bf16 = config.precision == "bf16"
     if bf16 and not has_bf16(place):
         bf16 = False
@@ -161,15 +210,23 @@ def _prepare(
     batches = open_batches(
         dataset, place, batch_size=config.batch_size, seed=seed, block_size=how.block_size
     )
-    loop = Loop(engine, batches, seed=seed, listener=listener)
-    facts = [settings(vae_config), settings(config), dict(dataset.sha256), seed, bf16, compiled]
-    facts += [] if start is None else [file_digest(start / WEIGHTS)]
+    loop = Loop(engine, batches, seed=seed, listener=task.listener)
+    facts = [settings(task.vae), settings(config), dict(dataset.sha256), seed, bf16, compiled]
+    facts += [] if task.start is None else [file_digest(task.start / WEIGHTS)]
     place_facts = [torch.__version__, str(place), torch.get_num_threads()]
     checkpoints = Checkpoints(
         how.checkpoints, _digest([*facts, *place_facts]), how.checkpoint_seconds,
         how.checkpoint_batches,
     )  # fmt: skip
-    return Run(loop, _validation(dataset, place, how), checkpoints), fallbacks
+    return Run(loop, validation, checkpoints, untrained), fallbacks
+
+
+def _untrained(
+    vae: VAE, validation: Callable[[], Iterable[Tensor]], config: TrainingConfig, seed: int
+) -> float:
+    """Return the score of the weights as they are, on the first group of validation images."""
+    terms = mean_elbo(vae, [next(iter(validation()))], seed=seed, stream="elbo/untrained")
+    return score_of(terms, config, vae.config.beta)
 
 
 def _warm(vae: VAE, start: Path) -> None:
@@ -198,17 +255,25 @@ def _final_metrics(run: Run) -> dict[str, float]:
     """Return what is measured once, with the weights that are kept."""
     statistics, vae, seed = PosteriorStatistics(), run.loop.vae, run.loop.seed
     groups = iter(run.validation())
-    mean_elbo(vae, [next(groups)], seed=seed, stream="final", on_posterior=statistics.add)
+    with fitting_threads(vae, run.config.batch_size):
+        mean_elbo(vae, [next(groups)], seed=seed, stream="final", on_posterior=statistics.add)
     return {"validation/mutual_information": statistics.mutual_information(seed)}
 
 
-def _summary(run: Run, extra: dict[str, float], fallbacks: list[str]) -> dict[str, Any]:
+def _summary(
+    run: Run, first: Run, extra: dict[str, float], fallbacks: list[str], collapse: str
+) -> dict[str, Any]:
     vae, best, engine = run.loop.vae, run.best.epoch, run.loop.engine
     metrics = {k: v for k, v in run.history[best - 1].items() if k != "train/learning_rate"}
-    collapse = collapse_sentence(metrics["validation/active_units"], vae.latent_dim)
-    if collapse:
-        logger.warning("%s", collapse)
+    troubles = [*first.troubles]
+    if run is not first:
+        what, _, advice = _collapse(first).partition(";")
+        end = f"not mended by a second training;{advice}" if collapse else "mended by a second one"
+        troubles += [f"{what}: {end}", *run.troubles]
+    elif collapse:
+        troubles.append(collapse)
     metrics |= {**extra, "train/collapsed": float(bool(collapse))}
+    metrics["train/mended"] = float(run is not first and not collapse)
     metrics["train/rollbacks"] = float(run.rollbacks)
     metrics["train/bf16"] = float(engine.objective.bf16)
     return {
@@ -223,6 +288,7 @@ def _summary(run: Run, extra: dict[str, float], fallbacks: list[str]) -> dict[st
         },
         "rollbacks": run.rollbacks,
         "collapse": collapse,
+        "health": troubles,
     }
 
 

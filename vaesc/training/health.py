@@ -1,16 +1,33 @@
-"""Is training sound: a loss that is no number, a posterior that says nothing."""
+"""Is training sound: what can go wrong, how it is recognised, and what may be done about it.
+
+=========== ============================================================ =================
+trouble     sign                                                         setting
+=========== ============================================================ =================
+no number   loss, KL or (one step later) a gradient is NaN or infinite   ``max_rollbacks``
+explosion   finite, yet worse than twice what untrained weights have     ``on_explosion``
+collapse    no latent dimension varies with the image                    ``on_collapse``
+=========== ============================================================ =================
+
+A loss that is no number always sends training back (:class:`vaesc.training.run.Run`). The others
+are a matter of policy: `continue`, `mend` or `fail`. Whatever was found or done ends as a sentence
+in the artifact's summary, and from there in the log, in MLflow and on the model's card.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vaesc.config import TrainingConfig
 from vaesc.errors import TrainingError
 
+_FREE_BITS = 0.1
+"""Nats that each latent dimension may use at no cost once a collapse is being mended."""
+
 
 class DivergedError(TrainingError):
-    """The loss is not finite; training may go back and try a lower learning rate."""
+    """The loss is no number, or has exploded; training may go back with a lower learning rate."""
 
 
 def check_finite(
@@ -29,14 +46,40 @@ def check_finite(
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
-            scaled = "" if config.rate_scaling == "none" else ", grown by training.rate_scaling"
-            lowered = f" (lowered to {config.learning_rate * rate_share:g})"
             raise DivergedError(
                 f"the loss is not finite ({name} = {value}) in epoch {epoch} at "
-                f"training.learning_rate={config.learning_rate:g}"
-                f"{lowered if rate_share < 1 else ''}{scaled}; nothing was saved: "
+                f"{_rate(config, rate_share)}; nothing was saved: "
                 "lower training.learning_rate, and check that the images are finite"
             )
+
+
+def explosion_sentence(
+    metrics: Mapping[str, float],
+    score: float,
+    untrained: float,
+    epoch: int,
+    config: TrainingConfig,
+    rate_share: float = 1.0,
+) -> str:
+    """Return a sentence if an epoch is far worse than no training at all, else nothing.
+
+    Args:
+        metrics: The epoch's, among them ``validation/kl``.
+        score: What the epoch is judged by, nats per image; lower is better.
+        untrained: The score of the weights before the first step.
+        epoch: Its number.
+        config: Names the learning rate.
+        rate_share: What is left of the learning rate after rollbacks.
+    """
+    if score <= untrained + max(abs(untrained), 1.0):
+        return ""
+    kl = metrics["validation/kl"]
+    what = "the KL has exploded" if kl > (score - untrained) / 2 else "the loss has exploded"
+    return (
+        f"{what} in epoch {epoch} at {_rate(config, rate_share)}: {score:.4g} nats per validation "
+        f"image, {kl:.4g} of them KL, against {untrained:.4g} before training; "
+        "lower training.learning_rate"
+    )
 
 
 def collapse_sentence(active_units: float, latent_dim: int) -> str:
@@ -48,3 +91,23 @@ def collapse_sentence(active_units: float, latent_dim: int) -> str:
         "try training.beta_schedule=warm-up, training.free_bits=0.1 or a lower vae.beta, "
         "and check that the images differ"
     )
+
+
+def mended(config: TrainingConfig) -> TrainingConfig | None:
+    """Return the training that follows a collapse; None if this one was all that is known.
+
+    The KL term comes in slowly, over half of the epochs, and the first nats of each dimension are
+    free: there is nothing to win by switching one off.
+    """
+    if config.importance_samples > 1 or config.capacity or config.free_bits >= _FREE_BITS:
+        return None
+    return replace(
+        config, beta_schedule="warm-up", beta_epochs=max(1.0, config.epochs / 2),
+        free_bits=_FREE_BITS,
+    )  # fmt: skip
+
+
+def _rate(config: TrainingConfig, rate_share: float) -> str:
+    scaled = "" if config.rate_scaling == "none" else ", grown by training.rate_scaling"
+    lowered = f" (lowered to {config.learning_rate * rate_share:g})" if rate_share < 1 else ""
+    return f"training.learning_rate={config.learning_rate:g}{lowered}{scaled}"

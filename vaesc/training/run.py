@@ -15,7 +15,7 @@ from vaesc.config import TrainingConfig
 from vaesc.errors import TrainingError
 from vaesc.models import PosteriorStatistics, mean_elbo
 from vaesc.training.checkpoints import Checkpoints
-from vaesc.training.health import DivergedError, check_finite
+from vaesc.training.health import DivergedError, check_finite, explosion_sentence
 from vaesc.training.loop import Loop
 from vaesc.training.schedules import peak_rate
 
@@ -55,6 +55,7 @@ class Run:
         loop: Runs the epochs.
         validation: Gives the validation images in [0, 1], in groups, as often as called.
         checkpoints: Where it is saved.
+        untrained: Score (:func:`score_of`) of random weights, nats per image.
     """
 
     def __init__(
@@ -62,11 +63,15 @@ class Run:
         loop: Loop,
         validation: Callable[[], Iterable[Tensor]],
         checkpoints: Checkpoints,
+        untrained: float,
     ) -> None:
         self.loop, self.validation, self.checkpoints = loop, validation, checkpoints
+        self.untrained = untrained
         self.state, self.config = loop.engine.state, loop.config
         self.best, self.history, self.kl_dimensions = Best(), list[Metrics](), list[list[float]]()
         self.rollbacks = 0
+        self.troubles = list[str]()
+        """What was wrong and was gone back from, or continued with: one sentence each."""
         self._batch = 0
         self._good, self._good_steps = self.state.copy(), 0
 
@@ -102,20 +107,31 @@ class Run:
             )  # fmt: skip
             metrics |= {f"validation/{name}": value for name, value in terms.items()}
             check_finite(metrics, epoch, self.config, self.loop.rate_share)
-            self.best.offer(epoch, self._score(metrics), self.state.flat["weights"])
+            score = score_of(terms, self.config, self.loop.vae.config.beta)
+            self._check_explosion(metrics, score, epoch)
+            self.best.offer(epoch, score, self.state.flat["weights"])
         self.kl_dimensions.append(statistics.kl_per_dimension())
         metrics["validation/active_units"] = statistics.active_units()
         return metrics
 
-    def _score(self, metrics: Metrics) -> float:
-        """Return what the best epoch has least of: the negative ELBO, whatever shapes the loss.
+    def _check_explosion(self, metrics: Metrics, score: float, epoch: int) -> None:
+        """Act on an epoch that is far worse than none, as the policy says.
 
-        A target of KL is kept to.
+        Raises:
+            DivergedError: Training is to go back.
+            TrainingError: It is to fail.
         """
-        if not self.config.capacity:
-            return metrics["validation/negative_elbo"]
-        excess = abs(metrics["validation/kl"] - self.config.capacity)
-        return metrics["validation/distortion"] + self.loop.vae.config.beta * excess
+        sentence = explosion_sentence(
+            metrics, score, self.untrained, epoch, self.config, self.loop.rate_share
+        )
+        if not sentence:
+            return
+        if self.config.on_explosion == "mend":
+            raise DivergedError(sentence)
+        if self.config.on_explosion == "fail":
+            raise TrainingError(sentence)
+        logger.warning("%s (training.on_explosion=continue)", sentence)
+        self.troubles.append(sentence)
 
     def _keep(self, epoch: int, metrics: Metrics) -> None:
         metrics |= {"train/rollbacks": float(self.rollbacks),
@@ -138,6 +154,7 @@ class Run:
         if self.rollbacks >= self.config.max_rollbacks:
             raise TrainingError(str(error)) from error
         self.rollbacks += 1
+        self.troubles.append(f"rolled back, {str(error).partition(';')[0]}")
         self.loop.rate_share *= _LOWER
         self._batch = 0
         self.state.restore(self._good, self._good_steps)
@@ -163,6 +180,7 @@ class Run:
             "rate_share": self.loop.rate_share, "rollbacks": self.rollbacks,
             "best": [self.best.epoch, self.best.score if self.best.epoch else None],
             "history": self.history, "kl_dimensions": self.kl_dimensions,
+            "troubles": self.troubles,
         }  # fmt: skip
         self.checkpoints.save(tensors, facts)
 
@@ -181,9 +199,25 @@ class Run:
         self._batch, self.rollbacks = facts["batch"], facts["rollbacks"]
         self.loop.rate_share = facts["rate_share"]
         self.history, self.kl_dimensions = facts["history"], facts["kl_dimensions"]
+        self.troubles = facts["troubles"]
         logger.info("resumed in epoch %d after %d batches", len(self.history) + 1, self._batch)
         for number, metrics in enumerate(self.history, start=1):
             self.loop.listener.epoch(number, metrics)
+
+
+def score_of(terms: Metrics, config: TrainingConfig, beta: float) -> float:
+    """Return what the best epoch has least of: the negative ELBO, whatever shapes the loss.
+
+    A target of KL is kept to.
+
+    Args:
+        terms: ``negative_elbo``, ``distortion`` and ``kl``, nats per image.
+        config: Says whether there is a target.
+        beta: Weight of the KL term.
+    """
+    if not config.capacity:
+        return terms["negative_elbo"]
+    return terms["distortion"] + beta * abs(terms["kl"] - config.capacity)
 
 
 def _patience(config: TrainingConfig) -> tuple[int, int]:

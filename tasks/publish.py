@@ -96,6 +96,7 @@ def _write_report(run: PipelineRun, evaluation: Path, verdict: str) -> Path:
         encoding="utf-8",
     )
     path.with_name("verdict.txt").write_text(verdict + "\n", encoding="utf-8")
+    path.with_name("health.txt").write_text("".join(f"{s}\n" for s in run.health), "utf-8")
     return path
 
 
@@ -108,7 +109,6 @@ def _summary(run: PipelineRun, report: Path) -> dict[str, Any]:
         "config_digest": config_digest(run.config),
         "steps": run.steps,
         "metrics": dict(sorted(run.metrics.items())),
-        "health": run.health,
         "model": _model(run, model) if isinstance(model, ModelVersion) else None,
         "report": str(report),
         "seconds": round(time.perf_counter() - run.started, 3),

@@ -18,7 +18,7 @@ from vaesc.dictionary import (
     save_dictionary,
 )
 from vaesc.errors import DataError
-from vaesc.progress import SILENT
+from vaesc.progress import SILENT, Listener
 from vaesc.sparse import distil, lasso_pursuit
 
 CONFIG = DictionaryConfig(n_atoms=24, n_nonzero_coefs=2, max_epochs=20, batch_size=64)
@@ -101,6 +101,38 @@ def test_learning_again_gives_the_same_bytes(latents_folder, learned, tmp_path):
     assert len(same) == len(files) >= 4
     assert not differ
     assert not odd
+
+
+def test_a_killed_learning_resumes_to_the_same_bytes(latents_folder, learned, tmp_path):
+    class Killed(Exception):
+        pass
+
+    class Killer(Listener):
+        def epoch(self, epoch, metrics):
+            if epoch == 2:
+                raise Killed
+
+    class Counter(Listener):
+        heard = ()
+
+        def epoch(self, epoch, metrics):
+            self.heard += (epoch,)
+
+    place, made = tmp_path / "checkpoints", tmp_path / "made"
+    made.mkdir()
+    with pytest.raises(Killed):
+        learn(CONFIG, latents_folder, made, seed=3, listener=Killer(), checkpoints=place)
+    assert not list(made.iterdir())
+    before, counter = (place / "dictionary.npz").read_bytes(), Counter()
+    assert before
+    learn(CONFIG, latents_folder, made, seed=3, listener=counter, checkpoints=place)
+    assert list(counter.heard) == sorted(set(counter.heard))
+    files = sorted(p.relative_to(made) for p in made.rglob("*") if p.is_file())
+    same, differ, odd = filecmp.cmpfiles(learned[0], made, files, shallow=False)
+    assert len(same) == len(files) >= 4
+    assert not differ
+    assert not odd
+    assert not place.exists()
 
 
 def test_the_lasso_learns_and_codes_as_well(latents_folder, tmp_path):

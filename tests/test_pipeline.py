@@ -230,6 +230,31 @@ def test_both_uis_show_the_run_in_a_browser(project, first):
         assert shown(browser, page, "Completed", "7 Task runs", *STEPS) == []
 
 
+def test_a_training_that_had_to_be_mended_says_so_wherever_one_looks(project, first):
+    """In MLflow (also of the run that had it cached), the report, the card, the output."""
+    wild = ("--set", "training.learning_rate=3", "--set", "registry.model_name=wild")
+    project.run(*wild)
+    done = project.vaesc("run", "--config", str(project.config), *wild)
+    assert done.returncode == 0, done.stderr
+    assert "! rolled back, " in done.stdout
+    program = """
+import json
+from vaesc.registry import connect, show_model
+client = connect(create=False).client
+card = show_model(1, name="wild")["description"]
+runs = client.search_runs(["1"], "params.`training.learning_rate` = '3.0'")
+tags = [r.data.tags.get("vaesc.health", "") for r in runs
+        if r.data.tags.get("vaesc.step", "train") == "train"]
+print(json.dumps([card, tags]))
+"""
+    card, tags = json.loads(project.python(program))
+    assert "rolled back, " in card
+    assert len(tags) == 4  # two runs, and the step of each
+    assert all("rolled back, " in tag for tag in tags)
+    report = next(line for line in done.stdout.splitlines() if line.startswith("report "))
+    assert "Not as it should be" in Path(report.split()[1]).read_text()
+
+
 def test_a_changed_sparsity_reuses_the_vae_and_the_latents(project, first):
     changed = project.run("--set", "dictionary.n_nonzero_coefs=3")
     assert states(changed) == {

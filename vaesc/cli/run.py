@@ -123,9 +123,9 @@ def _told(summary: dict[str, Any]) -> str:
             "",
             *steps,
             "",
-            *textwrap.wrap(_verdict(summary), 96),
+            *textwrap.wrap(_beside_report(summary, "verdict.txt"), 96),
             "",
-            *(f"unsound  {sentence}" for sentence in summary["health"]),
+            *_health(summary),
             f"model    {model['name']} version {model['version']}{names}",
             f"report   {summary['report']}",
             f"run      {summary['run_id']}  {summary['seconds']:.1f} s",
@@ -133,10 +133,14 @@ def _told(summary: dict[str, Any]) -> str:
     )
 
 
-def _verdict(summary: dict[str, Any]) -> str:
-    """Return the sentence that the evaluation ends in; it lies beside the report."""
-    text = Path(summary["report"]).with_name("verdict.txt").read_text(encoding="utf-8")
-    return text.strip()
+def _health(summary: dict[str, Any]) -> list[str]:
+    """Return what was not as it should be in training, mended or not."""
+    found = _beside_report(summary, "health.txt").splitlines()
+    return [line for told in found for line in (*textwrap.wrap(f"! {told}", 96), "")]
+
+
+def _beside_report(summary: dict[str, Any], name: str) -> str:
+    return Path(summary["report"]).with_name(name).read_text(encoding="utf-8").strip()
 
 
 def _entry(name: str, text: str) -> list[str]:

@@ -6,11 +6,10 @@ network/sitecustomize.py), and calls to elsewhere are refused before they are ma
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
 from tests.project import Project, stop_server
 
 ROOT = Path(__file__).parents[1]

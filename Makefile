@@ -3,23 +3,39 @@ PYTHON ?= python3
 PRESET ?= digits
 VENV   := .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+READY  := $(VENV)/.ready$(if $(HASHED),-hashed)
+# What `make lock` and `make audit` work with, each in a virtual environment of its own.
+UV        := uv==0.13.9
+PIP_AUDIT := pip-audit==2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run claim test faults fuzz check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock clean
+.PHONY: help setup run claim test faults fuzz check bench bench-sparse bench-training bench-streaming operate serve stack ui stop lock hashes audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) ARGS='--set training.epochs=5'"
+	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) HASHED=1 ARGS='--set training.epochs=5'"
 
-setup: $(READY) ## create .venv with the exact versions of constraints.txt
+setup: $(READY) ## create .venv with the exact versions of constraints.txt (HASHED=1: only files of requirements.lock)
 
-$(READY): pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "== creating $(VENV) (about 6 GB with PyTorch; a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --progress-bar off --quiet -c constraints.txt -e ".[dev]"
-	@touch $(READY)
+	@rm -f $(VENV)/.ready-hashed
+	@touch $@
+
+# Anew, since pip checks only what it installs. Python's own pip does it, so that nothing comes
+# unchecked, a newer pip neither; and the project is built by the setuptools that was checked. The
+# file is complete: pip need not resolve (some refuse to, for what is asked for with an extra).
+$(VENV)/.ready-hashed: pyproject.toml requirements.lock
+	@echo "== creating $(VENV) anew, each file held against its SHA-256 (about 6 GB; a few minutes)"
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	@touch $@ $(VENV)/.ready
 
 run: $(READY) ## run the main job: make run [PRESET=fashion-mnist] [ARGS=...]
 	$(BIN)/vaesc run --preset $(PRESET) $(ARGS)
@@ -34,7 +50,7 @@ faults: $(READY) ## break runs at every point, and see that the next one is whol
 	$(BIN)/python -m tests.faults $(ARGS)
 
 fuzz: $(READY) ## search every parser for bad input that harms: 10 CPU minutes each, two at a time [ARGS="--minutes 1 --target zarr"]
-	-$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(if $(HASHED),,-$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)
 
 check: $(READY) ## lint and type-check
@@ -69,12 +85,30 @@ ui: $(READY) ## open Prefect's and MLflow's pages on this machine
 stop: $(READY) ## stop the local Prefect server (it stops by itself when idle)
 	$(BIN)/python -m tasks.server stop
 
-lock: $(READY) ## renew constraints.txt from what pyproject.toml admits today
+lock: ## renew constraints.txt and requirements.lock from what pyproject.toml admits today
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade "pip>=24"
 	.venv-lock/bin/python -m pip install --quiet ".[dev,fuzz]"
-	.venv-lock/bin/python -m pip freeze | grep -v '^vaesc' | sort -f > constraints.txt
+	.venv-lock/bin/python -m pip freeze --all | grep -v '^vaesc' | LC_ALL=C sort -f > constraints.txt
+	rm -rf .venv-lock
+	$(MAKE) hashes
+
+# For every platform and Python, hence not from what is installed. uv does not know pip's settings:
+# whoever has pip ask another index wants uv to ask it, too.
+hashes: ## renew requirements.lock alone: the SHA-256 of every file of the versions of constraints.txt
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet "$(UV)"
+	index=$$(.venv-lock/bin/python -m pip config get global.index-url 2>/dev/null); \
+	echo pip | UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}}" \
+	.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+	    --generate-hashes --no-header --no-annotate --cache-dir .venv-lock/cache \
+	    --constraint constraints.txt --output-file requirements.lock pyproject.toml - >/dev/null
 	rm -rf .venv-lock
 
+audit: ## hold every pinned version against the known vulnerabilities (asks an advisory service)
+	$(PYTHON) -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install --quiet "$(PIP_AUDIT)"
+	.venv-audit/bin/python -m deployments.audit $(ARGS)
+
 clean: ## remove .venv and caches; data/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lock .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,6 +15,7 @@ HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
 FLOORS = [
     {
         "errors",
+        "memory",
         "config",
         "records",
         "store",

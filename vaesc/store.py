@@ -43,6 +43,8 @@ PROVENANCE = "provenance.json"
 SUMMARY = "summary.json"
 _FORMAT = 1
 _UNLISTED = {MANIFEST, PROVENANCE}
+_OURS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What the reader is short of, and no damage of what it reads: nothing is moved away for it."""
 
 
 class DamagedError(StoreError):
@@ -308,6 +310,8 @@ def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
     except DamagedError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if getattr(error, "errno", None) in _OURS:
+            raise
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     return Artifact(
         kind=spec.kind, digest=spec.digest, content=content, path=folder,

@@ -87,7 +87,7 @@ def told(error: Exception) -> Exception:
     """Return an error as one sentence if the disk or the memory refused, else as it is.
 
     A file that claims to be larger than any memory has its own sentence, and memory is not short
-    then. Where it is short, an error that nothing explains is its doing: what a failed import leaves
+    then. Where it is short, an error that nothing explains is its doing: what a failed import left
     half done breaks the next one in any way.
     """
     if isinstance(error, MachineError):

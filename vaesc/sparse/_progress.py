@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.scratch import own_name
 from vaesc.sparse._online import OnlineState
 
 _ARRAYS = ("dictionary", "gram", "products", "usage")
@@ -46,7 +47,7 @@ class Progress:
         }
         arrays = {name: getattr(self.state, name) for name in _ARRAYS}
         best = self.state.dictionary if self.best is None else self.best
-        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        beside = path.with_name(own_name("learning"))
         with beside.open("wb") as file:
             np.savez(file, notes=np.array(json.dumps(notes)), best=best, **arrays)
             file.flush()

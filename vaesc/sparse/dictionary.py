@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vaesc.scratch import sweep
 from vaesc.sparse._batches import Batches, batch_size_for
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
 from vaesc.sparse._online import OnlineState
@@ -141,6 +142,8 @@ def learn_dictionary(
         }
         file = None if checkpoint is None else Path(checkpoint)
         digest = fingerprint(samples, settings) if file else ""
+        if file:
+            sweep(file.parent)  # what was half written by a process that was killed
         if file and file.exists():
             progress.load(file, digest)
         stop = max_epochs, patience, tol

@@ -36,7 +36,7 @@ FLOORS = [
         "bundle",
     },
     {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
-    {"registry", "reproduction", "housekeeping", "cli"},
+    {"registry", "reproduction", "needed", "housekeeping", "cli"},
 ]  # fmt: skip
 
 

@@ -261,11 +261,14 @@ class Tracking:
         with self.explained(f"end run {run_id}"):
             self.client.set_terminated(run_id, status, now())
 
-    def close_stale_runs(self) -> list[str]:
+    def close_stale_runs(self, *, everywhere: bool = False) -> list[str]:
         """End, as ``KILLED``, the runs whose process on this machine is dead.
 
         Runs of other machines, of living processes and of processes that cannot be seen from here
         (another container's) are left alone.
+
+        Args:
+            everywhere: In all experiments, not only in this one.
 
         Returns:
             The ids of the runs it ended.
@@ -273,7 +276,7 @@ class Tracking:
         closed = []
         open_here = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host_name()}'"
         # Taken as a list first: ending runs would shift the pages of the search.
-        for run in list(self.find_runs(open_here)):
+        for run in list(self.find_runs(open_here, everywhere=everywhere)):
             process = process_from_json(run.data.tags.get(PROCESS_TAG, ""))
             if process is not None and process.is_dead():
                 self.finish(run.info.run_id, "KILLED")
@@ -282,17 +285,33 @@ class Tracking:
             logger.info("marked %d runs of dead processes as killed", len(closed))
         return closed
 
-    def find_runs(self, condition: str) -> Iterator[Any]:
-        """Yield the experiment's runs that meet an MLflow filter, newest first."""
+    def find_runs(self, condition: str, *, everywhere: bool = False) -> Iterator[Any]:
+        """Yield the experiment's runs that meet an MLflow filter, newest first.
+
+        Args:
+            condition: The filter.
+            everywhere: Yield those of all experiments, whoever made them.
+        """
+        experiments = self._experiments() if everywhere else [self.experiment_id]
         token = None
-        while True:
+        while experiments:
             with self.explained("search its runs"):
                 page = self.client.search_runs(
-                    [self.experiment_id], condition, max_results=_PAGE, page_token=token
+                    experiments, condition, max_results=_PAGE, page_token=token
                 )
             yield from page
             if not (token := page.token):
                 return
+
+    def _experiments(self) -> list[str]:
+        found: list[str] = []
+        token = None
+        while True:
+            with self.explained("list its experiments"):
+                page = self.client.search_experiments(max_results=_PAGE, page_token=token)
+            found += [str(each.experiment_id) for each in page]
+            if not (token := page.token):
+                return found
 
     def run_url(self, run_id: str) -> str | None:
         """Return the address of a run's page; None if no server shows it."""

@@ -1,6 +1,7 @@
 """`vaesc gc` never removes what a registered version or a run that goes on needs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from project import Project, artifacts, states, stop_server
-from registry_homes import enter_home, saved
+from registry_homes import enter_home, saved, template_database
 
 from vaesc import cli
 from vaesc.housekeeping import collect_garbage, last_uses
@@ -283,6 +284,16 @@ def test_cache_records_go_with_their_artifacts_and_not_before(home):
     assert gc() == 0
     left = {path.name for path in results.iterdir()}
     assert left == {f"train-{new.digest}", f"register-{'0' * 64}"}
+
+
+def test_versions_of_before_stay_when_another_mlflow_is_in_use(home, tmp_path, monkeypatch):
+    """Whoever points at a server today may have registered in the home's own database before."""
+    kept, stray = made("vae", 0), made("vae", 1)
+    version(tmp_path, 0, [kept])
+    elsewhere = shutil.copy(template_database(), tmp_path / "elsewhere.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}")
+    assert gc("--keep-days", "0") == 0
+    assert (kept.path.exists(), stray.path.exists()) == (True, False)
 
 
 def test_no_registry_that_answers_no_collection(home, monkeypatch, capsys):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vaesc.config import home
 from vaesc.scratch import owner_at_work
 from vaesc.store import MANIFEST, Store
+
+if TYPE_CHECKING:
+    from vaesc.registry.tracking import Tracking
 
 
 def work_in_progress(store: Store) -> list[str]:
@@ -20,17 +25,15 @@ def work_in_progress(store: Store) -> list[str]:
 
 
 def _runs() -> list[str]:
-    from vaesc.registry import connect
     from vaesc.registry.entries import PROCESS_TAG
-    from vaesc.registry.failures import AbsentError
+    from vaesc.registry.tracking import every_tracking
 
-    try:
-        tracking = connect(create=False)
+    found: list[str] = []
+    for tracking in every_tracking():
         tracking.close_stale_runs(everywhere=True)
-        found = tracking.find_runs("attributes.status = 'RUNNING'", everywhere=True)
-        return [run.info.run_id for run in found if PROCESS_TAG in run.data.tags]
-    except AbsentError:
-        return []
+        running = tracking.find_runs("attributes.status = 'RUNNING'", everywhere=True)
+        found += [run.info.run_id for run in running if PROCESS_TAG in run.data.tags]
+    return found
 
 
 def _makers(store: Store) -> list[str]:
@@ -44,26 +47,25 @@ def registered_addresses() -> set[str]:
     The dataset whose test split is frozen for comparisons is one of them, whatever became of the
     version that was made from it.
     """
-    from vaesc.registry import connect
+    from vaesc.registry.tracking import every_tracking
+
+    return {address for tracking in every_tracking() for address in _registered(tracking)}
+
+
+def _registered(tracking: Tracking) -> Iterator[str]:
     from vaesc.registry.candidates import SEEN_TAG
-    from vaesc.registry.failures import AbsentError
     from vaesc.registry.files import DIGEST_TAG
     from vaesc.registry.freezing import frozen_dataset
     from vaesc.registry.lookup import find_versions
 
-    try:
-        tracking = connect(create=False)
-    except AbsentError:
-        return set()  # no registry yet, so nothing is registered
     versions = [v for v in find_versions(tracking) if DIGEST_TAG in v.tags]
-    tags = [v.tags for v in versions]
-    made_from = {
-        value for some in tags for key, value in some.items() if key.startswith("vaesc.digest.")
-    }
-    for some in tags:  # what a warm start's ancestors have seen is asked for at the next decision
-        made_from |= set(some.get(SEEN_TAG, "").split())
-    frozen = {frozen_dataset(tracking, name) for name in {v.name for v in versions}}
-    return made_from | {address for address in frozen if address}
+    for version in versions:
+        yield from (v for key, v in version.tags.items() if key.startswith("vaesc.digest."))
+        # What a warm start's ancestors have seen is asked for at the next decision.
+        yield from version.tags.get(SEEN_TAG, "").split()
+    for name in {version.name for version in versions}:
+        if frozen := frozen_dataset(tracking, name):
+            yield frozen
 
 
 def with_lineage(store: Store, addresses: set[str]) -> set[str]:

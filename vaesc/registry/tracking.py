@@ -13,14 +13,20 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.errors import RegistryError
 from vaesc.processes import host_name, process_from_json
 from vaesc.records import Dataset
-from vaesc.registry.connection import artifact_root, open_client, registry_uri, tracking_uri
+from vaesc.registry.connection import (
+    artifact_root,
+    open_client,
+    open_home_client,
+    registry_uri,
+    tracking_uri,
+)
 from vaesc.registry.entries import (
     HOST_TAG,
     PROCESS_TAG,
@@ -28,7 +34,7 @@ from vaesc.registry.entries import (
     origin_tags,
     param_text,
 )
-from vaesc.registry.failures import explained, shown
+from vaesc.registry.failures import AbsentError, explained, shown
 from vaesc.registry.system import git_tags, requirements, system_tags
 
 if TYPE_CHECKING:
@@ -56,6 +62,22 @@ def connect(experiment: str = "vaesc", *, create: bool = True) -> Tracking:
     """
     client, uri = open_client(create=create)
     return Tracking(client, uri, experiment)
+
+
+def every_tracking() -> list[Tracking]:
+    """Return all that may know of this home's artifacts: the MLflow in use, and the home's own.
+
+    Who points at a server today may have worked without one before. What is not there is left out.
+
+    Raises:
+        RegistryError: One that is there cannot be reached, or is damaged.
+    """
+    found = []
+    with suppress(AbsentError):
+        found.append(connect(create=False))
+    if own := open_home_client():
+        found.append(Tracking(*own, "vaesc"))
+    return found
 
 
 class Tracking:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tasks import logs
+from tasks.tracking import StepRun
 from vaesc import memory
 from vaesc.errors import DataError, MachineError, machine_told
 from vaesc.memory import ran_out
@@ -97,6 +98,19 @@ def test_a_file_that_claims_too_much_keeps_its_sentence():
     """Memory is not short only because a damaged header asks for a petabyte."""
     with pytest.raises(DataError, match="claims"), machine_told():
         raise DataError("the file claims 1 PB") from MemoryError()
+
+
+def test_where_memory_is_short_nothing_is_begun(monkeypatch):
+    """Compiled code that gets no memory may end the process, and no sentence would be said."""
+    monkeypatch.setattr("vaesc.errors.is_short", lambda: True)
+    begun = []
+    with pytest.raises(MachineError, match="not enough memory"), machine_told():
+        begun.append("compiled code")
+    heard = StepRun("0", None, lambda *_, **__: begun.append("progress"))
+    for tell in (lambda: heard.progress(1, 2), lambda: heard.epoch(1, {})):
+        with pytest.raises(MachineError, match="not enough memory"):
+            tell()
+    assert begun == []
 
 
 def test_a_log_line_of_it_has_no_traceback(caplog):

@@ -72,8 +72,9 @@ def machine_told() -> Iterator[None]:
     """Turn what the disk or the memory refuse within the block into one sentence.
 
     Raises:
-        MachineError: They did; other errors pass as they are.
+        MachineError: They did, or memory is short before the block; other errors pass as they are.
     """
+    require_memory()
     try:
         yield
     except Exception as error:
@@ -81,6 +82,16 @@ def machine_told() -> Iterator[None]:
         if sentence is error:
             raise
         raise sentence from error
+
+
+def require_memory() -> None:
+    """Refuse to go on where memory is short: compiled code that gets none may end the process.
+
+    Raises:
+        MachineError: It is.
+    """
+    if is_short():
+        raise MachineError(NO_MEMORY)
 
 
 def told(error: Exception) -> Exception:

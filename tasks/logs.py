@@ -18,16 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vaesc.errors import VaescError
-from vaesc.memory import ran_out
 
 LOG_EVERY_SECONDS = 10.0
 
 
 class _OnlyOnce(logging.Filter):
-    """Keep off the console what the command line says itself, as its last line: a user's error.
-
-    Of memory that has run out any logger may speak: in one line.
-    """
+    """Keep off the console what the command line says itself, as its last line: a user's error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,8 +37,6 @@ class _OnlyOnce(logging.Filter):
             # Prefect repeats the beginning of the sentence in the names of states.
             self._sentences.add(str(error)[:40])
             return False
-        if record.exc_info and ran_out(record.exc_info[1]):
-            record.exc_info = record.exc_text = None
         text = record.getMessage()
         return not any(sentence in text for sentence in self._sentences)
 
@@ -53,10 +47,8 @@ class _Sentences(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if os.environ.get("VAESC_DEBUG"):
             return True
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, VaescError):
-            record.users_error = error
-        if isinstance(error, VaescError) or ran_out(error):
+        if record.exc_info and isinstance(record.exc_info[1], VaescError):
+            record.users_error = record.exc_info[1]
             record.exc_info = record.exc_text = None
         return not record.getMessage().startswith("Failed to write result: Failed to serialize")
 

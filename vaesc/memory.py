@@ -17,6 +17,7 @@ import mmap
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +72,8 @@ def ran_out(error: BaseException | None) -> bool:
 def give_back() -> None:
     """Let the process have what was set aside; there is no way back."""
     _reserve.give_back()
+    # Of what is left half done Python remarks on at its end: coroutines never awaited.
+    warnings.simplefilter("ignore", RuntimeWarning)
 
 
 def is_short() -> bool:
@@ -84,7 +87,7 @@ def is_short() -> bool:
     if little is not None:
         little.close()
         return False
-    _reserve.give_back()
+    give_back()
     return True
 
 
@@ -108,6 +111,15 @@ def without_tracebacks() -> None:
             of_destructors(said)
 
     threading.excepthook, sys.unraisablehook = in_thread, in_destructor
+    make = logging.getLogRecordFactory()
+
+    def in_one_line(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
+        record = make(*args, **kwargs)
+        if record.exc_info and ran_out(record.exc_info[1]):
+            record.exc_info = None
+        return record
+
+    logging.setLogRecordFactory(in_one_line)
 
 
 def _says_so(error: BaseException) -> bool:

@@ -103,11 +103,11 @@ def without_tracebacks() -> None:
     of_threads, of_destructors = threading.excepthook, sys.unraisablehook
 
     def in_thread(said: threading.ExceptHookArgs) -> None:
-        if not ran_out(said.exc_value):
+        if not _met(said.exc_value):
             of_threads(said)
 
     def in_destructor(said: Any) -> None:  # noqa: ANN401 - the type has no public name
-        if not ran_out(said.exc_value):
+        if not _met(said.exc_value):
             of_destructors(said)
 
     threading.excepthook, sys.unraisablehook = in_thread, in_destructor
@@ -115,11 +115,19 @@ def without_tracebacks() -> None:
 
     def in_one_line(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
         record = make(*args, **kwargs)
-        if record.exc_info and ran_out(record.exc_info[1]):
+        if record.exc_info and _met(record.exc_info[1]):
             record.exc_info = None
         return record
 
     logging.setLogRecordFactory(in_one_line)
+
+
+def _met(error: BaseException | None) -> bool:
+    """Say whether memory has run out, and if so let whoever reports it have the reserve."""
+    if not ran_out(error):
+        return False
+    is_short()  # gives the reserve back where it is
+    return True
 
 
 def _says_so(error: BaseException) -> bool:

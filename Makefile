@@ -46,7 +46,8 @@ claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-faults: $(READY) ## break runs at every point, and see that the next one is whole (hours; ARGS="--few 20")
+faults: $(READY) ## kill trainings at 50 moments, break runs at every point: the next one is whole (hours; ARGS="--few 20")
+	$(BIN)/python -m tests.faults.kills
 	$(BIN)/python -m tests.faults $(ARGS)
 
 fuzz: $(READY) ## search every parser for bad input that harms: 10 CPU minutes each, two at a time [ARGS="--minutes 1 --target zarr"]

@@ -21,6 +21,7 @@ from prefect.states import Crashed
 
 from tasks.tracking import flow_run_id
 from vaesc.config import home
+from vaesc.memory import ran_out
 from vaesc.scratch import is_abandoned, own_name
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,16 @@ def on_record() -> Iterator[None]:
         logger.warning("the run is not noted in %s (%s)", _folder(), error.strerror)
     try:
         yield
-    finally:
-        with suppress(OSError):  # what stays is swept once this process is dead
-            note.unlink(missing_ok=True)
+    except BaseException as error:
+        if not ran_out(error):
+            _forget(note)
+        raise  # without memory Prefect may not come to say how the run ended: the next one does
+    _forget(note)
+
+
+def _forget(note: Path) -> None:
+    with suppress(OSError):  # what stays is swept once this process is dead
+        note.unlink(missing_ok=True)
 
 
 def end_runs_of_the_dead() -> list[str]:

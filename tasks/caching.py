@@ -91,10 +91,9 @@ def verify(record: Record) -> None:
             raise StoreError(f"model {record.name} version {record.version} is not registered")
         return
     folder = Path(record.uri)
-    artifact = Store(folder.parents[2]).open(folder.parents[1].name, record.digest)
+    artifact = Store(folder.parents[2]).use(folder.parents[1].name, record.digest)
     if artifact.content != record.content:
         raise StoreError(f"{artifact.kind} {record.digest[:12]} was made anew and differs")
-    artifact.touch()
 
 
 def results_folder() -> Path:

@@ -24,7 +24,7 @@ from prefect.logging import get_run_logger
 
 from tasks.logs import ProgressReporter
 from vaesc.config import PipelineConfig, config_digest, flat_settings, home, settings
-from vaesc.errors import RegistryError, VaescError, machine_told
+from vaesc.errors import RegistryError, VaescError, machine_told, require_memory
 from vaesc.progress import Listener
 from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
 from vaesc.registry.recorded import CONFIG
@@ -157,7 +157,8 @@ class StepRun(Listener):
         self._times: list[int] = []
 
     def progress(self, done: float, total: float, **figures: float) -> None:
-        """Show progress."""
+        """Show progress, if there is memory to go on with."""
+        require_memory()
         self._reporter(done, total, **figures)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -165,6 +166,7 @@ class StepRun(Listener):
 
         A request to MLflow takes some ten milliseconds: quick epochs wait for one another.
         """
+        require_memory()
         self._waiting.append((epoch, dict(metrics)))
         self._times.append(now())
         if time.monotonic() - self._sent >= SEND_EPOCHS_EVERY_SECONDS:

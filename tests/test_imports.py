@@ -15,6 +15,7 @@ HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
 FLOORS = [
     {
         "errors",
+        "memory",
         "config",
         "records",
         "store",
@@ -35,7 +36,7 @@ FLOORS = [
         "drift", "bundle",
     },
     {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
-    {"registry", "reproduction", "housekeeping", "cli"},
+    {"registry", "reproduction", "needed", "housekeeping", "cli"},
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vaesc.memory import give_back, is_short, ran_out
+
 _KEPT = "finished steps are kept, and the next run goes on from them"
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -20,8 +22,7 @@ _REMEDIES = {
     errno.EIO: "check that disk",
     errno.EFBIG: "raise the limit on the size of files",
 }
-_NO_MEMORY = re.compile("can.t start new thread|can.t allocate memory|out of memory")
-"""What Python and torch say of it when they do not raise a MemoryError."""
+NO_MEMORY = f"there is not enough memory; free some, or use smaller blocks or batches ({_KEPT})"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What would break a line, or tell a terminal to do something."""
 
@@ -71,19 +72,44 @@ def machine_told() -> Iterator[None]:
     """Turn what the disk or the memory refuse within the block into one sentence.
 
     Raises:
-        MachineError: They did; other errors pass as they are.
+        MachineError: They did, or memory is short before the block; other errors pass as they are.
     """
+    require_memory()
     try:
         yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0)
-        if remedy is None or isinstance(error, VaescError):
+    except Exception as error:
+        sentence = told(error)
+        if sentence is error:
             raise
+        raise sentence from error
+
+
+def require_memory() -> None:
+    """Refuse to go on where memory is short: compiled code that gets none may end the process.
+
+    Raises:
+        MachineError: It is.
+    """
+    if is_short():
+        raise MachineError(NO_MEMORY)
+
+
+def told(error: Exception) -> Exception:
+    """Return an error as one sentence if the disk or the memory refused, else as it is.
+
+    A file that claims to be larger than any memory has its own sentence, and memory is not short
+    then. Where it is short, an error that nothing explains is its doing: what a failed import left
+    half done breaks the next one in any way.
+    """
+    if isinstance(error, MachineError):
+        return error
+    if isinstance(error, VaescError):
+        return MachineError(NO_MEMORY) if ran_out(error) and is_short() else error
+    if ran_out(error):
+        give_back()
+        return MachineError(NO_MEMORY)
+    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and remedy:
         where = error.filename or "a file"
-        raise MachineError(f"{where}: {error.strerror}; {remedy} ({_KEPT})") from error
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
-            raise
-        raise MachineError(
-            f"there is not enough memory; free some, or use smaller blocks or batches ({_KEPT})"
-        ) from error
+        return MachineError(f"{where}: {error.strerror}; {remedy} ({_KEPT})")
+    return MachineError(NO_MEMORY) if is_short() else error

@@ -1,25 +1,26 @@
 """Check the store and reclaim its space, without ever removing what somebody needs.
 
-Needed is: what a registered model version was made from, what was made lately, and everything
-those were made from in turn (the lineage in the manifests).
+Needed is: what a registered model version was made from, what was made or used lately, and
+everything those were made from in turn (:mod:`vaesc.needed`).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from vaesc.config import home
 from vaesc.errors import ConfigError
-from vaesc.scratch import is_abandoned
-from vaesc.store import MANIFEST, PROVENANCE, DamagedError, Store, read_artifact
+from vaesc.needed import with_lineage
+from vaesc.scratch import is_abandoned, own_name
+from vaesc.store import DamagedError, Store, last_use, read_artifact
 
 _DAY = 86_400.0
 
@@ -78,6 +79,11 @@ def verify_models() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def last_uses(store: Store) -> dict[Path, float]:
+    """Return when each artifact was last made or used: what is used after this stays."""
+    return {folder: last_use(folder) for folder in store.folders()}
+
+
 def collect_garbage(
     store: Store,
     roots: set[str],
@@ -85,108 +91,53 @@ def collect_garbage(
     keep_days: float,
     quarantine: bool = False,
     delete: bool = False,
+    seen: Mapping[Path, float] | None = None,
 ) -> list[Garbage]:
     """List, and on request delete, what nobody needs.
 
+    Runs may begin while this goes on. To lose nothing of theirs, ask in this order:
+    :func:`last_uses`, then :func:`vaesc.needed.work_in_progress` (a run that began before has
+    ended, or is seen there), then the roots, and then this. What a run uses that began later is
+    not as it was `seen`, and stays.
+
     Args:
         store: The store.
-        roots: Addresses that must stay, see :func:`registered_addresses`.
+        roots: Addresses that must stay, see :func:`vaesc.needed.registered_addresses`.
         keep_days: What was made or used in the last so many days stays too.
         quarantine: List the quarantined evidence as well.
         delete: Really delete what is listed.
+        seen: Artifacts that may go, with their last use then; default: as they are now.
+
+    Returns:
+        What may go; once deleted, what went.
 
     Raises:
         ConfigError: `keep_days` is negative or not a number.
     """
     if not keep_days >= 0:
         raise ConfigError(f"--keep-days must be 0 or more, got {keep_days}")
-    kept = _with_lineage(store, roots | _recent(store, keep_days))
+    seen = last_uses(store) if seen is None else seen
+    oldest = time.time() - keep_days * _DAY
+    recent = {folder.name for folder, used in seen.items() if used >= oldest}
+    kept = with_lineage(store, roots | recent)
     found = [
         _garbage(folder, "no model or recent run uses it")
-        for folder in store.folders()
+        for folder in seen
         if folder.name not in kept
     ]
-    found += [_garbage(p, "left by a dead process") for p in _orphans(store)]
+    if delete:
+        found = [item for item in found if store.remove(item.path, seen[item.path])]
+    rest = [_garbage(p, "left by a dead process") for p in _orphans(store)]
     if quarantine:
         damaged = [*store.root.glob("quarantine/*"), *(home() / "models").glob("quarantine/*")]
-        found += [_garbage(p, "quarantined") for p in sorted(damaged)]
-    found += [_garbage(p, "lock that nobody holds") for p in _old_locks(store)]
+        rest += [_garbage(p, "quarantined") for p in sorted(damaged)]
+    rest += [_garbage(p, "lock that nobody holds") for p in _old_locks(store)]
     doomed = {item.path.name for item in found}
-    found += [_garbage(p, "cache record of nothing") for p in _stale_results(store, doomed)]
-    found += [_garbage(p, "of a training nobody resumed") for p in _checkpoints(keep_days)]
+    rest += [_garbage(p, "cache record of nothing") for p in _stale_results(store, doomed)]
+    rest += [_garbage(p, "of a training nobody resumed") for p in _checkpoints(oldest)]
     if delete:
-        for item in found:
-            _remove(store, item.path)
-    return found
-
-
-def runs_in_progress() -> list[str]:
-    """Return the MLflow runs whose process still works; artifacts they need must stay."""
-    from vaesc.registry import connect
-    from vaesc.registry.failures import AbsentError
-
-    try:
-        tracking = connect(create=False)
-        tracking.close_stale_runs()
-        return [run.info.run_id for run in tracking.find_runs("attributes.status = 'RUNNING'")]
-    except AbsentError:
-        return []
-
-
-def registered_addresses() -> set[str]:
-    """Return the address of every artifact that a registered model version was made from.
-
-    The dataset whose test split is frozen for comparisons is one of them, whatever became of the
-    version that was made from it.
-    """
-    from vaesc.registry import connect, list_models, show_model
-    from vaesc.registry.candidates import SEEN_TAG
-    from vaesc.registry.failures import AbsentError
-    from vaesc.registry.freezing import frozen_dataset
-
-    try:
-        versions = list_models()
-    except AbsentError:
-        return set()  # no registry yet, so nothing is registered
-    tags = [show_model(v["version"], name=v["name"])["tags"] for v in versions]
-    made_from = {
-        value for some in tags for key, value in some.items() if key.startswith("vaesc.digest.")
-    }
-    for some in tags:  # what a warm start's ancestors have seen is asked for at the next decision
-        made_from |= set(some.get(SEEN_TAG, "").split())
-    tracking = connect(create=False)
-    frozen = {frozen_dataset(tracking, name) for name in {v["name"] for v in versions}}
-    return made_from | {address for address in frozen if address}
-
-
-def _with_lineage(store: Store, addresses: set[str]) -> set[str]:
-    parents = {folder.name: _parents(folder) for folder in store.folders()}
-    kept: set[str] = set()
-    waiting = list(addresses)
-    while waiting:
-        address = waiting.pop()
-        if address not in kept:
-            kept.add(address)
-            waiting += parents.get(address, [])
-    return kept
-
-
-def _parents(folder: Path) -> list[str]:
-    try:
-        return list(json.loads((folder / MANIFEST).read_text())["parents"].values())
-    except (OSError, ValueError, KeyError):
-        return []  # damaged: `verify` says so; what it came from cannot be known
-
-
-def _recent(store: Store, days: float) -> set[str]:
-    """Return what was made or used lately: a use touches the artifact's provenance file."""
-    oldest = time.time() - days * _DAY
-    return {f.name for f in store.folders() if _made(f) >= oldest}
-
-
-def _made(folder: Path) -> float:
-    marks = [p for p in (folder / PROVENANCE, folder) if p.exists()]
-    return max(p.stat().st_mtime for p in marks)
+        rest = [item for item in rest if _remove(store, item.path)]
+    return found + rest
 
 
 def _orphans(store: Store) -> list[Path]:
@@ -195,17 +146,25 @@ def _orphans(store: Store) -> list[Path]:
     return [p for folder in folders for p in sorted(folder.glob("*")) if is_abandoned(p)]
 
 
-def _checkpoints(keep_days: float) -> list[Path]:
-    """Return the checkpoints that were last written more than so many days ago."""
-    oldest = time.time() - keep_days * _DAY
+def _checkpoints(oldest: float) -> list[Path]:
+    """Return the checkpoints that were last written before a moment."""
     folders = [p for p in sorted((home() / "checkpoints").glob("*")) if p.is_dir()]
-    return [p for p in folders if max(f.stat().st_mtime for f in (p, *p.iterdir())) < oldest]
+    return [p for p in folders if _newest(p) < oldest]
+
+
+def _newest(folder: Path) -> float:
+    times = [0.0]
+    for path in (folder, *folder.glob("*")):
+        with suppress(FileNotFoundError):  # written beside, and renamed meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _stale_results(store: Store, doomed: set[str]) -> list[Path]:
     """Return Prefect's cache records whose artifact is gone or about to go."""
-    addresses = {f.name for f in store.folders()} - doomed
+    # Records first: an artifact is there before its record is.
     records = sorted(p for p in (home() / "results").glob("*-*") if p.is_file())
+    addresses = {f.name for f in store.folders()} - doomed
     return [
         p
         for p in records
@@ -224,12 +183,26 @@ def _garbage(path: Path, reason: str) -> Garbage:
     return Garbage(path=path, reason=reason, bytes=sum(f.stat().st_size for f in files))
 
 
-def _remove(store: Store, path: Path) -> None:
-    """Delete; an artifact is renamed away first, so that no reader ever sees half of it."""
-    if path.is_file():
-        path.unlink()
-        return
-    grave = store.root / "tmp" / f"deleted-{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    grave.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(grave)
+def _remove(store: Store, path: Path) -> bool:
+    """Delete what is no artifact, unless somebody holds its lock; say whether it is gone.
+
+    A step holds the lock of what it makes for as long as that takes: a long training's lock, and
+    its checkpoint, may be old.
+    """
+    with ExitStack() as stack:
+        locks = (
+            [path] if path.parent.name == "locks" else store.root.glob(f"locks/*-{path.name}.*")
+        )
+        try:
+            for lock in locks:
+                stack.enter_context(FileLock(lock, timeout=0))
+            if path.is_file():
+                path.unlink()
+                return True
+            grave = store.root / "tmp" / own_name("deleted")
+            grave.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(grave)
+        except (Timeout, FileNotFoundError):
+            return False
     shutil.rmtree(grave)
+    return True

@@ -62,19 +62,29 @@ def mark() -> str:
 
 def is_of_the_dead(text: str) -> bool:
     """Tell whether the process of a :func:`mark` is over for certain, as seen from here."""
+    return _lives(text) is False
+
+
+def is_of_the_living(text: str) -> bool:
+    """Tell whether the process of a :func:`mark` goes on for certain, as seen from here."""
+    return _lives(text) is True
+
+
+def _lives(text: str) -> bool | None:
+    """Return None where that cannot be known: no mark, another machine or another container."""
     found = _MARK.fullmatch(text)
     if found is None:
-        return False
+        return None
     here = this_process()
     machine, boot, namespace = map(_short, (here.machine, here.boot, here.namespace))
     if found["machine"] != machine or not (here.machine and here.boot):
-        return False
+        return None
     if found["boot"] != boot:
-        return True
+        return False
+    if found["namespace"] != namespace:
+        return None
     pid = int(found["pid"])
-    return found["namespace"] == namespace and (
-        not pid_exists(pid) or found["started"] != _start_time(pid)
-    )
+    return pid_exists(pid) and found["started"] == _start_time(pid)
 
 
 def process_from_json(text: str) -> Process | None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vaesc.config import home
-from vaesc.processes import is_of_the_dead, mark
+from vaesc.processes import is_of_the_dead, is_of_the_living, mark
 
 
 def own_name(label: str) -> str:
@@ -26,6 +26,12 @@ def is_abandoned(path: Path) -> bool:
     """Tell whether a path with such a name is of a process of this machine that is dead."""
     parts = path.name.split(".")
     return len(parts) == 3 and is_of_the_dead(parts[1])
+
+
+def owner_at_work(path: Path) -> bool:
+    """Tell whether a path with such a name is of a process of this machine that lives."""
+    parts = path.name.split(".")
+    return len(parts) == 3 and is_of_the_living(parts[1])
 
 
 def sweep(folder: Path) -> list[Path]:

@@ -114,6 +114,8 @@ def run_step(
     # Outside the artifact, and under its address: a killed attempt's successor finds it.
     resumed = (checkpoints or home() / "checkpoints") / spec.digest
     there = store or Store()
+    for path in paths.values():
+        there.note_use(path)
     dataset = next((r for r in records.values() if isinstance(r, Dataset)), None)
 
     def build(folder: Path) -> Mapping[str, Any]:

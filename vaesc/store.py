@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from vaesc.config import canonical_json, home
 from vaesc.errors import StoreError
@@ -43,6 +43,8 @@ PROVENANCE = "provenance.json"
 SUMMARY = "summary.json"
 _FORMAT = 1
 _UNLISTED = {MANIFEST, PROVENANCE}
+_OURS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What the reader is short of, and no damage of what it reads: nothing is moved away for it."""
 
 
 class DamagedError(StoreError):
@@ -86,8 +88,7 @@ class Artifact:
 
     def touch(self) -> None:
         """Note that the artifact was used now, for `vaesc gc`: its provenance file's time."""
-        with contextlib.suppress(OSError):  # where nothing can be written, nothing is collected
-            os.utime(self.path / PROVENANCE)
+        _note(self.path)
 
 
 class Store:
@@ -151,8 +152,7 @@ class Store:
         Raises:
             StoreError: The store cannot be written.
         """
-        lock = self._lock(spec)
-        with lock:
+        with self._lock(spec.kind, spec.digest):
             found = self.find(spec.kind, spec.digest)
             if found:
                 found.touch()
@@ -207,7 +207,62 @@ class Store:
             shutil.rmtree(folder)
         fsync(target.parent)
 
-    def _lock(self, spec: Spec) -> FileLock:
+    def use(self, kind: str, digest: str) -> Artifact:
+        """Return a verified artifact, and note that it is used: `vaesc gc` lets it stay.
+
+        Both happen while nobody can take it away; :meth:`remove` looks for the note.
+
+        Raises:
+            StoreError: It is not there, or was damaged and is in quarantine now.
+        """
+        with self._held(kind, digest):
+            artifact = self.open(kind, digest)
+            artifact.touch()
+            return artifact
+
+    def note_use(self, folder: Path) -> None:
+        """Note that the artifact in `folder` is used, unverified; others' folders are let be."""
+        if folder.parent.parent.parent == self.root and folder.is_dir():
+            with self._held(folder.parents[1].name, folder.name):
+                _note(folder)
+
+    def remove(self, folder: Path, last_used: float) -> bool:
+        """Remove an artifact, unless somebody makes it, or has used it since `last_used`.
+
+        It is renamed away first, so that no reader ever sees half of it.
+
+        Returns:
+            Whether it is gone.
+        """
+        lock = self._lock(folder.parents[1].name, folder.name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        try:
+            if last_use(folder) != last_used:
+                return False
+            grave = self._grave(folder)
+        finally:
+            lock.release()
+        shutil.rmtree(grave)
+        return True
+
+    def _grave(self, folder: Path) -> Path:
+        grave = self.root / "tmp" / own_name("deleted")
+        grave.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(grave)
+        return grave
+
+    @contextlib.contextmanager
+    def _held(self, kind: str, digest: str) -> Iterator[None]:
+        """Hold an artifact's lock; where none can be written, nothing is removed either."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError, StoreError):
+                stack.enter_context(self._lock(kind, digest))
+            yield
+
+    def _lock(self, kind: str, digest: str) -> FileLock:
         folder = self.root / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -216,7 +271,7 @@ class Store:
                 f"the store {self.root} cannot be written ({error.strerror}); "
                 "make it writable, or set VAESC_HOME to a folder that is"
             ) from error
-        return FileLock(folder / f"{spec.kind}-{spec.digest}.lock")
+        return FileLock(folder / f"{kind}-{digest}.lock")
 
     def _quarantine(self, folder: Path) -> Path:
         evidence = self.root / "quarantine" / f"{folder.name}.{uuid.uuid4().hex[:8]}"
@@ -308,11 +363,27 @@ def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
     except DamagedError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if getattr(error, "errno", None) in _OURS:
+            raise
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     return Artifact(
         kind=spec.kind, digest=spec.digest, content=content, path=folder,
         summary=summary, provenance=_read_provenance(folder),
     )  # fmt: skip
+
+
+def last_use(folder: Path) -> float:
+    """Return when the artifact in `folder` was last made or used; 0 if it is not there."""
+    times = [0.0]
+    for path in (folder, folder / PROVENANCE):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _note(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # where nothing can be written, nothing is collected
+        os.utime(folder / PROVENANCE)
 
 
 def file_digest(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,9 @@ class Lane:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "small.toml").write_text(SETTINGS)
         self._server("start")
+        # Runs are told its address, so its keeper knows of no client but this process: without
+        # one, it would end the server after ten minutes.
+        (self.folder / "server" / "prefect" / "clients" / str(os.getpid())).touch()
         state = json.loads((self.folder / "server" / "prefect" / "server.json").read_text())
         self.prefect = str(state["url"])
         self.environment["PREFECT_API_URL"] = self.prefect

@@ -14,10 +14,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from vaesc import __version__
+from vaesc import __version__, memory
 from vaesc.cli import care, claim, models, operate, reproduce, run, score, use
 from vaesc.config import expanded
-from vaesc.errors import VaescError, machine_told
+from vaesc.errors import NO_MEMORY, VaescError, machine_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.function is run.run:
         os.environ["VAESC_CLI"] = "1"  # the console leaves the last word, the sentence, to us
     kept = getattr(options, "kept", "finished steps are kept, and the next run goes on from them")
+    memory.set_aside()
+    if not os.environ.get("VAESC_DEBUG"):
+        memory.without_tracebacks()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_failed(f"terminated; {kept}", 143)))
     try:
         if options.home:
@@ -45,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _failed(f"{error.strerror or error}{where}", 1)
+    except BaseException as error:
+        # Not every wrapping is an Exception: what Prefect cancels for want of memory is none.
+        if isinstance(error, SystemExit) or not memory.ran_out(error):
+            raise
+        memory.give_back()
+        return _failed(NO_MEMORY, 1)
 
 
 def _failed(sentence: str, code: int) -> int:

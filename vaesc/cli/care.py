@@ -70,17 +70,21 @@ def _state(check: dict[str, Any]) -> str:
 
 def gc(options: argparse.Namespace) -> int:
     """Delete what no registered model and no recent run refers to."""
-    from vaesc.housekeeping import collect_garbage, registered_addresses, runs_in_progress
+    from vaesc.housekeeping import collect_garbage, last_uses
+    from vaesc.needed import registered_addresses, work_in_progress
     from vaesc.store import Store
 
-    if options.yes and (running := runs_in_progress()):
-        raise VaescError(f"run {running[0]} is in progress; wait for its end, then collect")
+    store = Store()
+    seen = last_uses(store)  # before all else: see collect_garbage
+    if options.yes and (working := work_in_progress(store)):
+        raise VaescError(f"{working[0]} is in progress; wait for its end, then collect")
     items = collect_garbage(
-        Store(),
+        store,
         registered_addresses(),
         keep_days=options.keep_days,
         quarantine=options.quarantine,
         delete=options.yes,
+        seen=seen,
     )
     for item in items:
         print(f"{item.bytes / 1e6:>9.1f} MB  {item.reason:<28}{item.path}")

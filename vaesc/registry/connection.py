@@ -73,6 +73,19 @@ def open_client(*, create: bool) -> tuple[MlflowClient, str]:
         return MlflowClient(uri, registry), uri
 
 
+def open_home_client() -> tuple[MlflowClient, str] | None:
+    """Open the home's own database where it is there and not the MLflow in use; else None."""
+    path = home() / "mlflow.db"
+    uri = f"{SQLITE}{path}"
+    if uri in (tracking_uri(), registry_uri()) or not path.exists():
+        return None
+    prepare_environment()
+    with explained(uri, "open its store"):
+        from mlflow import MlflowClient
+
+        return MlflowClient(uri, uri), uri
+
+
 def is_server(uri: str) -> bool:
     """Say whether a URI is that of a server, which keeps artifacts where it likes."""
     return urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc", "uc")

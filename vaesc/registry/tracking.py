@@ -13,14 +13,20 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.errors import RegistryError
 from vaesc.processes import host_name, process_from_json
 from vaesc.records import Dataset
-from vaesc.registry.connection import artifact_root, open_client, registry_uri, tracking_uri
+from vaesc.registry.connection import (
+    artifact_root,
+    open_client,
+    open_home_client,
+    registry_uri,
+    tracking_uri,
+)
 from vaesc.registry.entries import (
     HOST_TAG,
     PROCESS_TAG,
@@ -28,7 +34,7 @@ from vaesc.registry.entries import (
     origin_tags,
     param_text,
 )
-from vaesc.registry.failures import explained, shown
+from vaesc.registry.failures import AbsentError, explained, shown
 from vaesc.registry.system import git_tags, requirements, system_tags
 
 if TYPE_CHECKING:
@@ -56,6 +62,22 @@ def connect(experiment: str = "vaesc", *, create: bool = True) -> Tracking:
     """
     client, uri = open_client(create=create)
     return Tracking(client, uri, experiment)
+
+
+def every_tracking() -> list[Tracking]:
+    """Return all that may know of this home's artifacts: the MLflow in use, and the home's own.
+
+    Who points at a server today may have worked without one before. What is not there is left out.
+
+    Raises:
+        RegistryError: One that is there cannot be reached, or is damaged.
+    """
+    found = []
+    with suppress(AbsentError):
+        found.append(connect(create=False))
+    if own := open_home_client():
+        found.append(Tracking(*own, "vaesc"))
+    return found
 
 
 class Tracking:
@@ -261,11 +283,14 @@ class Tracking:
         with self.explained(f"end run {run_id}"):
             self.client.set_terminated(run_id, status, now())
 
-    def close_stale_runs(self) -> list[str]:
+    def close_stale_runs(self, *, everywhere: bool = False) -> list[str]:
         """End, as ``KILLED``, the runs whose process on this machine is dead.
 
         Runs of other machines, of living processes and of processes that cannot be seen from here
         (another container's) are left alone.
+
+        Args:
+            everywhere: In all experiments, not only in this one.
 
         Returns:
             The ids of the runs it ended.
@@ -273,7 +298,7 @@ class Tracking:
         closed = []
         open_here = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host_name()}'"
         # Taken as a list first: ending runs would shift the pages of the search.
-        for run in list(self.find_runs(open_here)):
+        for run in list(self.find_runs(open_here, everywhere=everywhere)):
             process = process_from_json(run.data.tags.get(PROCESS_TAG, ""))
             if process is not None and process.is_dead():
                 self.finish(run.info.run_id, "KILLED")
@@ -282,17 +307,33 @@ class Tracking:
             logger.info("marked %d runs of dead processes as killed", len(closed))
         return closed
 
-    def find_runs(self, condition: str) -> Iterator[Any]:
-        """Yield the experiment's runs that meet an MLflow filter, newest first."""
+    def find_runs(self, condition: str, *, everywhere: bool = False) -> Iterator[Any]:
+        """Yield the experiment's runs that meet an MLflow filter, newest first.
+
+        Args:
+            condition: The filter.
+            everywhere: Yield those of all experiments, whoever made them.
+        """
+        experiments = self._experiments() if everywhere else [self.experiment_id]
         token = None
-        while True:
+        while experiments:
             with self.explained("search its runs"):
                 page = self.client.search_runs(
-                    [self.experiment_id], condition, max_results=_PAGE, page_token=token
+                    experiments, condition, max_results=_PAGE, page_token=token
                 )
             yield from page
             if not (token := page.token):
                 return
+
+    def _experiments(self) -> list[str]:
+        found: list[str] = []
+        token = None
+        while True:
+            with self.explained("list its experiments"):
+                page = self.client.search_experiments(max_results=_PAGE, page_token=token)
+            found += [str(each.experiment_id) for each in page]
+            if not (token := page.token):
+                return found
 
     def run_url(self, run_id: str) -> str | None:
         """Return the address of a run's page; None if no server shows it."""

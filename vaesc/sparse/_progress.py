@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.memory import ran_out
 from vaesc.scratch import own_name, sweep
 from vaesc.sparse._online import OnlineState
 
@@ -86,6 +87,8 @@ class Progress:
             theirs = notes["settings"]
             self._check_shapes(arrays)
         except _UNREADABLE as error:
+            if ran_out(error):
+                raise  # it is as good as before: starting anew would write over it
             logger.warning("the checkpoint %s cannot be read (%s): starting anew", path, error)
             return
         if theirs != settings:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vaesc.config import canonical_json
+from vaesc.memory import ran_out
 from vaesc.scratch import own_name, sweep
 from vaesc.untrusted import parse_json
 
@@ -105,6 +106,8 @@ class Checkpoints:
             self._is_mine = True
             return tensors, facts
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if ran_out(error):
+                raise  # it is as good as before: starting anew would write over it
             logger.warning("the checkpoint %s cannot be read (%s): starting anew", path, error)
             return None
 

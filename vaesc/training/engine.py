@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaesc.memory import ran_out
 from vaesc.training.objective import Objective
 from vaesc.training.state import State
 
@@ -105,6 +106,8 @@ class Engine:
         try:
             sums = self._graph(*lists, images, noise, scalars)
         except _COMPILER_ERRORS as error:
+            if ran_out(error):
+                raise  # eager steps would give other last bits, under the same digest
             self._graph, self.fallback = None, f"eager: {type(error).__name__}"
             logger.warning(
                 "the training step could not be compiled and runs eagerly: %s", _first_line(error)

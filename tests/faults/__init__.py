@@ -9,6 +9,7 @@ finished, and leave nothing behind: no temporary file, no run that is "Running" 
 ::
 
     python -m tests.faults            # the long form, the figures of docs/faults.md
-    python -m tests.faults --few 20   # a sample of it
+    python -m tests.faults --all      # every point that there is, some 900 (hours)
+    python -m tests.faults --few 20   # a few
     python -m tests.faults.kills      # trainings killed at 50 random moments, and resumed
 """

@@ -1,4 +1,4 @@
-"""The long form: ``python -m tests.faults [--few N] [--lanes 2] [--write docs/faults.md]``."""
+"""The long form: ``python -m tests.faults [--few N | --all] [--lanes 2] [--write FILE.md]``."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ Job = Callable[["_Worker"], Trial]
 def main() -> int:
     """Break runs, print what became of them, and last one JSON line of figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--few", type=int, metavar="N", help="only N injections at points")
+    parser.add_argument(
+        "--few", type=int, metavar="N", default=300,
+        help="injections at points, of every fault and step in turn (default: 300)",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="every injection there is")
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default: 2)")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the table there, too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR, and leave it there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         base = (options.keep or Path(folder)).resolve()
-        trials = _all(base, options.lanes, options.few)
+        trials = _all(base, options.lanes, None if options.all else options.few)
     table = table_of(trials)
     print(table)
     for trial in trials:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vaesc.scratch import sweep
 from vaesc.sparse._batches import Batches, batch_size_for
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
 from vaesc.sparse._online import OnlineState

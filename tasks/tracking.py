@@ -28,6 +28,7 @@ from vaesc.errors import RegistryError, VaescError, machine_told, require_memory
 from vaesc.progress import Listener
 from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
 from vaesc.registry.recorded import CONFIG
+from vaesc.registry.rescue import keep_copy
 from vaesc.registry.system import device_tags
 from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
@@ -127,7 +128,7 @@ class PipelineRun:
             return {}
         folder = Path(record.uri)
         artifact = read_artifact(folder, files=False)
-        self._log_health(run_id, artifact.summary.get("health", ()))
+        self.tell(artifact.summary.get("health", ()), run_id)
         metrics = {k: float(v) for k, v in artifact.summary.get("metrics", {}).items()}
         self.tracking.log_metrics(run_id, metrics, step=0)
         if cached:
@@ -138,13 +139,14 @@ class PipelineRun:
                 self.tracking.log_dataset(run, record, known)
         return metrics
 
-    def _log_health(self, run_id: str, troubles: Sequence[str]) -> None:
-        """Put what was not sound where it is looked for: on the step's run and on the parent."""
+    def tell(self, troubles: Sequence[str], run_id: str = "") -> None:
+        """Put what was not sound where it is looked for: on the run, and on that of the step."""
         if not troubles:
             return
         self.health += troubles
         for run, found in ((run_id, troubles), (self.run_id, self.health)):
-            self.tracking.set_tags(run, {"vaesc.health": "\n".join(found)[:_LONGEST_TAG]})
+            if run:
+                self.tracking.set_tags(run, {"vaesc.health": "\n".join(found)[:_LONGEST_TAG]})
 
 
 class StepRun(Listener):
@@ -219,6 +221,7 @@ def pipeline_run(
         parent=os.environ.get(PARENT_RUN), tags=every, params=dict(flat_settings(config)),
     )  # fmt: skip
     run = PipelineRun(config, tracking, run_id, candidate=candidate)
+    run.tell([tracking.rescued] if tracking.rescued else [])
     token = _CURRENT.set(run)
     try:
         tracking.log_json(run_id, settings(config), CONFIG)
@@ -231,6 +234,7 @@ def pipeline_run(
         tracking.finish(run.run_id, "FINISHED")
     finally:
         _CURRENT.reset(token)
+        keep_copy()
 
 
 def end_badly(

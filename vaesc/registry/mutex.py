@@ -24,6 +24,7 @@ from vaesc.errors import RegistryError
 from vaesc.processes import process_from_json, this_process
 from vaesc.registry.entries import PROCESS_TAG
 from vaesc.registry.failures import AbsentError, UnreachableError
+from vaesc.registry.rescue import keep_copy
 from vaesc.registry.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def promoting(tracking: Tracking, name: str) -> Iterator[Callable[[], None]]:
             _remove(tracking, lock)
         for each in broken:
             _remove(tracking, each)
+        keep_copy()
 
 
 def _take(tracking: Tracking, lock: str, token: str) -> list[str]:

@@ -35,6 +35,8 @@ from vaesc.registry.entries import (
     param_text,
 )
 from vaesc.registry.failures import AbsentError, explained, shown
+from vaesc.registry.probing import sqlite_path
+from vaesc.registry.rescue import own_database, rescue
 from vaesc.registry.system import git_tags, requirements, system_tags
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ def connect(experiment: str = "vaesc", *, create: bool = True) -> Tracking:
     Raises:
         RegistryError: It cannot be reached, is damaged, or is not there and `create` is False.
     """
+    rescued = rescue(thorough=create) if sqlite_path(tracking_uri()) == own_database() else ""
     client, uri = open_client(create=create)
-    return Tracking(client, uri, experiment)
+    return Tracking(client, uri, experiment, rescued)
 
 
 def every_tracking() -> list[Tracking]:
@@ -87,10 +90,12 @@ class Tracking:
         client: How MLflow is asked.
         uri: Which MLflow that is.
         experiment: Name of the experiment.
+        rescued: What :func:`vaesc.registry.rescue.rescue` had to do, as a sentence.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str, experiment: str, rescued: str = "") -> None:
         self.client, self.uri, self.experiment = client, uri, experiment
+        self.rescued = rescued
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Turn MLflow's errors into one sentence that says what cannot be done."""

@@ -1,0 +1,174 @@
+"""A damaged or lost run database: its copy takes its place, and champion and evidence stay."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+from registry_homes import enter_home, registered
+
+from vaesc.errors import RegistryError
+from vaesc.registry import connect
+from vaesc.registry.mutex import promoting
+from vaesc.registry.rescue import copy_of_database, is_whole, keep_copy, rescue
+
+DAMAGES = {
+    "header": lambda data: b"x" * 16 + data[16:],
+    "half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "pages": lambda data: data[:4096] + b"\xff" * (len(data) - 4096),
+    "other": lambda data: b"not a database" * 1000,
+}
+
+
+PROGRAM = """
+import json, logging, sys
+logging.basicConfig(stream=sys.stderr)
+from vaesc.registry import connect, load_model, show_model
+if sys.argv[1] == "look":
+    print(json.dumps(load_model("champion").origin.version))
+else:
+    first, again = connect().rescued, connect().rescued
+    print(json.dumps([first, again, show_model("champion")["version"]]))
+"""
+
+
+def anew(what="connect"):
+    """Ask in a process of its own: this one's MLflow holds on to the file it has opened."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, what], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    return enter_home(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def with_champion(tmp_path_factory):
+    """A home in which a champion was registered, and a copy of its database was kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = enter_home(tmp_path_factory.mktemp("champion") / "home", patch)
+        registered(home)
+        keep_copy()
+    return home
+
+
+@pytest.fixture
+def kept(home, with_champion):
+    """A copy of it; the champion's files stay where they were."""
+    shutil.copytree(with_champion, home, dirs_exist_ok=True)
+    return home
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "deleted"])
+def test_a_damaged_database_is_replaced_by_its_copy(kept, damage):
+    path = kept / "mlflow.db"
+    before = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGES[damage](before))
+        (kept / "mlflow.db-journal").write_bytes(b"of the damaged one")
+    (told, again, champion), said = anew()
+    assert champion == 1
+    assert told in said
+    assert "its copy of" in told
+    assert again == ""
+    assert not (kept / "mlflow.db-journal").exists()
+    evidence = list((kept / "backups").glob("damaged-*/mlflow.db"))
+    if damage == "deleted":
+        assert "was gone" in told
+        assert not evidence
+    else:
+        assert [found.read_bytes() for found in evidence] == [DAMAGES[damage](before)]
+    assert sorted(p.name for p in kept.glob("mlflow.*")) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_who_only_looks_something_up_is_rescued_too(kept):
+    (kept / "mlflow.db").write_bytes(b"not a database" * 100)
+    assert anew("look")[0] == 1
+
+
+def test_without_a_copy_a_damaged_database_stays_where_it_is(home):
+    (home / "mlflow.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(RegistryError, match="cannot be read"):
+        connect()
+    assert (home / "mlflow.db").read_bytes() == b"not a database" * 100
+
+
+def test_a_damaged_copy_is_not_taken(kept, caplog):
+    for path in (kept / "mlflow.db", copy_of_database()):
+        path.write_bytes(b"not a database" * 100)
+    with pytest.raises(RegistryError, match="cannot be read"):
+        connect()
+    assert "is damaged, too" in caplog.text
+
+
+def test_a_database_in_use_is_not_damaged(kept, monkeypatch):
+    connection = sqlite3.connect
+    monkeypatch.setattr(
+        "vaesc.registry.rescue.sqlite3.connect",
+        lambda *arguments, **options: connection(*arguments, **{**options, "timeout": 0}),
+    )
+    holder = connection(kept / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        assert rescue(thorough=True) == ""
+    finally:
+        holder.close()
+
+
+def test_the_copy_is_whole_while_others_write(home):
+    tracking, stop = connect("test"), threading.Event()
+    run = tracking.start_run("busy")
+
+    def write():
+        step = 0
+        while not stop.is_set():
+            step += 1
+            tracking.log_metrics(run, {"train/kl": float(step)}, step=step)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            keep_copy()
+            assert is_whole(copy_of_database())
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_every_promotion_is_in_the_copy(home):
+    registered(home, 0)
+    tracking = connect("test")
+    registered(home, 1)
+    with promoting(tracking, "vaesc") as check:
+        check()
+        tracking.client.set_registered_model_alias("vaesc", "champion", "2")
+    (home / "mlflow.db").unlink()
+    assert anew()[0][2] == 2
+
+
+def test_a_disk_that_refuses_costs_the_copy_only(home, caplog):
+    (home / "backups").write_text("a file where the folder should be")
+    keep_copy()
+    assert "no copy of the run database" in caplog.text
+
+
+def test_of_many_who_find_it_damaged_one_puts_it_right(kept):
+    (kept / "mlflow.db").write_bytes(b"not a database" * 100)
+    program = "from vaesc.registry import show_model; print(show_model('champion')['version'])"
+    several = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    assert [each.communicate()[0].strip() for each in several] == ["1"] * 4
+    assert len(list((kept / "backups").glob("damaged-*"))) == 1

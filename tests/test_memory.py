@@ -101,7 +101,8 @@ def test_a_file_that_claims_too_much_keeps_its_sentence():
 
 def test_where_memory_is_short_nothing_is_begun(monkeypatch):
     """Compiled code that gets no memory may end the process, and no sentence would be said."""
-    monkeypatch.setattr("vaesc.errors.is_short", lambda: True)
+    monkeypatch.setattr(memory, "_reserve", memory._Reserve())
+    monkeypatch.setattr(memory, "_map", lambda _: None)
     begun = []
     with pytest.raises(MachineError, match="not enough memory"), machine_told():
         begun.append("compiled code")
@@ -115,7 +116,7 @@ def test_where_memory_is_short_nothing_is_begun(monkeypatch):
 def test_a_log_line_of_it_has_no_traceback_and_others_have(monkeypatch, caplog):
     hushed(monkeypatch)
     for error in (ImportError(WORDS[1]), KeyError("a defect")):
-        logging.getLogger("prefect.flow_runs").error("it failed", exc_info=error)
+        logging.getLogger("anybody").error("it failed", exc_info=error)
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
 
 
@@ -196,7 +197,7 @@ def test_the_reserve_lets_a_run_be_closed(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("vaesc: there is not enough memory;")
 
 
-def test_the_reserve_is_given_back_once(monkeypatch):
+def test_the_reserve_is_given_back_and_held_again_where_there_is_room(monkeypatch):
     monkeypatch.setattr(memory, "_reserve", memory._Reserve())
     memory.set_aside()
     held = memory._reserve.mapped
@@ -207,6 +208,12 @@ def test_the_reserve_is_given_back_once(monkeypatch):
     assert memory.is_short()
     memory.set_aside()
     assert memory._reserve.mapped is None
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "_map", lambda _: None)
+        assert not memory.can_go_on()
+    assert memory.can_go_on()
+    assert not memory.is_short()
+    assert not memory._reserve.mapped.closed
 
 
 def test_a_thread_that_dies_of_it_is_silent_and_others_are_not(monkeypatch):

@@ -101,7 +101,8 @@ def test_a_file_that_claims_too_much_keeps_its_sentence():
 
 def test_where_memory_is_short_nothing_is_begun(monkeypatch):
     """Compiled code that gets no memory may end the process, and no sentence would be said."""
-    monkeypatch.setattr("vaesc.errors.is_short", lambda: True)
+    monkeypatch.setattr(memory, "_reserve", memory._Reserve())
+    monkeypatch.setattr(memory, "_map", lambda _: None)
     begun = []
     with pytest.raises(MachineError, match="not enough memory"), machine_told():
         begun.append("compiled code")
@@ -115,7 +116,7 @@ def test_where_memory_is_short_nothing_is_begun(monkeypatch):
 def test_a_log_line_of_it_has_no_traceback_and_others_have(monkeypatch, caplog):
     hushed(monkeypatch)
     for error in (ImportError(WORDS[1]), KeyError("a defect")):
-        logging.getLogger("prefect.flow_runs").error("it failed", exc_info=error)
+        logging.getLogger("anybody").error("it failed", exc_info=error)
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
 
 
@@ -129,49 +130,74 @@ def hushed(monkeypatch):
 
 
 LIMITED = """
-    import resource, sys
-    from vaesc import cli, memory
-    from vaesc.cli import care
+import resource, sys, threading
+from vaesc import cli
+from vaesc.cli import care
 
-    def command(options):
-        import json, threading
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), resource.RLIM_INFINITY))
-        {what}
+def command(options):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), resource.RLIM_INFINITY))
+    exec(sys.argv[1], globals())
 
-    care.verify = command
-    sys.exit(cli.main(["verify"]))
+care.verify = command
+sys.exit(cli.main(["verify"]))
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")  # noqa: PTH110
+def limited(what, home):
+    """Run a command of ours that does `what` with 8 MB left."""
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED, textwrap.dedent(what)],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "VAESC_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+linux = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")  # noqa: PTH110
+
+
+@linux
 @pytest.mark.parametrize(
     "what",
     [
         "blocks = [bytearray(1 << 20) for _ in range(20)]",
-        "hoard = []\n        while True: hoard.append('x' * 100 + str(len(hoard)))",
+        "hoard = []\nwhile True: hoard.append('x' * 100 + str(len(hoard)))",
         "import numpy.linalg",
         "import torch",
         "for _ in range(9): threading.Thread(target=threading.Event().wait, daemon=True).start()",
         "raise AttributeError('what an import left half done')",
-        "class Cut(BaseException): pass\n        raise Cut from MemoryError()",
-        "async def half(): pass\n        half = half()\n        bytearray(1 << 30)",
+        "class Cut(BaseException): pass\nraise Cut from MemoryError()",
+        "async def half(): pass\nhalf = half()\nbytearray(1 << 30)",
         "__import__('logging').exception('it failed', exc_info=MemoryError()); raise MemoryError",
-        "__import__('atexit').register(bytearray, 1 << 30)\n        bytearray(1 << 30)",
+        "__import__('atexit').register(bytearray, 1 << 30)\nbytearray(1 << 30)",
     ],
 )
 def test_the_command_line_still_says_its_sentence(what, tmp_path):
-    program = textwrap.dedent(LIMITED).format(what=textwrap.dedent(what).replace("\n    ", "\n"))
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "VAESC_HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = limited(what, tmp_path)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("vaesc: there is not enough memory;")
 
 
-def test_the_reserve_is_given_back_once(monkeypatch):
+@linux
+def test_the_reserve_lets_a_run_be_closed(tmp_path):
+    """As Prefect closes it: with threads of its own, 8 MB of addresses each."""
+    what = """
+        from vaesc.errors import machine_told
+        try:
+            with machine_told():
+                bytearray(1 << 30)
+        finally:
+            for _ in range(4):
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+            print("closed", flush=True)
+    """
+    done = limited(what, tmp_path)
+    assert done.stdout == "closed\n", done.stderr
+    assert done.stderr.splitlines()[-1].startswith("vaesc: there is not enough memory;")
+
+
+def test_the_reserve_is_given_back_and_held_again_where_there_is_room(monkeypatch):
     monkeypatch.setattr(memory, "_reserve", memory._Reserve())
     memory.set_aside()
     held = memory._reserve.mapped
@@ -182,6 +208,12 @@ def test_the_reserve_is_given_back_once(monkeypatch):
     assert memory.is_short()
     memory.set_aside()
     assert memory._reserve.mapped is None
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "_map", lambda _: None)
+        assert not memory.can_go_on()
+    assert memory.can_go_on()
+    assert not memory.is_short()
+    assert not memory._reserve.mapped.closed
 
 
 def test_a_thread_that_dies_of_it_is_silent_and_others_are_not(monkeypatch):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vaesc.memory import give_back, is_short, ran_out
+from vaesc.memory import can_go_on, give_back, is_short, ran_out
 
 _KEPT = "finished steps are kept, and the next run goes on from them"
 _REMEDIES = {
@@ -90,7 +90,7 @@ def require_memory() -> None:
     Raises:
         MachineError: It is.
     """
-    if is_short():
+    if not can_go_on():
         raise MachineError(NO_MEMORY)
 
 

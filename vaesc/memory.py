@@ -70,7 +70,7 @@ def ran_out(error: BaseException | None) -> bool:
 
 
 def give_back() -> None:
-    """Let the process have what was set aside; there is no way back."""
+    """Let the process have what was set aside."""
     _reserve.give_back()
     # Of what is left half done Python remarks on at its end: coroutines never awaited.
     warnings.simplefilter("ignore", RuntimeWarning)
@@ -89,6 +89,21 @@ def is_short() -> bool:
         return False
     give_back()
     return True
+
+
+def can_go_on() -> bool:
+    """Say whether there is memory to begin something with, and the reserve is, or can be, held.
+
+    A process of several runs may have lost one to a batch that was too large, and have memory.
+    """
+    if _reserve.spent:
+        room = _map(_RESERVE + _LITTLE)
+        if room is None:
+            return False
+        room.close()
+        _reserve.spent = False
+        set_aside()
+    return not is_short()
 
 
 def without_tracebacks() -> None:

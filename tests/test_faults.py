@@ -37,7 +37,9 @@ def test_whatever_breaks_the_next_run_completes_with_the_same_bytes(worker):
     one_of_each = {
         injection.fault: (injection, step) for injection, step in sample(planned, 10**6)
     }
-    assert len(one_of_each) == 9
+    assert len(one_of_each) == 10
+    if not worker.lane.fillable:  # that takes the right to mount a disk
+        del one_of_each["filled disk"]
     trials = [attempt(worker.lane, *each, worker.truth) for each in one_of_each.values()]
     assert [trial.to_json() for trial in trials if not trial.survived] == []
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any
 from tests.faults import together
 from tests.faults.catalogue import catalogue, sample
 from tests.faults.damage import Damage
-from tests.faults.injector import Injection
+from tests.faults.injector import FILLED, Injection, Point
 from tests.faults.lane import Lane
-from tests.faults.outages import Outages
+from tests.faults.outages import SERVERS, Outages
+from tests.faults.proxy import FAULTS
 from tests.faults.trial import Trial, Truth, attempt
 
 AT_ONCE = (2, 4, 8)
@@ -35,6 +36,9 @@ def main() -> int:
         "--few", type=int, metavar="N", default=300,
         help="injections at points, of every fault and step in turn (default: 300)",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", metavar="WORD", default="", help="only faults whose name has this in it"
+    )
     parser.add_argument("--all", action="store_true", help="every injection there is")
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default: 2)")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the table there, too")
@@ -42,7 +46,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         base = (options.keep or Path(folder)).resolve()
-        trials = _all(base, options.lanes, None if options.all else options.few)
+        few = None if options.all else options.few
+        trials = _all(base, options.lanes, few, options.only)
     table = table_of(trials)
     print(table)
     for trial in trials:
@@ -64,18 +69,36 @@ class _Worker:
         self.truth = Truth.of(lane)
         self.damage, self.outages = Damage(lane, self.truth), Outages(lane)
 
-    def jobs(self, few: int | None) -> list[Job]:
-        """Return what there is to be done, for any worker."""
-        at_points = catalogue(self.points)
-        at_points = at_points if few is None else sample(at_points, few)
-        self.outages.count()
+    def jobs(self, few: int | None, only: str) -> list[Job]:
+        """Return what there is to be done, for any worker.
+
+        Args:
+            few: How many injections at points; None takes all.
+            only: A word that the fault's name must have in it.
+        """
+        if not self.lane.fillable:
+            print("no disk is filled: that takes the right to mount one", file=sys.stderr)
+        wanted = [
+            pair for pair in catalogue(self.points)
+            if only in pair[0].fault and (self.lane.fillable or pair[0].fault != FILLED)
+        ]  # fmt: skip
+        at_points = wanted if few is None or not wanted else sample(wanted, few)
         jobs: list[Job] = [partial(_strike, *each) for each in at_points]
-        rest: list[Job] = [
-            *(partial(_damage, *each) for each in self.damage.plan()),
-            *(partial(_outage, *each) for each in self.outages.plan()),
-            *(partial(_together, n) for n in AT_ONCE),
-        ]
-        return jobs + (rest if few is None else rest[:: 1 + 2 * len(rest) // few])
+        rest = [job for fault, job in self._others(only) if only in fault]
+        return jobs + (rest if few is None or only else rest[:: 1 + 2 * len(rest) // few])
+
+    def _others(self, only: str) -> Iterator[tuple[str, Job]]:
+        """Yield what is not done at a point of a run, by its fault."""
+        for each in self.damage.plan():
+            yield each[0], partial(_damage, *each)
+        for spoiled in self.damage.of_checkpoints(self.points):
+            yield f"checkpoint, {spoiled[0]}", partial(_checkpoint, *spoiled)
+        if any(only in f"{server}: {fault}" for server in SERVERS for fault in FAULTS):
+            self.outages.count()
+            for fault, server, nth in self.outages.plan():
+                yield f"{server}: {fault}", partial(_outage, fault, server, nth)
+        for n in AT_ONCE:
+            yield f"{n} runs at once", partial(_together, n)
 
 
 def _strike(injection: Injection, step: str, worker: _Worker) -> Trial:
@@ -86,6 +109,10 @@ def _damage(way: str, step: str, name: Path, worker: _Worker) -> Trial:
     return worker.damage.attempt(way, step, name)
 
 
+def _checkpoint(way: str, point: Point, worker: _Worker) -> Trial:
+    return worker.damage.attempt_checkpoint(way, point)
+
+
 def _outage(fault: str, server: str, nth: int, worker: _Worker) -> Trial:
     return worker.outages.attempt(fault, server, nth, worker.truth)
 
@@ -94,7 +121,7 @@ def _together(n: int, worker: _Worker) -> Trial:
     return together.attempt(worker.lane, n, worker.truth)
 
 
-def _all(base: Path, n_lanes: int, few: int | None) -> list[Trial]:
+def _all(base: Path, n_lanes: int, few: int | None, only: str) -> list[Trial]:
     jobs: list[Job] = []
     filled, lock = threading.Event(), threading.Lock()
     trials: list[Trial] = []
@@ -104,7 +131,7 @@ def _all(base: Path, n_lanes: int, few: int | None) -> list[Trial]:
             try:
                 worker = _Worker(lane)
                 if number == 0:
-                    jobs.extend(worker.jobs(few))
+                    jobs.extend(worker.jobs(few, only))
             finally:
                 if number == 0:
                     filled.set()

@@ -6,7 +6,7 @@ The next run must notice, set the evidence aside, and make the same thing again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.faults.catalogue import STEP_OF
@@ -28,7 +28,7 @@ def _truncate(path: Path) -> None:
 WAYS: dict[str, Callable[[Path], None]] = {
     "flipped byte": _flip, "truncated": _truncate, "deleted": Path.unlink,
 }  # fmt: skip
-_STEP = {**STEP_OF, "results": "records", "mlartifacts": "register"}
+_STEP = {**STEP_OF, "results": "records", "mlartifacts": "register", "mlflow.db": "records"}
 
 
 def victims(home: Path) -> Iterator[tuple[str, Path]]:
@@ -65,6 +65,25 @@ class Damage:
             for step, path in victims(self._copy)
             for way in WAYS
         ]
+
+    def of_checkpoints(self, points: Sequence[Point]) -> list[tuple[str, Point]]:
+        """Return every way, and a point at which each kind of checkpoint lies there whole."""
+        written = [p for p in points if p.event == "rename" and "/checkpoints/" in p.place]
+        second = [p for p in written if p.nth == 2]
+        return [(way, point) for point in second for way in WAYS]
+
+    def attempt_checkpoint(self, way: str, point: Point) -> Trial:
+        """Kill a run, damage the checkpoint it has left, run again, and say all that is wrong."""
+        trial = Trial(Injection(f"checkpoint, {way}", point), "checkpoint")
+        self._lane.empty()
+        self._lane.run(Injection("SIGKILL", point))
+        left = [p for p in (self._lane.home / "checkpoints").rglob("*.*") if p.is_file()]
+        if not left:
+            trial.wrong.append("no checkpoint was there to be damaged")
+        for path in left:
+            WAYS[way](path)
+        recover(self._lane, trial, self._truth, self._lane.look().contents())
+        return trial
 
     def attempt(self, way: str, step: str, name: Path) -> Trial:
         """Damage a file of the finished run, run again, and say all that is wrong."""

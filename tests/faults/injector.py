@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ _FREE = {
 }
 """What is not refused: a full disk lets one remove; SQLite's own writes are not seen here."""
 _SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+
+
+FILLED = "filled disk"
+"""Not one refusal told by this process, but a disk that has no room, for SQLite neither."""
+BALLAST = "VAESC_FAULTS_BALLAST"
+"""Environment variable: the file that a disk is filled with."""
 
 
 @dataclass(frozen=True, order=True)
@@ -169,7 +176,17 @@ def _jump(seconds: float) -> Callable[[], None]:
     return jump
 
 
+def _fill() -> None:
+    """Leave no byte free on the disk of the run, for everybody who writes there."""
+    with open(os.environ[BALLAST], "wb", buffering=0) as ballast:
+        for size in (1 << 22, 1 << 12):
+            with suppress(OSError):
+                while True:
+                    ballast.write(bytes(size))
+
+
 _OTHERS = {
+    FILLED: _fill,
     "out of memory": _out_of_memory,
     "clock a year ahead": _jump(365 * 86400.0),
     "clock a day back": _jump(-86400.0),

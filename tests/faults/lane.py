@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.faults.homes import Home
-from tests.faults.injector import Injection, Point
+from tests.faults.injector import BALLAST, Injection, Point
 from tests.project import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,7 @@ topk_epochs = 1
 iwae_samples = [5]
 iwae_images = [20]
 """
+_DISK_BYTES = 512 << 20
 _SLOWEST = 240.0
 """A run takes some seconds; one that takes so long hangs."""
 
@@ -68,21 +69,29 @@ class Run:
 class Lane:
     """A home that is emptied, run in, broken and looked at, again and again.
 
+    Home and temporary files lie on a small disk of their own (a tmpfs), where this process may
+    mount one: only such a disk can really be filled, SQLite's own writes included.
+
     Args:
         folder: Everything of it is below.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.home, self.scratch = folder, folder / "home", folder / "tmp"
+        self.folder, self.disk = folder, folder / "disk"
+        self.home, self.scratch = self.disk / "home", self.disk / "tmp"
+        self._ballast = self.disk / "ballast"
+        self.fillable = False
+        """Whether the disk is one of its own."""
         self._template = folder / "template.db"
         self.environment = {
             **clean_environment(), "VAESC_HOME": str(self.home), "TMPDIR": str(self.scratch),
             "PREFECT_HOME": str(folder / "no-profile"), "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+            "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", BALLAST: str(self._ballast),
         }  # fmt: skip
 
     def __enter__(self) -> Lane:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.disk.mkdir(parents=True, exist_ok=True)
+        self.fillable = _mounted(self.disk)
         (self.folder / "small.toml").write_text(SETTINGS)
         self._server("start")
         # Runs are told its address, so its keeper knows of no client but this process: without
@@ -106,6 +115,8 @@ class Lane:
         self._zygote.kill()
         self._zygote.wait()
         self._server("stop")
+        if self.fillable:
+            subprocess.run(["umount", "--lazy", self.disk], check=True)
 
     def empty(self) -> None:
         """Begin anew: no artifact, no record, an empty run database."""
@@ -117,6 +128,10 @@ class Lane:
             subprocess.run([sys.executable, "-c", program], env=self.environment, check=True)
             shutil.copy(self.home / "mlflow.db", self._template)
         shutil.copy(self._template, self.home / "mlflow.db")
+
+    def relieve(self) -> None:
+        """Make room again on a disk that was filled."""
+        self._ballast.unlink(missing_ok=True)
 
     def run(
         self,
@@ -193,3 +208,11 @@ class Lane:
             [sys.executable, "-m", "tasks.server", verb], env=environment, cwd=ROOT, check=True,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
+
+
+def _mounted(folder: Path) -> bool:
+    """Mount a small disk at `folder`, if that is allowed here."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -20,6 +20,7 @@ from tests.faults.lane import Lane
 from tests.faults.proxy import FAULTS, Proxy
 from tests.faults.trial import Trial, Truth, recover, spoken
 
+SERVERS = ("MLflow", "Prefect")
 POINTS = 3
 """Requests of a run at which each fault is injected, evenly spread."""
 
@@ -33,7 +34,7 @@ class Outages:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._requests = {"MLflow": 0, "Prefect": 0}
+        self._requests = dict.fromkeys(SERVERS, 0)
 
     def count(self) -> None:
         """Run undisturbed through proxies that count, to know which requests there are."""

@@ -57,6 +57,7 @@ def attempt(lane: Lane, injection: Injection, step: str, truth: Truth) -> Trial:
     trial = Trial(injection, step)
     lane.empty()
     broken = lane.run(injection)
+    lane.relieve()
     trial.code = broken.code
     trial.wrong += spoken(broken)
     before = lane.look()

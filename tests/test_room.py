@@ -1,5 +1,8 @@
 """Room on the disk: reckoned from below, and refused in a sentence before anything is computed."""
 
+import errno
+import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaesc.config import PipelineConfig
-from vaesc.errors import MachineError
+from vaesc.errors import MachineError, machine_told
 from vaesc.records import Dataset
 from vaesc.room import FLOOR, needed_bytes, require_room
 
@@ -39,3 +42,18 @@ def test_a_full_disk_is_told_before_the_work(monkeypatch, tmp_path):
     with pytest.raises(MachineError, match=r"train needs at least 3,\d{3} MB.* 1,000 MB are free"):
         require_room("train", CONFIG, dataset, tmp_path / "not" / "there" / "yet")
     require_room("ingest", CONFIG, None, Path("relative"))
+
+
+def test_a_tree_that_cannot_be_copied_names_the_disk(tmp_path, monkeypatch):
+    """`shutil.copytree` gathers its errors into one that has no number of its own."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "weights").write_bytes(b"1")
+
+    def refuse(source, target, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    says = "No space left on device; free some space"
+    with pytest.raises(MachineError, match=says), machine_told():
+        shutil.copytree(tmp_path / "tree", tmp_path / "copy", copy_function=refuse)
+    with pytest.raises(shutil.Error), machine_told():
+        raise shutil.Error([("a", "b", "the two are one file")])

@@ -7,6 +7,7 @@ not a :class:`VaescError` is a defect of vaesc, and says so.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,12 @@ class ServingError(VaescError, ConnectionError):
     """A served model does not answer, or not as one does."""
 
 
+def _number(error: OSError) -> int:
+    """Return the system's number of an error; of a copied tree it is in the words only."""
+    found = re.search(r"\[Errno (\d+)\]", str(error)) if error.errno is None else None
+    return int(found[1]) if found else error.errno or 0
+
+
 @contextmanager
 def machine_told() -> Iterator[None]:
     """Turn what the disk or the memory refuse within the block into one sentence.
@@ -108,8 +115,7 @@ def told(error: Exception) -> Exception:
     if ran_out(error):
         give_back()
         return MachineError(NO_MEMORY)
-    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
-    if isinstance(error, OSError) and remedy:
+    if isinstance(error, OSError) and (remedy := _REMEDIES.get(_number(error))):
         where = error.filename or "a file"
-        return MachineError(f"{where}: {error.strerror}; {remedy} ({_KEPT})")
+        return MachineError(f"{where}: {os.strerror(_number(error))}; {remedy} ({_KEPT})")
     return MachineError(NO_MEMORY) if is_short() else error

@@ -31,6 +31,7 @@ from tasks.children import ServerError, die_with_parent, free_port, last_words, 
 from vaesc.config import home
 from vaesc.processes import pid_exists
 from vaesc.registry.failures import shown
+from vaesc.registry.rescue import is_whole, set_aside
 
 __all__ = ["ENVIRONMENT", "ServerError", "answers", "configured", "connect"]
 
@@ -106,6 +107,7 @@ def start() -> str:
         if url := status():
             return url
         port = free_port()
+        _check_database(folder / "prefect.db")
         logger.warning(
             "starting a local Prefect server (about 10 s; it stops by itself when idle)"
         )
@@ -114,6 +116,19 @@ def start() -> str:
         state = {"url": f"http://127.0.0.1:{port}/api", "started": time.time()}
         _state_file().write_text(json.dumps(state))
         return str(state["url"])
+
+
+def _check_database(path: Path) -> None:
+    """Set a damaged database aside, and let the server begin a new one.
+
+    The results lie in the store, and the runs in MLflow: only the pages of earlier flow runs go.
+    """
+    if path.exists() and not is_whole(path):
+        logger.warning(
+            "the local Prefect server's database was damaged and lies in %s now; a new one begins "
+            "without the earlier flow runs (artifacts, MLflow runs and models are not touched)",
+            set_aside(path),
+        )  # fmt: skip
 
 
 def status() -> str | None:

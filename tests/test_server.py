@@ -142,6 +142,9 @@ def gone_within(url, seconds):
 @pytest.mark.service
 @pytest.mark.slow
 def test_one_server_for_all_and_none_is_left_behind(bare):
+    """Nor does a database that was damaged keep it from starting: it is kept as evidence."""
+    (bare / "prefect").mkdir()
+    (bare / "prefect" / "prefect.db").write_bytes(b"not a database" * 1000)
     tool = [sys.executable, "-m", "tasks.server"]
     starts = [subprocess.Popen([*tool, "start"], cwd=ROOT) for _ in range(2)]
     assert [s.wait(200) for s in starts] == [0, 0]
@@ -149,6 +152,8 @@ def test_one_server_for_all_and_none_is_left_behind(bare):
     assert url
     state = json.loads((bare / "prefect" / "server.json").read_text())
     assert state["url"] == url
+    (evidence,) = (bare / "backups").glob("damaged-*/prefect.db")
+    assert evidence.read_bytes() == b"not a database" * 1000
     keepers = [
         p for p in Path("/proc").glob("[0-9]*/cmdline")
         if f"keep\0{bare / 'prefect'}".encode() in _read(p)

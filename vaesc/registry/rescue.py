@@ -6,7 +6,8 @@ alias, beside it and renamed. Whoever is about to write looks at the file first:
 finds damaged is set aside as evidence, and the copy takes its place, as it does of a file that is
 gone. What was recorded since the copy was made is lost, and that is said.
 
-A server's database is its keeper's business, and so is a file that the user named himself.
+A server's database is its keeper's business, and so is a file that the user named himself. The
+local Prefect server's, which holds no result, is only set aside (:mod:`tasks.server`).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def rescue(*, thorough: bool) -> str:
         if not is_whole(copy):
             logger.warning("the copy of the run database in %s is damaged, too", copy)
             return ""
-        found = _set_aside(path)
+        found = f"damaged and lies in {set_aside(path)} now" if path.exists() else "gone"
         beside = path.with_name(own_name("mlflow"))
         shutil.copyfile(copy, beside)
         beside.rename(path)
@@ -115,13 +116,11 @@ def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=30)
 
 
-def _set_aside(path: Path) -> str:
-    """Move a damaged database and what lies beside it away; say what it was."""
-    if not path.exists():
-        return "gone"
+def set_aside(path: Path) -> Path:
+    """Move a damaged database and what lies beside it away, and return where to."""
     evidence = home() / "backups" / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     evidence.mkdir(parents=True, exist_ok=True)
     for each in (path, *(path.with_name(path.name + end) for end in _BESIDE)):
         if each.exists():
             each.replace(evidence / each.name)
-    return f"damaged and lies in {evidence} now"
+    return evidence

@@ -27,6 +27,7 @@ from vaesc.config import PipelineConfig, config_digest, flat_settings, home, set
 from vaesc.errors import RegistryError, VaescError, machine_told, require_memory
 from vaesc.progress import Listener
 from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
+from vaesc.registry.mutex import sweep_locks
 from vaesc.registry.recorded import CONFIG
 from vaesc.registry.rescue import keep_copy
 from vaesc.registry.system import device_tags
@@ -208,6 +209,7 @@ def pipeline_run(
     """
     tracking = connect_tracking(config.registry.experiment)
     tracking.close_stale_runs()
+    sweep_locks(tracking)
     for folder in (Store().root / "tmp", home() / "tmp"):
         sweep(folder)
     every = {

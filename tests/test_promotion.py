@@ -194,7 +194,7 @@ def test_the_line_of_champions():
 # The lock
 
 
-def test_a_lock_whose_holder_was_killed_is_taken_over(three):
+def take_the_lock_and_die():
     program = (
         "import os, signal\n"
         "from vaesc.registry import connect, mutex\n"
@@ -203,6 +203,10 @@ def test_a_lock_whose_holder_was_killed_is_taken_over(three):
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
     assert done.returncode == -9
+
+
+def test_a_lock_whose_holder_was_killed_is_taken_over(three):
+    take_the_lock_and_die()
     lock = "vaesc" + mutex.SUFFIX
     assert connect("test").client.get_registered_model(lock).name == lock
     promoted(2, 1)
@@ -210,6 +214,18 @@ def test_a_lock_whose_holder_was_killed_is_taken_over(three):
     assert {model["name"] for model in list_models()} == {"vaesc"}
     names = {m.name for m in connect("test").client.search_registered_models()}
     assert names == {"vaesc"}
+
+
+def test_the_locks_of_the_dead_are_swept_and_no_others(three):
+    """A run that was killed as it took the lock leaves one that nobody may ever ask for again."""
+    runs, lock = connect("test"), "vaesc" + mutex.SUFFIX
+    take_the_lock_and_die()
+    assert mutex._taken(runs, "other" + mutex.SUFFIX, "living")
+    runs.client.create_registered_model("foreign" + mutex.SUFFIX)  # not one of ours
+    assert mutex.sweep_locks(runs) == [lock]
+    left = {model.name for model in runs.client.search_registered_models()}
+    assert left == {"vaesc", "other" + mutex.SUFFIX, "foreign" + mutex.SUFFIX}
+    assert mutex.sweep_locks(runs) == []
 
 
 def test_of_two_who_break_one_lock_one_has_it(three):

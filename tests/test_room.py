@@ -3,12 +3,14 @@
 import errno
 import os
 import shutil
+import sqlite3
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from vaesc.config import PipelineConfig
 from vaesc.errors import MachineError, machine_told
@@ -57,3 +59,30 @@ def test_a_tree_that_cannot_be_copied_names_the_disk(tmp_path, monkeypatch):
         shutil.copytree(tmp_path / "tree", tmp_path / "copy", copy_function=refuse)
     with pytest.raises(shutil.Error), machine_told():
         raise shutil.Error([("a", "b", "the two are one file")])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "free some space"),
+        (sqlite3.OperationalError("database or disk is full"), "free some space"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "make it writable"),
+        (OSError(errno.EIO, "Input/output error", "/x/y"), "/x/y: Input/output error; check"),
+    ],
+)
+def test_whoever_says_it_a_disk_that_refuses_is_one_sentence(error, said):
+    with pytest.raises(MachineError, match=said), machine_told():
+        raise error
+    with pytest.raises(MachineError, match=said), machine_told():
+        raise RuntimeError("somebody's own words") from error
+
+
+def test_other_errors_stay_what_they_are():
+    def mend():
+        try:
+            raise OSError(errno.EACCES, "Permission denied")
+        except OSError:
+            return {}["a mistake of ours, made while a refusal was dealt with"]
+
+    with pytest.raises(KeyError), machine_told():
+        mend()

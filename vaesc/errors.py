@@ -23,6 +23,11 @@ _REMEDIES = {
     errno.EIO: "check that disk",
     errno.EFBIG: "raise the limit on the size of files",
 }
+_WORDS = {
+    r"\[Errno (\d+)\]": 0, r"\(os error (\d+)\)": 0, "database or disk is full": errno.ENOSPC,
+    "disk I/O error": errno.EIO, "attempt to write a readonly database": errno.EROFS,
+}  # fmt: skip
+"""How those say it who raise no OSError: a copied tree, Rust (safetensors), SQLite."""
 NO_MEMORY = f"there is not enough memory; free some, or use smaller blocks or batches ({_KEPT})"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What would break a line, or tell a terminal to do something."""
@@ -68,10 +73,16 @@ class ServingError(VaescError, ConnectionError):
     """A served model does not answer, or not as one does."""
 
 
-def _number(error: OSError) -> int:
-    """Return the system's number of an error; of a copied tree it is in the words only."""
-    found = re.search(r"\[Errno (\d+)\]", str(error)) if error.errno is None else None
-    return int(found[1]) if found else error.errno or 0
+def _number(error: BaseException) -> int:
+    """Return the system's number of an error; who is no OSError may have it in the words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error, VaescError):
+        return 0
+    for pattern, number in _WORDS.items():
+        if found := re.search(pattern, str(error)):
+            return number or int(found[1])
+    return 0
 
 
 @contextmanager
@@ -115,7 +126,9 @@ def told(error: Exception) -> Exception:
     if ran_out(error):
         give_back()
         return MachineError(NO_MEMORY)
-    if isinstance(error, OSError) and (remedy := _REMEDIES.get(_number(error))):
-        where = error.filename or "a file"
-        return MachineError(f"{where}: {os.strerror(_number(error))}; {remedy} ({_KEPT})")
+    for each in (error, error.__cause__):
+        number = _number(each) if each else 0
+        if remedy := _REMEDIES.get(number):
+            where = getattr(each, "filename", None) or "a file"
+            return MachineError(f"{where}: {os.strerror(number)}; {remedy} ({_KEPT})")
     return MachineError(NO_MEMORY) if is_short() else error

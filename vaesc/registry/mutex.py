@@ -70,6 +70,25 @@ def promoting(tracking: Tracking, name: str) -> Iterator[Callable[[], None]]:
         keep_copy()
 
 
+def sweep_locks(tracking: Tracking) -> list[str]:
+    """Remove the locks of promotions that were killed on this machine, and return their names."""
+    with tracking.explained("look for locks"):
+        found = tracking.client.search_registered_models(f"name LIKE '%{SUFFIX}%'")
+    dead = []
+    for lock in found:
+        holder = process_from_json(lock.tags.get(PROCESS_TAG, ""))
+        if holder is None or not holder.is_dead():
+            continue
+        broken = lock.name
+        if lock.name.endswith(SUFFIX):
+            # Renamed first: by now it may be somebody else's.
+            broken = next(iter(_broken(tracking, lock.name, lock.tags.get(_TOKEN, ""))), "")
+        if broken:
+            _remove(tracking, broken)
+            dead.append(lock.name)
+    return dead
+
+
 def _take(tracking: Tracking, lock: str, token: str) -> list[str]:
     """Wait for the lock and take it; returns the names of locks that were broken for it."""
     begun = since = time.monotonic()

@@ -196,19 +196,34 @@ def test_an_explosion_fails_if_it_is_to_or_once_rollbacks_are_used_up(dataset, t
 
 
 @pytest.mark.parametrize(
-    ("score", "kl", "untrained", "said"),
+    ("distortion", "penalty", "kl", "untrained", "said"),
     [
-        (1000.0, 500.0, 543.0, ""),
-        (1087.0, 10.0, 543.0, "the loss has exploded"),
-        (5000.0, 4900.0, 543.0, "the KL has exploded"),
-        (100.0, 5.0, -500.0, "the loss has exploded"),  # a density's nats may be negative
-        (-1.0, 5.0, -2.0, ""),
+        (500.0, 500.0, 500.0, 543.0, ""),
+        (1077.0, 10.0, 10.0, 543.0, "the loss has exploded"),
+        (100.0, 4900.0, 4900.0, 543.0, "the KL has exploded"),
+        (100.0, 0.0, 4900.0, 543.0, ""),  # while beta rises from zero
+        (100.0, 0.0, 54_400.0, 543.0, "the KL has exploded"),
+        (95.0, 5.0, 5.0, -500.0, "the loss has exploded"),  # a density's nats may be negative
+        (-6.0, 5.0, 5.0, -2.0, ""),
     ],
 )
-def test_an_explosion_is_worse_than_twice_no_training(score, kl, untrained, said):
-    metrics = {"validation/kl": kl}
-    sentence = explosion_sentence(metrics, score, untrained, 3, SHORT)
+def test_an_explosion_is_worse_than_twice_no_training(distortion, penalty, kl, untrained, said):
+    sentence = explosion_sentence(distortion, penalty, kl, untrained, 3, SHORT)
     assert sentence.startswith(said) if said else sentence == ""
+
+
+@pytest.mark.parametrize("schedule", ["warm-up", "cyclical"])
+def test_a_kl_that_costs_nothing_yet_is_no_explosion(dataset, tmp_path, schedule):
+    free = dataclasses.replace(
+        SHORT, epochs=10, learning_rate=0.03, beta_schedule=schedule, beta_epochs=1e4
+    )
+    vae = VAEConfig(hidden=(64,), latent_dim=16)
+    summary = trained(dataset, tmp_path / "vae", vae, free)
+    history = json.loads((tmp_path / "vae" / "history.json").read_text())
+    untrained = 64 * math.log(2)  # of 8x8 images
+    assert max(epoch["validation/negative_elbo"] for epoch in history) > 2 * untrained
+    assert summary["rollbacks"] == 0
+    assert summary["health"] == []
 
 
 def test_a_latent_that_varies_is_no_collapse():

@@ -25,6 +25,9 @@ from vaesc.errors import TrainingError
 _FREE_BITS = 0.1
 """Nats that each latent dimension may use at no cost once a collapse is being mended."""
 
+_ABSURD = 100.0
+"""A KL so many times what untrained weights score has exploded even while it costs nothing."""
+
 
 class DivergedError(TrainingError):
     """The loss is no number, or has exploded; training may go back with a lower learning rate."""
@@ -54,8 +57,9 @@ def check_finite(
 
 
 def explosion_sentence(
-    metrics: Mapping[str, float],
-    score: float,
+    distortion: float,
+    penalty: float,
+    kl: float,
     untrained: float,
     epoch: int,
     config: TrainingConfig,
@@ -64,20 +68,23 @@ def explosion_sentence(
     """Return a sentence if an epoch is far worse than no training at all, else nothing.
 
     Args:
-        metrics: The epoch's, among them ``validation/kl``.
-        score: What the epoch is judged by, nats per image; lower is better.
-        untrained: The score of the weights before the first step.
+        distortion: Of the validation images, nats per image.
+        penalty: What their KL costs in this epoch, nats per image.
+        kl: Their KL, whatever it costs, nats per image.
+        untrained: Distortion and KL of the weights before the first step, nats per image.
         epoch: Its number.
         config: Names the learning rate.
         rate_share: What is left of the learning rate after rollbacks.
     """
-    if score <= untrained + max(abs(untrained), 1.0):
+    scale = max(abs(untrained), 1.0)
+    worse = distortion + penalty - untrained
+    if worse <= scale and kl <= _ABSURD * scale:
         return ""
-    kl = metrics["validation/kl"]
-    what = "the KL has exploded" if kl > (score - untrained) / 2 else "the loss has exploded"
+    of_kl = penalty > worse / 2 or kl > _ABSURD * scale
     return (
-        f"{what} in epoch {epoch} at {_rate(config, rate_share)}: {score:.4g} nats per validation "
-        f"image, {kl:.4g} of them KL, against {untrained:.4g} before training; "
+        f"the {'KL' if of_kl else 'loss'} has exploded in epoch {epoch} at "
+        f"{_rate(config, rate_share)}: distortion {distortion:.4g} and KL {kl:.4g} nats per "
+        f"validation image, against {untrained:.4g} of both before training; "
         "lower training.learning_rate"
     )
 

@@ -17,6 +17,7 @@ from vaesc.models import PosteriorStatistics, mean_elbo
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.health import DivergedError, check_finite, explosion_sentence
 from vaesc.training.loop import Loop
+from vaesc.training.objective import knobs_at
 from vaesc.training.schedules import peak_rate
 
 logger = logging.getLogger(__name__)
@@ -107,23 +108,28 @@ class Run:
             )  # fmt: skip
             metrics |= {f"validation/{name}": value for name, value in terms.items()}
             check_finite(metrics, epoch, self.config, self.loop.rate_share)
+            self._check_explosion(terms, epoch)
             score = score_of(terms, self.config, self.loop.vae.config.beta)
-            self._check_explosion(metrics, score, epoch)
             self.best.offer(epoch, score, self.state.flat["weights"])
         self.kl_dimensions.append(statistics.kl_per_dimension())
         metrics["validation/active_units"] = statistics.active_units()
         return metrics
 
-    def _check_explosion(self, metrics: Metrics, score: float, epoch: int) -> None:
+    def _check_explosion(self, terms: Metrics, epoch: int) -> None:
         """Act on an epoch that is far worse than none, as the policy says.
 
         Raises:
             DivergedError: Training is to go back.
             TrainingError: It is to fail.
         """
+        last = epoch * self.loop.n_batches - 1
+        # At the weight that the KL has by then: while that rises from zero, a large KL is no harm.
+        beta, aim = knobs_at(self.config, self.loop.vae.config.beta, last, self.loop.n_batches)
+        excess = abs(terms["kl"] - aim) if self.config.capacity else terms["kl"]
         sentence = explosion_sentence(
-            metrics, score, self.untrained, epoch, self.config, self.loop.rate_share
-        )
+            terms["distortion"], beta * excess, terms["kl"], self.untrained, epoch, self.config,
+            self.loop.rate_share,
+        )  # fmt: skip
         if not sentence:
             return
         if self.config.on_explosion == "mend":

@@ -27,9 +27,9 @@ from vaesc.config import PipelineConfig, config_digest, flat_settings, home, set
 from vaesc.errors import RegistryError, VaescError, machine_told, require_memory
 from vaesc.progress import Listener
 from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
+from vaesc.registry import rescue
 from vaesc.registry.mutex import sweep_locks
 from vaesc.registry.recorded import CONFIG
-from vaesc.registry.rescue import keep_copy
 from vaesc.registry.system import device_tags
 from vaesc.registry.tracking import Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
@@ -223,9 +223,9 @@ def pipeline_run(
         parent=os.environ.get(PARENT_RUN), tags=every, params=dict(flat_settings(config)),
     )  # fmt: skip
     run = PipelineRun(config, tracking, run_id, candidate=candidate)
-    run.tell([tracking.rescued] if tracking.rescued else [])
     token = _CURRENT.set(run)
     try:
+        run.tell(rescue.told())
         tracking.log_json(run_id, settings(config), CONFIG)
         with machine_told():
             yield run
@@ -236,7 +236,7 @@ def pipeline_run(
         tracking.finish(run.run_id, "FINISHED")
     finally:
         _CURRENT.reset(token)
-        keep_copy()
+        rescue.keep_copy()
 
 
 def end_badly(

@@ -132,7 +132,7 @@ def test_a_killed_learning_resumes_to_the_same_bytes(latents_folder, learned, tm
     assert len(same) == len(files) >= 4
     assert not differ
     assert not odd
-    assert not place.exists()
+    assert place.exists()  # until what was written is safe
 
 
 def test_the_lasso_learns_and_codes_as_well(latents_folder, tmp_path):

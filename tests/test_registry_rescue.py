@@ -13,7 +13,7 @@ from registry_homes import enter_home, registered
 from vaesc.errors import RegistryError
 from vaesc.registry import connect
 from vaesc.registry.mutex import promoting
-from vaesc.registry.rescue import copy_of_database, is_whole, keep_copy, rescue
+from vaesc.registry.rescue import copy_of_database, is_whole, keep_copy, rescue, told
 
 DAMAGES = {
     "header": lambda data: b"x" * 16 + data[16:],
@@ -28,11 +28,15 @@ PROGRAM = """
 import json, logging, sys
 logging.basicConfig(stream=sys.stderr)
 from vaesc.registry import connect, load_model, show_model
+from vaesc.registry.rescue import told
 if sys.argv[1] == "look":
     print(json.dumps(load_model("champion").origin.version))
 else:
-    first, again = connect().rescued, connect().rescued
-    print(json.dumps([first, again, show_model("champion")["version"]]))
+    said = []
+    for _ in range(2):
+        connect()
+        said.append(told())
+    print(json.dumps([*said, show_model("champion")["version"]]))
 """
 
 
@@ -73,14 +77,15 @@ def test_a_damaged_database_is_replaced_by_its_copy(kept, damage):
     before = path.read_bytes()
     if damage == "deleted":
         path.unlink()
+        path.with_name("mlflow.db-journal").write_bytes(hot_journal(before, kept))
     else:
         path.write_bytes(DAMAGES[damage](before))
         (kept / "mlflow.db-journal").write_bytes(b"of the damaged one")
-    (told, again, champion), said = anew()
+    ((told,), again, champion), said = anew()
     assert champion == 1
     assert told in said
     assert "its copy of" in told
-    assert again == ""
+    assert again == []
     assert not (kept / "mlflow.db-journal").exists()
     evidence = list((kept / "backups").glob("damaged-*/mlflow.db"))
     if damage == "deleted":
@@ -89,6 +94,60 @@ def test_a_damaged_database_is_replaced_by_its_copy(kept, damage):
     else:
         assert [found.read_bytes() for found in evidence] == [DAMAGES[damage](before)]
     assert sorted(p.name for p in kept.glob("mlflow.*")) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def hot_journal(database, folder):
+    """Return the journal of a process that was killed in the middle of a transaction."""
+    place = folder / "killed.db"
+    place.write_bytes(database)
+    program = f"""
+import os, signal, sqlite3
+database = sqlite3.connect({str(place)!r}, isolation_level=None)
+database.execute("PRAGMA cache_size=1")
+database.execute("BEGIN")
+database.execute("UPDATE registered_models SET name = 'nobody''s'")
+database.execute("CREATE TABLE much AS SELECT hex(randomblob(2000)) FROM sqlite_master")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    journal = place.with_name("killed.db-journal")
+    content = journal.read_bytes()
+    assert content.startswith(bytes.fromhex("d9d505f920a163d7"))  # SQLite would play it back
+    journal.unlink()
+    place.unlink()
+    return content
+
+
+def test_the_one_who_has_it_open_goes_on_after_the_rescue(kept):
+    """MLflow keeps connections: what they see from now on is what lies there."""
+    connect("test").start_run("before")
+    data = bytearray((kept / "mlflow.db").read_bytes())
+    data[:16] = bytes(16)
+    (kept / "mlflow.db").write_bytes(data)
+    tracking = connect("test")
+    run = tracking.start_run("after")
+    tracking.log_metrics(run, {"train/kl": 1.0}, step=0)
+    assert is_whole(kept / "mlflow.db")
+    assert len(told()) == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_database_takes_no_good_copy_s_place(kept, damage, caplog):
+    before = copy_of_database().read_bytes()
+    path = kept / "mlflow.db"
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    keep_copy()
+    keep_copy()
+    assert copy_of_database().read_bytes() == before
+    assert "no copy of" in caplog.text or "the last copy of it is kept" in caplog.text
+    assert not list((kept / "tmp").glob("database.*"))
+
+
+def test_the_copy_before_serves_if_the_last_one_is_damaged(kept):
+    keep_copy()
+    for path in (kept / "mlflow.db", copy_of_database()):
+        path.write_bytes(b"not a database" * 100)
+    assert anew()[0][2] == 1
 
 
 def test_who_only_looks_something_up_is_rescued_too(kept):
@@ -103,12 +162,12 @@ def test_without_a_copy_a_damaged_database_stays_where_it_is(home):
     assert (home / "mlflow.db").read_bytes() == b"not a database" * 100
 
 
-def test_a_damaged_copy_is_not_taken(kept, caplog):
-    for path in (kept / "mlflow.db", copy_of_database()):
+def test_damaged_copies_are_not_taken(kept, caplog):
+    for path in (kept / "mlflow.db", *(kept / "backups").glob("*.db")):
         path.write_bytes(b"not a database" * 100)
     with pytest.raises(RegistryError, match="cannot be read"):
         connect()
-    assert "is damaged, too" in caplog.text
+    assert "are damaged, too" in caplog.text
 
 
 def test_a_database_in_use_is_not_damaged(kept, monkeypatch):
@@ -120,7 +179,8 @@ def test_a_database_in_use_is_not_damaged(kept, monkeypatch):
     holder = connection(kept / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        assert rescue(thorough=True) == ""
+        rescue(thorough=True)
+        assert told() == []
     finally:
         holder.close()
 

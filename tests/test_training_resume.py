@@ -1,6 +1,7 @@
 """Killed and resumed equals uninterrupted, byte for byte."""
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -143,7 +144,6 @@ def test_interrupted_and_resumed_writes_the_same_files(dataset, tmp_path, precis
             )
         assert place.exists()
     assert trained(dataset, tmp_path / "resumed", config, **options) == whole
-    assert not place.exists()
 
 
 def test_a_rollback_survives_an_interruption(dataset, tmp_path):
@@ -267,9 +267,33 @@ def test_a_checkpoint_of_other_numbers_is_not_gone_on_from(dataset, tmp_path, ca
     assert files(tmp_path / "two") == files(tmp_path / "three")
 
 
-def test_success_deletes_the_checkpoint_and_nothing_else(dataset, tmp_path):
-    place = tmp_path / "mine"
-    place.mkdir()
-    (place / "thesis.txt").write_text("years of work")
-    trained(dataset, tmp_path / "vae", checkpoints=place, checkpoint_batches=1)
-    assert [path.name for path in place.iterdir()] == ["thesis.txt"]
+@pytest.mark.parametrize("way", ["refused", "killed"])
+def test_what_goes_wrong_while_it_is_published_costs_no_training(
+    dataset, tmp_path, monkeypatch, caplog, way
+):
+    """The checkpoint stays until the artifact is there."""
+    monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
+    record = Dataset(
+        uri=str(dataset), digest="0" * 64, content="1" * 64, run_id="", source="arrays",
+        n_train=1200, n_validation=200, n_test=397, shape=(8, 8),
+    )  # fmt: skip
+    config = PipelineConfig(
+        vae=VAE, training=TRAINING,
+        runtime=RuntimeConfig(device="cpu", checkpoint_seconds=1e-9),
+    )  # fmt: skip
+    store, publish = Store(tmp_path / "store"), Store._publish
+
+    def refuse(*_):
+        raise KeyboardInterrupt if way == "killed" else OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Store, "_publish", refuse)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        run_step(TRAIN, config, {"dataset": record}, store=store)
+    (left,) = (tmp_path / "home" / "checkpoints").glob("*/training.safetensors")
+    monkeypatch.setattr(Store, "_publish", publish)
+    caplog.set_level("INFO", logger="vaesc")
+    made = run_step(TRAIN, config, {"dataset": record}, store=store)
+    assert "resumed in epoch 6" in caplog.text
+    assert not left.parent.exists()
+    whole = run_step(TRAIN, config, {"dataset": record}, store=Store(tmp_path / "whole"))
+    assert whole.content == made.content

@@ -55,17 +55,23 @@ def mend_dead_atoms(
         raise TrainingError(f"{found}; lower dictionary.n_atoms (dictionary.on_dead_atoms=fail)")
     if config.on_dead_atoms == "continue":
         return atoms, [found]
+    error = _error(train, atoms, codes)
     for attempt in range(_MOST_MENDINGS):
         given = _with_work(atoms, train, codes)
         again = learn(given, derive_seed(seed, f"mend/{attempt}"))
         others = code(again)
-        if _n_dead(others) >= n_dead:
+        if _n_dead(others) >= n_dead or _error(train, again, others) > error:
             break
         atoms, codes, n_dead = again, others, _n_dead(others)
+        error = _error(train, atoms, codes)
         if n_dead <= most:
             break
     end = "mended" if n_dead <= most else "lower dictionary.n_atoms"
     return atoms, [f"{found}; after learning on from the worst-coded latents, {n_dead}: {end}"]
+
+
+def _error(train: Floats, atoms: Floats, codes: Any) -> float:  # noqa: ANN401
+    return float(np.square(train - codes @ atoms).mean(dtype=np.float64))
 
 
 def _n_dead(codes: Any) -> int:  # noqa: ANN401 - a CSR array

@@ -17,7 +17,6 @@ make the dictionary spend atoms on noise that no pixel ever shows.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ from vaesc.config import DictionaryConfig, derive_seed
 from vaesc.dead_atoms import mend_dead_atoms
 from vaesc.dictionary_files import load_dictionary, save_dictionary, write_json
 from vaesc.errors import DataError
-from vaesc.progress import Listener
+from vaesc.progress import After, Listener
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -239,8 +238,8 @@ def learn(
         folder: Empty folder to write into.
         seed: The run's seed.
         listener: Hears of every epoch.
-        checkpoints: Keeps each finished pass until all are: a killed run's successor goes on
-            from there, and is gone on success; default: none.
+        checkpoints: Keeps each finished pass: a killed run's successor goes on from there; to be
+            deleted by the caller once what was written is safe. Default: none.
 
     Returns:
         Summary: ``n_atoms``, ``n_nonzero_coefs``, ``metrics`` and ``health`` (sentences on what
@@ -263,8 +262,6 @@ def learn(
     save_dictionary(dictionary, folder)
     write_json(folder / HISTORY, history)
     codes = _write_codes(dictionary, latents, folder)
-    if checkpoints is not None:
-        shutil.rmtree(checkpoints, ignore_errors=True)
     return {
         "n_atoms": dictionary.n_atoms,
         "n_nonzero_coefs": dictionary.n_nonzero_coefs,
@@ -309,20 +306,25 @@ def fit_dictionary(
     scaled = (train - mean) / scale
     held_out = (latents.latents("validation") - mean) / scale
 
-    def atoms_from(start: Floats | None, seed: int, file: Path | None) -> tuple[Floats, History]:
-        return learn_atoms(
+    def atoms_from(start: Floats | None, seed: int, part: str = "") -> Floats:
+        """Learn, each part's epochs counted on from those before."""
+        atoms, epochs = learn_atoms(
             config, scaled, held_out, n_nonzero_coefs=n_nonzero_coefs, seed=seed,
-            listener=listener, prefix=prefix, start=start, checkpoint=file,
+            listener=After(listener, len(history)), prefix=prefix, start=start,
+            checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + part),
         )  # fmt: skip
+        history.extend(epochs)
+        return atoms
 
-    atoms, history = atoms_from(None, seed, checkpoint)
+    def coded(atoms: Floats) -> csr_array:
+        return path(scaled, atoms, [n_nonzero_coefs], coder=exact(config.coder))[n_nonzero_coefs]
+
+    history: History = []
+    atoms = atoms_from(None, seed)
     if health is not None:
         atoms, found = mend_dead_atoms(
-            config, atoms, scaled,
-            lambda d: path(scaled, d, [n_nonzero_coefs], coder=exact(config.coder))[
-                n_nonzero_coefs
-            ],
-            lambda start, seed: atoms_from(start, seed, None)[0], seed,
+            config, atoms, scaled, coded,
+            lambda start, seed: atoms_from(start, seed, f"-mend{seed % 10**6}"), seed,
         )  # fmt: skip
         health += found
     network = None

@@ -129,7 +129,10 @@ def collect_garbage(
         found = [item for item in found if store.remove(item.path, seen[item.path])]
     rest = [_garbage(p, "left by a dead process") for p in _orphans(store)]
     if quarantine:
-        damaged = [*store.root.glob("quarantine/*"), *(home() / "models").glob("quarantine/*")]
+        damaged = [
+            *store.root.glob("quarantine/*"), *(home() / "models").glob("quarantine/*"),
+            *(home() / "backups").glob("damaged-*"),
+        ]  # fmt: skip
         rest += [_garbage(p, "quarantined") for p in sorted(damaged)]
     rest += [_garbage(p, "lock that nobody holds") for p in _old_locks(store)]
     doomed = {item.path.name for item in found}

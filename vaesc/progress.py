@@ -20,3 +20,18 @@ class Listener:
 
 
 SILENT = Listener()
+
+
+class After(Listener):
+    """Passes on what it hears of a second attempt, its epochs counted on from the first's."""
+
+    def __init__(self, listener: Listener, epochs: int) -> None:
+        self._listener, self._epochs = listener, epochs
+
+    def progress(self, done: float, total: float, **figures: float) -> None:
+        """Pass on."""
+        self._listener.progress(done, total, **figures)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Pass on, counted on."""
+        self._listener.epoch(self._epochs + epoch, metrics)

@@ -18,6 +18,7 @@ runs again.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
@@ -122,12 +123,15 @@ def run_step(
         require_room(step.name, config, dataset, there.root)
         return step.build(config, paths, folder, listener, resumed)
 
-    return there.make(
+    made = there.make(
         spec,
         build,
         parents={name: record.digest for name, record in records.items()},
         provenance={"run_id": run_id},
     )
+    # Not before: a disk that is full, or a kill, while it is published must not cost the training.
+    shutil.rmtree(resumed, ignore_errors=True)
+    return made
 
 
 def _frozen(value: Any) -> Any:  # noqa: ANN401

@@ -48,6 +48,8 @@ def main() -> int:
         base = (options.keep or Path(folder)).resolve()
         few = None if options.all else options.few
         trials = _all(base, options.lanes, few, options.only)
+    if not trials:
+        parser.error(f"--only {options.only!r} is part of no fault's name")
     table = table_of(trials)
     print(table)
     for trial in trials:

@@ -170,8 +170,9 @@ def _out_of_memory() -> None:
 
 def _jump(seconds: float) -> Callable[[], None]:
     def jump() -> None:
-        now = time.time
+        now, now_ns = time.time, time.time_ns
         time.time = lambda: now() + seconds
+        time.time_ns = lambda: now_ns() + int(seconds * 10**9)
 
     return jump
 

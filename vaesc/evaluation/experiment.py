@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +67,8 @@ def evaluate(
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
         listener: Hears of progress and of the epochs of every dictionary.
-        checkpoints: Keeps what was learned of each dictionary until all is done: a killed run's
-            successor goes on from there; default: none.
+        checkpoints: Keeps what was learned of each dictionary: a killed run's successor goes on
+            from there; to be deleted by the caller once what was written is safe. Default: none.
 
     Returns:
         Summary: ``n_test``, ``metrics``, ``verdict`` (a sentence) and ``crossover``.
@@ -137,8 +136,6 @@ def _evaluate(
     }
     results.write(written, measured, folder)
     _draw(config, subject, splits["test"], written, learned, inputs, folder)
-    if checkpoints is not None:
-        shutil.rmtree(checkpoints, ignore_errors=True)
     return {
         "n_test": written["n_test"],
         "metrics": written["metrics"],

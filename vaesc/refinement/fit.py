@@ -162,7 +162,10 @@ class Refinement:
             self.coding.after_step(i, x, optimiser)
         if not all(bool(torch.isfinite(w).all()) for w in self.vae.parameters()):
             raise DivergedError(f"the weights are not finite after epoch {epoch}")
-        return {"train": float(np.mean(losses)), "validation": validate()}
+        errors = {"train": float(np.mean(losses)), "validation": validate()}
+        if not all(map(np.isfinite, errors.values())):
+            raise DivergedError(f"errors are not finite after epoch {epoch}")
+        return errors
 
     def _roll_back(self, now: Standing, error: DivergedError) -> None:
         """Lower the learning rate.

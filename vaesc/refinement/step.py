@@ -17,7 +17,7 @@ from torch import Tensor
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.config import DictionaryConfig, RefineConfig, canonical_json
 from vaesc.dictionary import HISTORY, History, LatentDictionary, save_dictionary
-from vaesc.errors import ConfigError
+from vaesc.errors import ConfigError, TrainingError
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import PixelDictionary, Plan, learn_pixels, side_by_side
 from vaesc.evaluation.refined import LEVELS
@@ -71,8 +71,9 @@ def refine(
         seed: The run's seed.
         device: Where torch computes.
         block_size: Images read at once.
-        checkpoints: Keeps each finished level, and the last epoch of an unfinished one, until all
-            are: a killed run's successor goes on from there.
+        checkpoints: Keeps each finished level, and the last epoch of an unfinished one: a killed
+            run's successor goes on from there; to be deleted by the caller once what was written
+            is safe.
         listener: Hears of every epoch of every level.
         warm: Folder of an earlier refinement: levels that it holds start from there, if it was
             made with the same sizes; default: every level starts from its pixel dictionary.
@@ -84,7 +85,8 @@ def refine(
 
     Raises:
         ConfigError: No epochs are asked for.
-        TrainingError: A loss is not finite.
+        TrainingError: A loss is not finite, however often a level went back; or too many atoms
+            are dead, and the policy is to fail.
     """
     from vaesc.datasets.reader import open_dataset
 
@@ -116,13 +118,12 @@ def refine(
             told = json.loads((folder / made.name / _OUTCOME).read_bytes())
             (folder / made.name / _OUTCOME).unlink()
             history.append(told.pop("epochs"))
-            health += told["troubles"]
+            health += [*told["troubles"], *_dead_atoms(dictionary_config, level, told)]
             told.pop("files")
             warmed += [level] if told.pop("warm") else []
             metrics |= _metrics(level, told)
     _write(folder / HISTORY, side_by_side(history))
     _write(folder / LEVELS, {str(k): v for k, v in at.items()})
-    shutil.rmtree(checkpoints)
     return {
         "levels": sorted(set(at.values())), "metrics": metrics, "warm": warmed, "health": health,
     }  # fmt: skip
@@ -194,6 +195,7 @@ def _refine_level(
         outcome = training.run(train, len(train), validate, hear, epochs)
     model = _model(vae.eval(), coding, dataset, steps=config.descent_steps)
     outcome["descended"] = _coding_error(model, validation)
+    outcome["dead_fraction"] = _dead_fraction(_model(vae, coding, dataset, steps=0), train)
     folder.mkdir(parents=True)
     save_vae(vae, folder)
     digests = {name: file_digest(folder / name) for name in (WEIGHTS, DESCRIPTION)}
@@ -289,6 +291,34 @@ def _coding_error(model: SparseVAE, images: _Resident) -> float:
     return total / len(images)
 
 
+def _dead_fraction(model: SparseVAE, images: _Resident) -> float:
+    """Return the share of atoms that none of the first training images uses."""
+    uses = np.zeros(model.n_atoms, np.int64)
+    for start in range(0, min(_SAMPLE, len(images)), GROUP):
+        x = images(np.arange(start, min(start + GROUP, len(images)))).cpu().numpy()
+        codes = model.codes_of_unit(x.reshape(-1, *model.shape))
+        uses += np.bincount(codes.indices, minlength=model.n_atoms)
+    return float((uses == 0).mean())
+
+
+def _dead_atoms(config: DictionaryConfig, level: int, told: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if too many atoms of a level are dead, although training revives them.
+
+    Raises:
+        TrainingError: They are, and the policy is to fail.
+    """
+    if told["dead_fraction"] <= config.max_dead_fraction:
+        return []
+    found = (
+        f"refinement at k = {level}: {100 * told['dead_fraction']:.0f} % of the atoms are used by "
+        f"none of {_SAMPLE} training images, more than dictionary.max_dead_fraction="
+        f"{config.max_dead_fraction:g} allows; lower dictionary.n_atoms"
+    )
+    if config.on_dead_atoms == "fail":
+        raise TrainingError(f"{found} (dictionary.on_dead_atoms=fail)")
+    return [found]
+
+
 def _metrics(level: int, told: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"validation/refined_start_mse_k{level}": told["start"],
@@ -296,6 +326,7 @@ def _metrics(level: int, told: Mapping[str, Any]) -> dict[str, float]:
         f"validation/refined_undescended_mse_k{level}": told["error"],
         f"train/refined_best_epoch_k{level}": float(told["best_epoch"]),
         f"train/refined_rollbacks_k{level}": float(told["rollbacks"]),
+        f"train/refined_dead_fraction_k{level}": told["dead_fraction"],
     }
 
 

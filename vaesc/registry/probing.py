@@ -61,7 +61,7 @@ def _probe_sqlite(path: Path) -> None:
             ) from error
         raise RegistryError(
             f"the run database {path} cannot be read ({error}); put it back from a copy, or move "
-            "it away to start anew"
+            "it, and `backups` beside it, away to start anew"
         ) from error
 
 

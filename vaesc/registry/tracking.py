@@ -62,9 +62,10 @@ def connect(experiment: str = "vaesc", *, create: bool = True) -> Tracking:
     Raises:
         RegistryError: It cannot be reached, is damaged, or is not there and `create` is False.
     """
-    rescued = rescue(thorough=create) if sqlite_path(tracking_uri()) == own_database() else ""
+    if own_database() in (sqlite_path(tracking_uri()), sqlite_path(registry_uri())):
+        rescue(thorough=create)
     client, uri = open_client(create=create)
-    return Tracking(client, uri, experiment, rescued)
+    return Tracking(client, uri, experiment)
 
 
 def every_tracking() -> list[Tracking]:
@@ -78,6 +79,7 @@ def every_tracking() -> list[Tracking]:
     found = []
     with suppress(AbsentError):
         found.append(connect(create=False))
+    rescue(thorough=False)
     if own := open_home_client():
         found.append(Tracking(*own, "vaesc"))
     return found
@@ -90,12 +92,10 @@ class Tracking:
         client: How MLflow is asked.
         uri: Which MLflow that is.
         experiment: Name of the experiment.
-        rescued: What :func:`vaesc.registry.rescue.rescue` had to do, as a sentence.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, experiment: str, rescued: str = "") -> None:
+    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
         self.client, self.uri, self.experiment = client, uri, experiment
-        self.rescued = rescued
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Turn MLflow's errors into one sentence that says what cannot be done."""

@@ -25,7 +25,7 @@ from vaesc.models import (
 )
 from vaesc.models.elbo import group_images
 from vaesc.models.files import WEIGHTS
-from vaesc.progress import SILENT, Listener
+from vaesc.progress import SILENT, After, Listener
 from vaesc.store import file_digest
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.determinism import deterministic, stream
@@ -95,7 +95,8 @@ def train(
 
     ``vae.safetensors`` and ``vae.json`` are the model with the weights of the epoch with the
     lowest validation negative ELBO (of their moving average, if that was asked for),
-    ``history.json`` holds each epoch's metrics, ``posterior.json`` each epoch's KL per dimension.
+    ``history.json`` holds each epoch's metrics, ``posterior.json`` each epoch's KL per dimension;
+    after a collapse that was mended, those of the first training and then those of the second.
     The same arguments on the same machine write the same bytes, also after an interruption;
     torch's global random state is not used.
 
@@ -108,7 +109,8 @@ def train(
         device: Where to compute, see :func:`vaesc.models.resolve_device`.
         block_size: Images read at once.
         compile: ``auto`` compiles the step if the training is long enough to win it back.
-        checkpoints: Folder for this training's checkpoint, deleted on success; default: none.
+        checkpoints: Folder for this training's checkpoint, to be deleted by the caller once what
+            was written is safe; default: none.
         checkpoint_seconds: Least time between checkpoints; 0 for none by time.
         checkpoint_batches: Gradient steps between checkpoints; 0 for none by steps.
         start: Folder of a VAE of the same description, whose weights training starts from;
@@ -137,47 +139,64 @@ def train(
         require_images(dataset, split)
     task = Task(vae=vae_config, dataset=dataset, seed=seed, start=start, listener=listener)
     with deterministic():
-        first, fallbacks = _trained(task, training_config, how)
-        run, collapse = _mend_collapse(task, first, how)
+        runs, fallbacks, troubles = _trained(task, training_config, how)
+        run = runs[-1]
         extra = _final_metrics(run)
     save_vae(run.loop.vae, folder)
-    _write(folder / "history.json", run.history)
-    _write(folder / "posterior.json", {"validation/kl_per_dimension": run.kl_dimensions})
-    for each in (run, first):
-        each.checkpoints.remove()
-    return _summary(run, first, extra, fallbacks, collapse)
+    _write(folder / "history.json", [epoch for each in runs for epoch in each.history])
+    dimensions = [epoch for each in runs for epoch in each.kl_dimensions]
+    _write(folder / "posterior.json", {"validation/kl_per_dimension": dimensions})
+    return _summary(runs, extra, fallbacks, troubles)
 
 
-def _trained(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
+def _trained(
+    task: Task, config: TrainingConfig, how: How
+) -> tuple[list[Run], list[str], list[str]]:
+    """Train, and act on a collapse as the policy says.
+
+    Returns:
+        The runs, that of the model to keep last; what could not be as the config asks; and a
+        sentence on everything that was not sound.
+
+    Raises:
+        TrainingError: It has collapsed, and the policy is to fail.
+    """
+    run, fallbacks = _run(task, config, how)
+    collapse, again = _collapse(run), mended(config)
+    if not collapse:
+        return [run], fallbacks, run.troubles
+    if config.on_collapse == "fail":
+        raise TrainingError(f"{collapse} (training.on_collapse=fail)")
+    logger.warning("%s", collapse)
+    if config.on_collapse == "continue" or again is None:
+        return [run], fallbacks, [*run.troubles, collapse]
+    changed = ", ".join(
+        f"training.{name}={getattr(again, name)}"
+        for name in ("beta_schedule", "beta_epochs", "free_bits")
+    )
+    logger.warning("training once more with %s", changed)
+    later = replace(task, listener=After(task.listener, len(run.history)))
+    what, before = collapse.partition(";")[0], f"{run.best.score:.5g}"
+    try:
+        second, _ = _run(later, again, how.beside("mended"))
+    except TrainingError as error:
+        told = f"{what}; a second training with {changed} failed: {error}"
+        return [run], fallbacks, [*run.troubles, told]
+    end = "is no better" if _collapse(second) else "mended it"
+    told = (
+        f"{what}; a second training with {changed} {end} (validation score {before} before, "
+        f"{second.best.score:.5g} nats per image now)"
+    )
+    return [run, second], fallbacks, [*run.troubles, told, *second.troubles]
+
+
+def _run(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
     """Return a finished run, the best weights in its model; and what could not be as asked."""
     run, fallbacks = _prepare(task, config, how)
     with fitting_threads(run.loop.vae, config.batch_size):
         run.fit()
         run.state.flat["weights"].copy_(run.best.weights)
     return run, fallbacks
-
-
-def _mend_collapse(task: Task, run: Run, how: How) -> tuple[Run, str]:
-    """Act on a collapse as the policy says; returns the run to keep, and its collapse's sentence.
-
-    Raises:
-        TrainingError: It has collapsed, and the policy is to fail.
-    """
-    collapse = _collapse(run)
-    if not collapse:
-        return run, ""
-    if run.config.on_collapse == "fail":
-        raise TrainingError(f"{collapse} (training.on_collapse=fail)")
-    logger.warning("%s", collapse)
-    again = mended(run.config)
-    if run.config.on_collapse == "continue" or again is None:
-        return run, collapse
-    logger.warning(
-        "training once more: beta rises over %g epochs, %g nats of each dimension are free",
-        again.beta_epochs, again.free_bits,
-    )  # fmt: skip
-    second, _ = _trained(task, again, how.beside("mended"))
-    return second, _collapse(second)
 
 
 def _collapse(run: Run) -> str:
@@ -261,32 +280,27 @@ def _final_metrics(run: Run) -> dict[str, float]:
 
 
 def _summary(
-    run: Run, first: Run, extra: dict[str, float], fallbacks: list[str], collapse: str
+    runs: list[Run], extra: dict[str, float], fallbacks: list[str], troubles: list[str]
 ) -> dict[str, Any]:
+    run, collapse = runs[-1], _collapse(runs[-1])
     vae, best, engine = run.loop.vae, run.best.epoch, run.loop.engine
     metrics = {k: v for k, v in run.history[best - 1].items() if k != "train/learning_rate"}
-    troubles = [*first.troubles]
-    if run is not first:
-        what, _, advice = _collapse(first).partition(";")
-        end = f"not mended by a second training;{advice}" if collapse else "mended by a second one"
-        troubles += [f"{what}: {end}", *run.troubles]
-    elif collapse:
-        troubles.append(collapse)
     metrics |= {**extra, "train/collapsed": float(bool(collapse))}
-    metrics["train/mended"] = float(run is not first and not collapse)
-    metrics["train/rollbacks"] = float(run.rollbacks)
+    metrics["train/mended"] = float(len(runs) > 1 and not collapse)
+    metrics["train/rollbacks"] = float(sum(each.rollbacks for each in runs))
     metrics["train/bf16"] = float(engine.objective.bf16)
+    before = sum(len(each.history) for each in runs[:-1])
     return {
         "latent_dim": vae.latent_dim,
-        "epochs": len(run.history),
-        "best_epoch": best,
+        "epochs": before + len(run.history),
+        "best_epoch": before + best,
         "metrics": metrics,
         "engine": {
             "compiled": engine.compiled,
             "precision": "bf16" if engine.objective.bf16 else "float32",
             "fallbacks": [*fallbacks, *([engine.fallback] if engine.fallback else [])],
         },
-        "rollbacks": run.rollbacks,
+        "rollbacks": int(metrics["train/rollbacks"]),
         "collapse": collapse,
         "health": troubles,
     }

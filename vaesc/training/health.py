@@ -50,8 +50,8 @@ def check_finite(
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise DivergedError(
-                f"the loss is not finite ({name} = {value}) in epoch {epoch} at "
-                f"{_rate(config, rate_share)}; nothing was saved: "
+                f"the loss is not finite in epoch {epoch} at {_rate(config, rate_share)}; "
+                f"{name} = {value}, and nothing was saved: "
                 "lower training.learning_rate, and check that the images are finite"
             )
 

@@ -174,7 +174,7 @@ class Run:
     def _after_batch(self, n_batches: int) -> None:
         self._batch = n_batches
         if self.checkpoints.is_due():
-            self.loop.means(len(self.history) + 1, n_batches)  # never save what is not finite
+            self.loop.means(len(self.history) + 1, n_batches)  # go back rather than save that
             self._save()
 
     def _save(self) -> None:

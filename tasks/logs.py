@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vaesc.errors import VaescError
+from vaesc.errors import VaescError, told
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -42,13 +42,20 @@ class _OnlyOnce(logging.Filter):
 
 
 class _Sentences(logging.Filter):
-    """Keep tracebacks of users' errors, and Prefect's remark that it cannot pickle them, out."""
+    """Keep out tracebacks of users' errors and of a disk or memory that refuses, and Prefect's
+    remark that it cannot pickle them.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if os.environ.get("VAESC_DEBUG"):
             return True
-        if record.exc_info and isinstance(record.exc_info[1], VaescError):
-            record.users_error = record.exc_info[1]
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, VaescError):
+            record.users_error = error
+            record.exc_info = record.exc_text = None
+        elif isinstance(error, Exception) and (sentence := told(error)) is not error:
+            # The disk or the memory refused Prefect itself, as it wrote a result.
+            record.msg, record.args = f"{record.getMessage()}: {sentence}", ()
             record.exc_info = record.exc_text = None
         return not record.getMessage().startswith("Failed to write result: Failed to serialize")
 

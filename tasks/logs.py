@@ -42,8 +42,9 @@ class _OnlyOnce(logging.Filter):
 
 
 class _Sentences(logging.Filter):
-    """Keep out tracebacks of users' errors and of a disk or memory that refuses, and Prefect's
-    remark that it cannot pickle them.
+    """Keep out tracebacks of users' errors, and of a disk or memory that refuses.
+
+    And Prefect's remark that it cannot pickle them.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -19,9 +19,9 @@ _IMPORTED = (
     "flows.pipeline", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.pyplot", "numba", "scipy.sparse",
     "scipy.stats", "sklearn.datasets", "sklearn.decomposition", "zarr", "safetensors.torch",
-    "safetensors.numpy", "torch", "torch._inductor", "vaesc.cli.run", "vaesc.datasets.ingestion", "vaesc.evaluation",
-    "vaesc.housekeeping", "vaesc.refinement.step", "vaesc.report.figures", "vaesc.report.html",
-    "vaesc.sparse", "vaesc.sparse.amortised", "vaesc.training",
+    "safetensors.numpy", "torch", "torch._inductor", "vaesc.cli.run", "vaesc.datasets.ingestion",
+    "vaesc.evaluation", "vaesc.housekeeping", "vaesc.refinement.step", "vaesc.report.figures",
+    "vaesc.report.html", "vaesc.sparse", "vaesc.sparse.amortised", "vaesc.training",
 )  # fmt: skip
 
 

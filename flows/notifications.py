@@ -66,6 +66,7 @@ _REJECTED = {
     "candidate": "event.payload.candidate",
     "champion": "event.payload.champion",
     "mlflow_run": "event.payload.run_id",
+    "health": f"event.payload.health {_SHORT}",
 }
 
 

@@ -22,7 +22,7 @@ from tasks.step import may_pass
 from vaesc.config import PipelineConfig
 from vaesc.registry import candidates, connect, decisions, freezing, promotion
 from vaesc.registry.lookup import DECISION_TAG, find_version
-from vaesc.registry.tracking import Tracking
+from vaesc.registry.tracking import HEALTH_TAG, Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def gate(
         decision = decisions.record(tracking, weighed, run_id, tags={RETRAIN_TAG: key})
         _show_in_prefect(decision)
         if decision["outcome"] == "rejected":
-            _announce(events.REJECTED, decision, run_id)
+            _announce(tracking, events.REJECTED, decision, run_id)
             return decision
         if against is None:
             freezing.freeze_first(tracking, version, name)
@@ -89,7 +89,7 @@ def gate(
         except promotion.StaleError as error:
             logger.warning("%s", error)
             continue
-        _announce(events.PROMOTED, decision, run_id)
+        _announce(tracking, events.PROMOTED, decision, run_id)
         return decision
     raise promotion.StaleError(
         f"the champion of {name!r} changed {_TRIES} times while version {version} was compared "
@@ -108,10 +108,11 @@ def _standing(tracking: Tracking, name: str, version: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _announce(event: str, decision: dict[str, Any], run_id: str) -> None:
+def _announce(tracking: Tracking, event: str, decision: dict[str, Any], run_id: str) -> None:
     """Tell Prefect what was decided; `flows.notifications` tells people of a rejection."""
     said = {name: decision[name] for name in ("outcome", "reason", "candidate", "champion")}
-    events.send(event, decision["model"], {**said, "run_id": run_id})
+    said |= {"run_id": run_id, "health": tracking.tag(run_id, HEALTH_TAG)}
+    events.send(event, decision["model"], said)
 
 
 def _show_in_prefect(decision: dict[str, Any]) -> None:

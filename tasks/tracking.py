@@ -31,7 +31,7 @@ from vaesc.registry import rescue
 from vaesc.registry.mutex import sweep_locks
 from vaesc.registry.recorded import CONFIG
 from vaesc.registry.system import device_tags
-from vaesc.registry.tracking import Tracking, now
+from vaesc.registry.tracking import HEALTH_TAG, Tracking, now
 from vaesc.registry.tracking import connect as connect_tracking
 from vaesc.scratch import sweep
 from vaesc.store import Store, read_artifact
@@ -147,7 +147,7 @@ class PipelineRun:
         self.health += troubles
         for run, found in ((run_id, troubles), (self.run_id, self.health)):
             if run:
-                self.tracking.set_tags(run, {"vaesc.health": "\n".join(found)[:_LONGEST_TAG]})
+                self.tracking.set_tags(run, {HEALTH_TAG: "\n".join(found)[:_LONGEST_TAG]})
 
 
 class StepRun(Listener):

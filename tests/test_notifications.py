@@ -234,6 +234,7 @@ def test_a_failure_and_a_rejection_are_told_once_and_nothing_else_is(project, re
     assert refused["reason"] == decision["reason"]
     assert (refused["model"], refused["candidate"], refused["champion"]) == ("ill", 1, None)
     assert refused["mlflow_run"] == decision["run"]["run_id"]
+    assert "posterior collapse" in refused["health"]
     assert (refused["flow"], refused["run"]) == ("retrain", "retrain-arrays")
     page = json.loads((project.home / "prefect" / "server.json").read_text())["url"]
     for body in by_state.values():

@@ -47,6 +47,8 @@ __all__ = ["Tracking", "connect", "tracking_uri"]
 logger = logging.getLogger(__name__)
 
 PARENT_TAG = "mlflow.parentRunId"
+HEALTH_TAG = "vaesc.health"
+"""Tag of a run in which something was not as it should be, mended or not: a sentence a line."""
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 _PAGE = 1000
@@ -226,6 +228,11 @@ class Tracking:
         with self.explained(f"log parameters to run {run_id}"):
             for batch in _batches(rows, _PARAMS_PER_BATCH):
                 self.client.log_batch(run_id, params=batch)
+
+    def tag(self, run_id: str, name: str) -> str:
+        """Return a tag of a run, empty if it has none of that name."""
+        with self.explained(f"look at run {run_id}"):
+            return str(self.client.get_run(run_id).data.tags.get(name, ""))
 
     def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Set tags of a run; a tag that is there already gets the new value."""

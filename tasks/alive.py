@@ -43,9 +43,10 @@ def on_record() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not ran_out(error):
+        # Where memory or Prefect fails, Prefect may not hear how the run ended: the next run sees.
+        if not ran_out(error) and not isinstance(error, (PrefectException, httpx.HTTPError)):
             _forget(note)
-        raise  # without memory Prefect may not come to say how the run ended: the next one does
+        raise
     _forget(note)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from tasks.step import step_task
@@ -56,15 +58,18 @@ def register(
     dictionary: Dictionary,
     evaluation: Evaluation,
     refined: Refined | None = None,
-) -> ModelVersion:
-    """Register the run's model as a version, unless an equal one is registered already."""
+) -> ModelVersion | State[ModelVersion]:
+    """Register the run's model as a version, unless an equal one is registered already.
+
+    That one is shown as cached: an identical run was faster, or Prefect's record of it was lost.
+    """
     from vaesc.registry.registration import register as register_bundle
 
     run = current()
     with run.nested("register") as step_run, scratch("register") as folder:
         bundle = folder / "bundle"
         save_bundle(bundle, dataset, vae, dictionary, refined, seed=config.seed)
-        return register_bundle(
+        version = register_bundle(
             bundle,
             run.tracking,
             name=config.registry.model_name,
@@ -73,6 +78,9 @@ def register(
             records=run.records,
             metrics=run.metrics if refined is None else _of_refined(run.metrics),
         )
+    if version.run_id == step_run.id:
+        return version
+    return Completed(name="Cached", data=version)
 
 
 def _of_refined(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -47,6 +47,8 @@ ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # 429, 502 and 503 are asked again anyway; one stumble of a server is no reason to lose a run.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "408,500,504",
 }
 """How Prefect is to behave wherever vaesc runs; what the environment already says stands."""
 

@@ -64,7 +64,7 @@ def step_task(
     timeout_seconds: float,
     retries: int = 0,
     retry_delay_seconds: list[float] | None = None,
-) -> Callable[[Callable[P, Artifact | R]], StepTask[P, R]]:
+) -> Callable[[Callable[P, Artifact | R | State[R]]], StepTask[P, R]]:
     """Make a function a step.
 
     Args:
@@ -75,7 +75,7 @@ def step_task(
         retry_delay_seconds: Seconds before each retry.
     """
 
-    def decorate(function: Callable[P, Artifact | R]) -> StepTask[P, R]:
+    def decorate(function: Callable[P, Artifact | R | State[R]]) -> StepTask[P, R]:
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401
             logs.install()

@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from vaesc.cli import main
@@ -43,3 +44,17 @@ def test_wrong_settings_exit_with_2_before_prefect_starts(connections, capsys, a
     assert main(["run", "--set", assignment]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert connections == []
+
+
+def test_a_prefect_that_fails_is_one_sentence(monkeypatch, capsys):
+    request = httpx.Request("GET", "http://127.0.0.1:4200/api/flow_runs/1")
+    refused = httpx.HTTPStatusError("Server error '500'", request=request, response=None)
+
+    def fail():
+        raise refused
+
+    monkeypatch.setitem(sys.modules, "tasks.server", SimpleNamespace(connect=fail))
+    assert main(["run"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vaesc: Prefect's API failed (Server error '500')")
+    assert said.count("\n") == 1

@@ -47,19 +47,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         base = (options.keep or Path(folder)).resolve()
         few = None if options.all else options.few
-        trials = _all(base, options.lanes, few, options.only)
+        trials: list[Trial] = []
+        try:
+            _all(base, options.lanes, few, options.only, trials)
+        finally:  # what was done is told, whatever stops the suite
+            _report(trials, options.write)
     if not trials:
         parser.error(f"--only {options.only!r} is part of no fault's name")
+    return 0 if all(trial.survived for trial in trials) else 1
+
+
+def _report(trials: Sequence[Trial], write: Path | None) -> None:
     table = table_of(trials)
     print(table)
     for trial in trials:
         if not trial.survived:
             print(json.dumps(trial.to_json()))
-    if options.write:
-        options.write.write_text(table)
-    figures = figures_of(trials)
-    print(json.dumps(figures))
-    return 0 if figures["survived"] == figures["injections"] else 1
+    if write:
+        write.write_text(table)
+    print(json.dumps(figures_of(trials)), flush=True)
 
 
 class _Worker:
@@ -123,10 +129,12 @@ def _together(n: int, worker: _Worker) -> Trial:
     return together.attempt(worker.lane, n, worker.truth)
 
 
-def _all(base: Path, n_lanes: int, few: int | None, only: str) -> list[Trial]:
+def _all(
+    base: Path, n_lanes: int, few: int | None, only: str, trials: list[Trial]
+) -> None:  # fmt: skip
+    """Do all that is planned, on some lanes side by side; `trials` gets what became of each."""
     jobs: list[Job] = []
     filled, lock = threading.Event(), threading.Lock()
-    trials: list[Trial] = []
 
     def work(number: int) -> None:
         with Lane(base / f"lane-{number}") as lane:
@@ -147,7 +155,6 @@ def _all(base: Path, n_lanes: int, few: int | None, only: str) -> list[Trial]:
     with ThreadPoolExecutor(n_lanes) as pool:
         for done in [pool.submit(work, n) for n in range(n_lanes)]:
             done.result()
-    return trials
 
 
 def _next(jobs: list[Job], lock: threading.Lock) -> Job | None:

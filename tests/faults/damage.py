@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.faults.catalogue import STEP_OF
-from tests.faults.injector import Injection, Point
+from tests.faults.injector import Injection, Point, placeless
 from tests.faults.lane import Lane
 from tests.faults.trial import Trial, Truth, recover
 
@@ -66,6 +66,14 @@ class Damage:
             for way in WAYS
         ]
 
+    def _here(self, name: Path) -> Path:
+        """Return the file of this lane that goes by `name` in another: MLflow's ids are drawn."""
+        if (self._copy / name).exists():
+            return name
+        like = placeless(str(name))
+        found = (path.relative_to(self._copy) for _, path in victims(self._copy))
+        return next(path for path in found if placeless(str(path)) == like)
+
     def of_checkpoints(self, points: Sequence[Point]) -> list[tuple[str, Point]]:
         """Return every way, and a point at which each kind of checkpoint lies there whole."""
         written = [p for p in points if p.event == "rename" and "/checkpoints/" in p.place]
@@ -90,7 +98,7 @@ class Damage:
         shutil.rmtree(self._lane.home)
         shutil.copytree(self._copy, self._lane.home, symlinks=True)
         trial = Trial(Injection(way, Point("file", str(name))), step)
-        WAYS[way](self._lane.home / name)
+        WAYS[way](self._lane.home / self._here(name))
         finished = self._lane.look().contents()  # without what is damaged now
         recover(self._lane, trial, self._truth, finished, damaged=step == "register")
         return trial

@@ -80,6 +80,11 @@ class Injection:
         return Injection(fault=found["fault"], point=Point(**found["point"]))
 
 
+def placeless(path: str) -> str:
+    """Return a path with every digest, id and number taken out."""
+    return _RANDOM.sub("*", path)
+
+
 class Injector:
     """Watches this process, and breaks it at a point.
 
@@ -147,7 +152,7 @@ class Injector:
             return None
         if not path.startswith(self._roots) or "/prefect/" in path:
             return None
-        return _RANDOM.sub("*", path.replace(self._home, "~"))
+        return placeless(path.replace(self._home, "~"))
 
     def _strike(self) -> None:
         fault = self._injection.fault if self._injection else ""

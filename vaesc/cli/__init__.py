@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         return _failed(f"{error.strerror or error}{where}", 1)
     except BaseException as error:
+        if type(error).__module__.partition(".")[0] in ("prefect", "httpx"):
+            first = str(error).partition("\n")[0].partition(" - For more")[0]
+            return _failed(f"Prefect's API failed ({first}); look at its log; {kept}", 1)
         # Not every wrapping is an Exception: what Prefect cancels for want of memory is none.
         if isinstance(error, SystemExit) or not memory.ran_out(error):
             raise

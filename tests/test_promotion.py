@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from registry_homes import damage, enter_home, saved
+from registry_homes import damage, enter_home, registered, saved
 from test_registry import files_of, made
 
 from vaesc.errors import RegistryError
@@ -189,6 +189,23 @@ def test_the_line_of_champions():
     assert line_of_champions([], 3) == [3]
     assert line_of_champions([*line, move("repair", 5, 6)], 6) == [1, 2, 6]
     assert line_of_champions(line, None) == [1, 2, 5]
+
+
+def test_a_first_champion_whose_naming_was_cut_off_is_named_by_the_next(tmp_path, monkeypatch):
+    """Killed after the move was written down, and before the alias was set."""
+    home = enter_home(tmp_path / "home", monkeypatch)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            registered(home)
+    assert [m.carried_out for m in promotion.history(connect("test"))] == [False]
+    assert registered(home).version == 1
+    assert champion() == 1
+    assert [m.carried_out for m in promotion.history(connect("test"))] == [False, True]
 
 
 # The lock

@@ -338,8 +338,11 @@ def test_an_atom_given_twice_is_used_once():
     for selection in RULES:
         once = orthogonal_matching_pursuit(X, dictionary, 6, selection=selection)
         codes = orthogonal_matching_pursuit(X, twice, 6, selection=selection)
-        assert (codes[:, :20] != once).nnz == 0
-        assert codes[:, 20:].nnz == 0
+        # Which of the two is a matter of the product's last bit, and so of the processor.
+        first, second = codes[:, :20], codes[:, 20:]
+        assert first.multiply(second).nnz == 0
+        assert ((first + second != 0) != (once != 0)).nnz == 0
+        np.testing.assert_allclose((first + second).toarray(), once.toarray(), atol=1e-5)
 
 
 @pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])

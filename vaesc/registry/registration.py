@@ -274,7 +274,9 @@ def _set_aliases(
     wanted = {alias for alias, named in aliases.items() if named in damaged}
     champion = aliases.get(CHAMPION)
     # A champion that was deleted is not replaced by whatever comes next: somebody rolls back.
-    first = champion is None and not candidate and not moves(tracking, name, None)
+    # A move that was written down and never made (its process was killed) is none.
+    been = any(move.carried_out for move in moves(tracking, name, None))
+    first = champion is None and not candidate and not been
     if (first or CHAMPION in wanted) and _named(tracking, name, number, champion):
         wanted.discard(CHAMPION)
     elif not wanted and number not in aliases.values() and number == _newest(tracking, name):

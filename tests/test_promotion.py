@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from registry_homes import damage, enter_home, registered, saved
+from registry_homes import damage, enter_home, saved
 from test_registry import files_of, made
 
 from vaesc.errors import RegistryError
@@ -193,7 +193,8 @@ def test_the_line_of_champions():
 
 def test_a_first_champion_whose_naming_was_cut_off_is_named_by_the_next(tmp_path, monkeypatch):
     """Killed after the move was written down, and before the alias was set."""
-    home = enter_home(tmp_path / "home", monkeypatch)
+    bundle = saved(enter_home(tmp_path / "home", monkeypatch) / "bundle")
+    runs = connect("test")
 
     def die(*_):
         raise KeyboardInterrupt
@@ -201,11 +202,11 @@ def test_a_first_champion_whose_naming_was_cut_off_is_named_by_the_next(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr("mlflow.MlflowClient.set_registered_model_alias", die)
         with pytest.raises(KeyboardInterrupt):
-            registered(home)
-    assert [m.carried_out for m in promotion.history(connect("test"))] == [False]
-    assert registered(home).version == 1
+            register(bundle, runs, run_id=runs.start_run("killed"))
+    assert [move.carried_out for move in promotion.history(runs)] == [False]
+    assert register(bundle, runs, run_id=runs.start_run("next")).version == 1
     assert champion() == 1
-    assert [m.carried_out for m in promotion.history(connect("test"))] == [False, True]
+    assert [move.carried_out for move in promotion.history(runs)] == [False, True]
 
 
 # The lock

@@ -263,6 +263,32 @@ def test_a_dataset_is_named_with_its_whole_digest(mlflow_runs, tmp_path):
     assert Path(get_source(logged.dataset).load()) == tmp_path
 
 
+@pytest.mark.parametrize("stumbles", [1, 2, 3])
+def test_runs_that_name_one_dataset_at_once_all_do(mlflow_runs, monkeypatch, tmp_path, stumbles):
+    """MLflow looks for the dataset's row and then inserts it: another may do so in between."""
+    from mlflow.exceptions import MlflowException
+
+    record = Dataset(
+        uri=str(tmp_path), digest="d" * 64, content="0123456789abcdef" * 4, run_id="",
+        source="digits", n_train=10, n_validation=2, n_test=3, shape=(8, 8),
+    )  # fmt: skip
+    run, genuine, tried = mlflow_runs.start_run("x"), mlflow_runs.client.log_inputs, []
+
+    def stumbling(*arguments):
+        tried.append(arguments)
+        if len(tried) <= stumbles:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets")
+        genuine(*arguments)
+
+    monkeypatch.setattr(mlflow_runs.client, "log_inputs", stumbling)
+    if stumbles == 3:
+        with pytest.raises(RegistryError, match="UNIQUE constraint"):
+            mlflow_runs.log_dataset(run, record)
+        return
+    mlflow_runs.log_dataset(run, record)
+    assert len(mlflow_runs.client.get_run(run).inputs.dataset_inputs) == 1
+
+
 def test_artifacts_may_be_a_file_or_a_folder(mlflow_runs, tmp_path, home):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"a")

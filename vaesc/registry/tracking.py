@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 PARENT_TAG = "mlflow.parentRunId"
 HEALTH_TAG = "vaesc.health"
 """Tag of a run in which something was not as it should be, mended or not: a sentence a line."""
+_ALREADY = re.compile("UNIQUE constraint failed|duplicate key value", re.IGNORECASE)
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 _PAGE = 1000
@@ -287,8 +289,17 @@ class Tracking:
         entry = DatasetInput(
             dataset_entity(record, attrs or {}), [InputTag(k, v) for k, v in tags.items()]
         )
-        with self.explained(f"log the dataset of run {run_id}"):
-            self.client.log_inputs(run_id, [entry])
+        for last in (False, False, True):
+            try:
+                with self.explained(f"log the dataset of run {run_id}"):
+                    self.client.log_inputs(run_id, [entry])
+                return
+            except RegistryError as error:
+                # MLflow keeps one row for all runs of a dataset: of several that begin at once one
+                # inserts it, and the others find it there when they ask again.
+                if last or not _ALREADY.search(str(error)):
+                    raise
+                time.sleep(0.1)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """End a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""

@@ -46,7 +46,7 @@ claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-faults: $(READY) ## kill trainings at 50 moments, break runs at every point: the next one is whole (hours; ARGS="--few 20")
+faults: $(READY) ## kill trainings at 50 moments, break runs at 300 points: the next one is whole (an hour; ARGS="--all": hours)
 	$(BIN)/python -m tests.faults.kills
 	$(BIN)/python -m tests.faults $(ARGS)
 

@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 _BESIDE = ("-journal", "-wal", "-shm")
 """What SQLite keeps beside a database: of a damaged one it must not meet the copy."""
-
-
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")
 
 

@@ -155,7 +155,7 @@ class ModelClient:
             f"{self.url}/invocations", body, {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            with _OPENER.open(request, timeout=self.timeout) as answer:
                 text = _read(answer)
         except urllib.error.HTTPError as error:
             raise _refusal(self.url, error) from error
@@ -177,6 +177,19 @@ class ModelClient:
                 f"{self.url} answers, but not with predictions ({type(error).__name__}); is "
                 "another server there?"
             ) from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A model's server sends nobody elsewhere: what says so is refused, and not followed.
+
+    Python would first read all that such an answer claims to hold, however much that is.
+    """
+
+    def redirect_request(self, *_: object) -> None:
+        """Follow nothing."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def _read(answer: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:

@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ def _zipped(data: bytes) -> bytes:
         for name, content in files:
             info = zipfile.ZipInfo(name)
             info.compress_type = kind
-            archive.writestr(info, content)
+            with suppress(struct.error):  # a name that no zip file can hold
+                archive.writestr(info, content)
     return stream.getvalue()
 
 

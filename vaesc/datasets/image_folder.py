@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +133,9 @@ def _folders(root: Path) -> dict[str, Path]:
 def _listed(folder: Path) -> list[tuple[Path, str | None]]:
     """Return each image file with the name of its class, sorted by class and name."""
     direct = _images_in(folder)
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = sorted(
+        p for p in folder.iterdir() if not p.name.startswith(".") and _is(Path.is_dir, p)
+    )
     nested = [(path, sub.name) for sub in classes for path in _images_in(sub)]
     if direct and nested:
         raise DataError(
@@ -150,11 +152,22 @@ def _listed(folder: Path) -> list[tuple[Path, str | None]]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    files = [
+        p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and _is(Path.is_file, p)
+    ]
     images = [p for p in files if p.suffix.lower() in EXTENSIONS]
     if len(images) < len(files):
         logger.info("%s: passed over %d other files", folder, len(files) - len(images))
     return images
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return kind(path)
+    except OSError as error:  # a link to a name that is too long, or in a circle
+        raise DataError(
+            f"{path} cannot be looked at ({error.strerror}); remove it or move it away"
+        ) from error
 
 
 def _common(paths: Iterable[Path]) -> tuple[tuple[int, int], str]:

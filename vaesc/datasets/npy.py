@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ from vaesc.errors import DataError
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 _KINDS = "buif"
 _LONGEST_TEXT = 64
+_LONGEST_HEADER = 10_000
+"""Bytes; numpy parses no longer one either."""
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -123,7 +126,15 @@ def _read_header(stream: IO[bytes], origin: str, kinds: str = _KINDS) -> Header:
         raise DataError(
             f"{origin} is a .npy file of version {version}; save a plain numeric array"
         )
-    shape, fortran, dtype = _READERS[version](stream)
+    size = stream.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > _LONGEST_HEADER:  # numpy would ask for as much memory as is claimed here
+        raise DataError(
+            f"{origin} claims a header of {length:,} bytes, which no plain numeric array has; "
+            "save it with numpy.save"
+        )
+    header = io.BytesIO(size + stream.read(length))
+    shape, fortran, dtype = _READERS[version](header)
     if dtype.hasobject:
         raise DataError(
             f"{origin} is an array of Python objects (pickle), which is never loaded; "

@@ -140,6 +140,11 @@ class SparseVAE:
             for rows in _groups(len(unit)):
                 x = torch.from_numpy(np.ascontiguousarray(unit[rows]))
                 latents[rows] = self.vae.encode(x.to(self.vae.device))[0].cpu().numpy()
+        if not np.isfinite(latents).all():
+            raise DataError(
+                "the model's encoder gives latents that are not finite: its weights are damaged, "
+                "or it was never trained; fetch it again"
+            )
         return latents
 
     def encode(self, images: NDArray[Any], n_nonzero_coefs: int | None = None) -> csr_array:
@@ -434,12 +439,13 @@ def _check_files(folder: Path, listed: dict[str, str]) -> None:
         )
     for name, digest in listed.items():
         path = folder / name
-        if not path.is_file():
-            raise StoreError(f"the model in {folder} lacks {name}; fetch it again")
         try:
             check_inside(path, folder)
-        except ValueError as error:
+            is_there = path.is_file()
+        except (ValueError, OSError) as error:
             raise StoreError(f"the model in {folder} is not taken: {error}") from error
+        if not is_there:
+            raise StoreError(f"the model in {folder} lacks {name}; fetch it again")
         if file_digest(path) != digest:
             raise StoreError(
                 f"{path} is not the file that was saved (its SHA-256 differs); fetch it again"

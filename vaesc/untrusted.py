@@ -53,7 +53,11 @@ def check_inside(path: Path, folder: Path) -> None:
         raise ValueError(f"{path.name} is a link in circles") from None
     if not real.is_relative_to(folder.resolve()):
         raise ValueError(f"{path.name} is a link to outside its folder; put the file itself there")
-    if real.exists() and not real.is_file():
+    try:
+        is_other = real.exists() and not real.is_file()
+    except OSError as error:  # a link to a name that is too long
+        raise ValueError(f"{path.name} cannot be looked at ({error.strerror})") from None
+    if is_other:
         raise ValueError(f"{path.name} is no file")
 
 

@@ -81,12 +81,12 @@ def _with_digests(folder: Path) -> None:
 
     def digest(found: re.Match[bytes]) -> bytes:
         path = folder / found[1].decode()
-        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        content = path.read_bytes() if not path.is_symlink() and path.is_file() else b""
         return hashlib.sha256(content).hexdigest().encode()
 
     for name in ("dictionary.json", MANIFEST):
         path = folder / name
-        if path.is_file() and not path.is_symlink():
+        if not path.is_symlink() and path.is_file():
             path.write_bytes(_PLACEHOLDER.sub(digest, path.read_bytes()))
 
 
@@ -94,7 +94,7 @@ def _model(data: bytes, folder: Path) -> None:
     unpack(data, folder / "m")
     _with_digests(folder / "m")
     manifest = folder / "m" / MANIFEST
-    if manifest.is_file() and not manifest.is_symlink():
+    if not manifest.is_symlink() and manifest.is_file():
         fault(folder / "m", hashlib.sha256(manifest.read_bytes()).hexdigest())
     model = SparseVAE.load(folder / "m", device="cpu")
     x = np.full((2, *model.shape), model.low, np.float32)

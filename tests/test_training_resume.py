@@ -198,10 +198,8 @@ def test_seconds_and_batches_both_make_one_due(tmp_path):
     assert often.is_due()
 
 
-def test_a_step_that_was_killed_resumes(dataset, tmp_path, caplog, monkeypatch):
-    """The pipeline's step keeps its checkpoints outside the artifact, under its address."""
-    monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
-    caplog.set_level("INFO", logger="vaesc")
+def step_of(dataset):
+    """Return what the step *train* works on: the record of a dataset, and a run's config."""
     record = Dataset(
         uri=str(dataset), digest="0" * 64, content="1" * 64, run_id="", source="arrays",
         n_train=1200, n_validation=200, n_test=397, shape=(8, 8),
@@ -210,6 +208,14 @@ def test_a_step_that_was_killed_resumes(dataset, tmp_path, caplog, monkeypatch):
         vae=VAE, training=TRAINING,
         runtime=RuntimeConfig(device="cpu", checkpoint_seconds=1e-9),
     )  # fmt: skip
+    return record, config
+
+
+def test_a_step_that_was_killed_resumes(dataset, tmp_path, caplog, monkeypatch):
+    """The pipeline's step keeps its checkpoints outside the artifact, under its address."""
+    monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
+    caplog.set_level("INFO", logger="vaesc")
+    record, config = step_of(dataset)
     options = {"store": Store(tmp_path / "killed")}
     with pytest.raises(Interrupted):
         run_step(TRAIN, config, {"dataset": record}, listener=Interrupter(4), **options)
@@ -273,14 +279,7 @@ def test_what_goes_wrong_while_it_is_published_costs_no_training(
 ):
     """The checkpoint stays until the artifact is there."""
     monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
-    record = Dataset(
-        uri=str(dataset), digest="0" * 64, content="1" * 64, run_id="", source="arrays",
-        n_train=1200, n_validation=200, n_test=397, shape=(8, 8),
-    )  # fmt: skip
-    config = PipelineConfig(
-        vae=VAE, training=TRAINING,
-        runtime=RuntimeConfig(device="cpu", checkpoint_seconds=1e-9),
-    )  # fmt: skip
+    record, config = step_of(dataset)
     store, publish = Store(tmp_path / "store"), Store._publish
 
     def refuse(*_):

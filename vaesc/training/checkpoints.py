@@ -115,7 +115,7 @@ class Checkpoints:
         """Delete the checkpoint, and the folder if it is empty then."""
         if self.folder is None or not (self._is_mine or _is_empty(self.folder)):
             return
-        with suppress(OSError):  # training has succeeded: what stays is swept up by `vaesc gc`
+        with suppress(OSError):  # what it was for is done: what stays is swept up by `vaesc gc`
             (self.folder / _NAME).unlink(missing_ok=True)
             self.folder.rmdir()
 

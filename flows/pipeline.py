@@ -13,6 +13,7 @@ from prefect import flow
 
 from tasks import logs
 from tasks.alive import on_record
+from tasks.apply import apply
 from tasks.evaluate import evaluate
 from tasks.extract import extract
 from tasks.ingest import ingest
@@ -58,5 +59,10 @@ def pipeline(
             refined = refine(config, dataset, start.refined if start else None)
         # 4. reconstruct from D a
         evaluation = evaluate(config, dataset, vae, latents, dictionary, refined)
-        register(config, dataset, vae, dictionary, evaluation, refined)
+        # What a VAE is for, as far as the preset names it.
+        applied = tuple(
+            apply(name, config, dataset, vae, latents, dictionary, refined)
+            for name in config.applications
+        )
+        register(config, dataset, vae, dictionary, evaluation, refined, applied)
         return publish(run)

@@ -45,13 +45,13 @@ class StepPolicy(CachePolicy):
         """Return ``<step>-<address>``; the step's inputs are its arguments that are records.
 
         Raises:
-            TypeError: An argument is neither the config, nor a record, nor a string.
+            TypeError: An argument is neither the config, nor a record, a string, or a tuple.
         """
         assert self.step is not None
         config = inputs["config"]
         if not isinstance(config, PipelineConfig):
             raise TypeError(f"config must be a PipelineConfig, got {type(config).__name__}")
-        given = {k: v for k, v in inputs.items() if k != "config" and v is not None}
+        given = {k: v for k, v in inputs.items() if k != "config" and v not in (None, ())}
         contents = {name: _content(v) for name, v in given.items()}
         return f"{self.step.name}-{self.step.spec(config, contents).digest}"
 
@@ -106,7 +106,11 @@ def _content(value: Any) -> str:  # noqa: ANN401
         return value.content
     if isinstance(value, str):
         return value
-    raise TypeError(f"a step's inputs are records or strings, got {type(value).__name__}")
+    if isinstance(value, tuple):
+        return " ".join(map(_content, value))
+    raise TypeError(
+        f"a step's inputs are records, strings or tuples of them, got {type(value).__name__}"
+    )
 
 
 def _refuse_pickle(self: PickleSerializer, blob: bytes) -> NoReturn:

@@ -27,7 +27,7 @@ from prefect.exceptions import PrefectException
 
 from tasks.tracking import PipelineRun
 from vaesc.config import config_digest, home, settings
-from vaesc.records import ModelVersion
+from vaesc.records import Applied, ModelVersion
 from vaesc.registry import show_model
 from vaesc.registry.recorded import MANIFESTS
 from vaesc.registry.system import git_tags, system_tags
@@ -51,6 +51,8 @@ def publish(run: PipelineRun) -> dict[str, Any]:
     report = _write_report(run, evaluation, results["verdict"])
     run.tracking.log_metrics(run.run_id, run.metrics, step=0)
     run.tracking.log_artifacts(run.run_id, evaluation, "evaluation")
+    for folder in _applied(run):
+        run.tracking.log_artifacts(run.run_id, folder, folder.parents[1].name)
     run.tracking.log_artifacts(run.run_id, report)
     run.tracking.log_json(run.run_id, _manifests(run), MANIFESTS)
     run.tracking.set_tags(run.run_id, {NOTE_TAG: _note(run, results["verdict"])})
@@ -66,6 +68,10 @@ def _manifests(run: PipelineRun) -> dict[str, Any]:
         for step, record in run.records.items()
         if not isinstance(record, ModelVersion)
     }
+
+
+def _applied(run: PipelineRun) -> list[Path]:
+    return [Path(r.uri) for r in run.records.values() if isinstance(r, Applied)]
 
 
 def _note(run: PipelineRun, verdict: str) -> str:
@@ -92,7 +98,9 @@ def _write_report(run: PipelineRun, evaluation: Path, verdict: str) -> Path:
         "health": run.health,
     }
     path.write_text(
-        render_report(evaluation, history=json.loads(history.read_text()), run=facts),
+        render_report(
+            evaluation, history=json.loads(history.read_text()), run=facts, applied=_applied(run)
+        ),
         encoding="utf-8",
     )
     path.with_name("verdict.txt").write_text(verdict + "\n", encoding="utf-8")

@@ -12,7 +12,15 @@ from prefect.tasks import exponential_backoff
 from tasks.step import step_task
 from tasks.tracking import current
 from vaesc.config import PipelineConfig
-from vaesc.records import Dataset, Dictionary, Evaluation, ModelVersion, Refined, TrainedVAE
+from vaesc.records import (
+    Applied,
+    Dataset,
+    Dictionary,
+    Evaluation,
+    ModelVersion,
+    Refined,
+    TrainedVAE,
+)
 from vaesc.registry.bundling import save_bundle
 from vaesc.registry.connection import tracking_uri
 from vaesc.scratch import scratch
@@ -58,6 +66,7 @@ def register(
     dictionary: Dictionary,
     evaluation: Evaluation,
     refined: Refined | None = None,
+    applied: tuple[Applied, ...] = (),
 ) -> ModelVersion | State[ModelVersion]:
     """Register the run's model as a version, unless an equal one is registered already.
 
@@ -68,7 +77,7 @@ def register(
     run = current()
     with run.nested("register") as step_run, scratch("register") as folder:
         bundle = folder / "bundle"
-        save_bundle(bundle, dataset, vae, dictionary, refined, seed=config.seed)
+        save_bundle(bundle, dataset, vae, dictionary, refined, applied, seed=config.seed)
         version = register_bundle(
             bundle,
             run.tracking,

@@ -21,7 +21,7 @@ from vaesc.registry import candidates, connect, freezing, promotion
 from vaesc.registry.failures import AbsentError
 from vaesc.registry.lookup import DECISION_TAG, find_version
 from vaesc.source import source_digest
-from vaesc.steps import REFINE, STEPS, TRAIN
+from vaesc.steps import REFINE, TRAIN, steps_of
 from vaesc.store import Store
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def retrain_key(config: PipelineConfig, warm_start: bool) -> str:
         "gate": settings(config.gate),
         "model": config.registry.model_name,
         "data": datasets.fingerprint(config.dataset),
-        "source": [source_digest(step.module) for step in STEPS],
+        "source": [source_digest(step.module) for step in steps_of(config)],
         "warm_start": warm_start,
     }
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()

@@ -26,7 +26,16 @@ from tasks.logs import ProgressReporter
 from vaesc.config import PipelineConfig, config_digest, flat_settings, home, settings
 from vaesc.errors import RegistryError, VaescError, machine_told, require_memory
 from vaesc.progress import Listener
-from vaesc.records import Dataset, Evaluation, Latents, ModelVersion, Record, Refined, TrainedVAE
+from vaesc.records import (
+    Applied,
+    Dataset,
+    Evaluation,
+    Latents,
+    ModelVersion,
+    Record,
+    Refined,
+    TrainedVAE,
+)
 from vaesc.registry import rescue
 from vaesc.registry.mutex import sweep_locks
 from vaesc.registry.recorded import CONFIG
@@ -41,7 +50,7 @@ PARENT_RUN = "VAESC_PARENT_RUN"
 LOG_EPOCHS_EVERY_SECONDS = 5.0
 SEND_EPOCHS_EVERY_SECONDS = 2.0
 _LONGEST_TAG = 4000
-_MADE_BY_TORCH = (TrainedVAE, Latents, Refined, Evaluation)
+_MADE_BY_TORCH = (TrainedVAE, Latents, Refined, Evaluation, Applied)
 """Records of what is computed on the device that the config names."""
 _CURRENT: ContextVar[PipelineRun] = ContextVar("vaesc_pipeline_run")
 
@@ -271,7 +280,7 @@ def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
         "learn": ("dictionary",), "refine": ("refine", "dictionary", "evaluation"),
         "evaluate": ("evaluation", "dictionary"),
         "register": ("registry",),
-    }[step]  # fmt: skip
+    }.get(step, (step, "dictionary"))  # fmt: skip
     return {k: v for k, v in flat_settings(config) if k == "seed" or k.split(".")[0] in sections}
 
 

@@ -18,6 +18,7 @@ from vaesc.drift.reference import described
 from vaesc.errors import DataError, StoreError
 from vaesc.latents import extract
 from vaesc.models import VAE, save_vae
+from vaesc.parts import NAMES, Part
 from vaesc.progress import SILENT
 from vaesc.store import file_digest
 
@@ -79,9 +80,16 @@ def test_a_model_with_a_lasso_coder_comes_back_as_it_was(model, tmp_path):
 
 @pytest.fixture
 def referred(model, artifacts, tmp_path):
-    """A saved model with its reference."""
+    """A saved model with its reference and a part of each application."""
     found = reference_of(model, artifacts["dataset"], seed=0)
-    SparseVAE(model.vae, model.dictionary, high=255, reference=found).save(tmp_path / "referred")
+    parts = {
+        name: Part(
+            arrays={"b": np.arange(i), "a": np.ones((2, 3))}, facts={"name": name, "x": 0.1}
+        )
+        for i, name in enumerate(NAMES)
+    }
+    whole = SparseVAE(model.vae, model.dictionary, high=255, reference=found, parts=parts)
+    whole.save(tmp_path / "referred")
     return tmp_path / "referred"
 
 
@@ -92,6 +100,9 @@ def test_a_model_keeps_what_it_makes_of_its_own_data(model, artifacts, referred,
     np.testing.assert_array_equal(np.float32(back.reference.mse), model.score(images))
     np.testing.assert_array_equal(back.reference.l0, np.diff(codes.indptr))
     np.testing.assert_array_equal(back.reference.uses, (codes != 0).sum(axis=0))
+    for i, name in enumerate(NAMES):
+        np.testing.assert_array_equal(back.part(name).arrays["b"], np.arange(i))
+        assert back.part(name).facts == {"name": name, "x": 0.1}
     back.save(tmp_path / "again")
     names = [*FILES, *OPTIONAL, "bundle.json"]
     assert filecmp.cmpfiles(referred, tmp_path / "again", names, shallow=False)[0] == names
@@ -105,6 +116,11 @@ def test_the_same_seed_gives_the_same_reference_and_another_other_images(model, 
     assert few[0].n_images == 50
     everything = model.score(digits()[1200:1400])
     assert set(np.float32(few[0].mse)) <= set(everything)
+
+
+def test_a_model_says_what_it_was_registered_without(saved):
+    with pytest.raises(DataError, match="without compression; name it when the model is made"):
+        SparseVAE.load(saved, device="cpu").part("compression")
 
 
 def test_a_model_without_a_reference_is_loaded_as_ever(saved):

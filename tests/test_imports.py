@@ -21,6 +21,7 @@ FLOORS = [
         "store",
         "untrusted",
         "arrays",
+        "parts",
         "progress",
         "source",
         "config_files",

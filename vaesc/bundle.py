@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.config import Application
 from vaesc.dictionary import LatentDictionary
 from vaesc.dictionary_files import SETTINGS, WEIGHTS, load_dictionary, save_dictionary
 from vaesc.drift.reference import REFERENCE, Reference, load_reference, save_reference
 from vaesc.errors import DataError, StoreError
 from vaesc.origin import Origin
+from vaesc.parts import NAMES, Part, load_part, part_file, save_part
 from vaesc.store import file_digest
 from vaesc.untrusted import check_inside, read_json
 
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 FILES = ("vae.safetensors", "vae.json", WEIGHTS, SETTINGS)
-OPTIONAL = (REFERENCE,)
-"""Files that a model may have: what it makes of its own data, see :mod:`vaesc.drift`."""
+OPTIONAL = (REFERENCE, *map(part_file, NAMES))
+"""Files that a model may have: what it makes of its own data, see :mod:`vaesc.drift`, and what
+applications add, see :mod:`vaesc.parts`."""
 GROUP = 1024
 """Images per pass through the network: the last bits of a product depend on its size."""
 _FORMAT = 1
@@ -65,6 +68,7 @@ class SparseVAE:
         low: What the dataset's black was before it was mapped to 0.
         high: What the dataset's white was before it was mapped to 1.
         reference: What the model makes of its own data; None where nobody has looked.
+        parts: What applications added, by their names.
 
     Raises:
         DataError: VAE and dictionary have different numbers of latent dimensions, or dictionary
@@ -79,6 +83,7 @@ class SparseVAE:
         low: float = 0.0,
         high: float = 1.0,
         reference: Reference | None = None,
+        parts: Mapping[str, Part] | None = None,
     ) -> None:
         if vae.latent_dim != dictionary.latent_dim:
             raise DataError(
@@ -93,6 +98,7 @@ class SparseVAE:
         self.vae, self.dictionary = vae, dictionary
         self.low, self.high = float(low), float(high)
         self.reference = reference
+        self.parts: dict[str, Part] = dict(parts or {})
         self.digest: str | None = None
         """SHA-256 of the ``bundle.json`` that the model was loaded from; None if it was not."""
         self.atom_ids: tuple[int, ...] | None = None
@@ -302,6 +308,9 @@ class SparseVAE:
         if self.reference is not None:
             save_reference(self.reference, folder)
             files.append(REFERENCE)
+        for name, part in self.parts.items():
+            save_part(part, folder / part_file(name))
+            files.append(part_file(name))
         facts = {
             "format": _FORMAT,
             "low": self.low,
@@ -333,9 +342,27 @@ class SparseVAE:
         _check_pair(dictionary, folder)
         vae = load_vae(folder, resolve_device(device))
         reference = load_reference(folder) if REFERENCE in facts["files"] else None
-        model = cls(vae, dictionary, low=facts["low"], high=facts["high"], reference=reference)
+        parts: dict[str, Part] = {
+            n: load_part(folder / part_file(n)) for n in NAMES if part_file(n) in facts["files"]
+        }
+        model = cls(
+            vae, dictionary, low=facts["low"], high=facts["high"], reference=reference, parts=parts
+        )
         model.digest = file_digest(folder / MANIFEST)
         return model
+
+    def part(self, application: Application) -> Part:
+        """Return what an application added to the model.
+
+        Raises:
+            DataError: It added nothing: the run that made the model did not name it.
+        """
+        if application not in self.parts:
+            raise DataError(
+                f"this model was registered without {application}; name it when the model is "
+                f"made, such as `vaesc run --set 'applications=[\"{application}\"]'`"
+            )
+        return self.parts[application]
 
     def _check_level(self, level: int | None) -> None:
         if level is not None and not 1 <= level <= self.n_atoms:

@@ -35,6 +35,9 @@ Source = Literal[
 ]
 """Where images come from: a built-in name, the user's ``arrays``, or a ``folder`` of images."""
 
+Application = Literal["generation", "representation", "anomaly", "compression", "semi_supervised"]
+"""What a VAE is for; each is a step of its own after the model is made."""
+
 Policy = Literal["continue", "mend", "fail"]
 """What to do about training that is not sound; whatever was done is on record with the run."""
 
@@ -332,6 +335,64 @@ class RefineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Samples of the model, and how like the data they are."""
+
+    n_samples: int = 10_000
+    """Images drawn from each prior and compared with as many test images."""
+
+    def __post_init__(self) -> None:
+        _require(self.n_samples >= 100, self, "n_samples", "must be at least 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationConfig:
+    """Latents and codes as features: probes, neighbours, clusters."""
+
+    n_neighbours: int = 10
+    """Neighbours that vote on an image's class."""
+
+    def __post_init__(self) -> None:
+        _require(self.n_neighbours >= 1, self, "n_neighbours", "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnomalyConfig:
+    """Images unlike those that the model was trained on."""
+
+    false_alarm_rate: float = 0.05
+    """Share of usual images that may be called anomalous, in (0, 0.5]."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.false_alarm_rate <= 0.5, self, "false_alarm_rate", "must be in (0, 0.5]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionConfig:
+    """Images as files of quantised, entropy-coded sparse codes."""
+
+    n_images: int = 10_000
+    """Test images, from the first on, that are compressed as one set."""
+
+    def __post_init__(self) -> None:
+        _require(self.n_images >= 1, self, "n_images", "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiSupervisedConfig:
+    """Classification with few labels."""
+
+    n_labels: tuple[int, ...] = (100, 600, 1000, 3000)
+    """Numbers of labelled training images, as many of each class."""
+    n_draws: int = 10
+    """Draws of labelled images for each number of them."""
+
+    def __post_init__(self) -> None:
+        _require(all(n >= 1 for n in self.n_labels), self, "n_labels", "must be at least 1")
+        _require(self.n_draws >= 1, self, "n_draws", "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegistryConfig:
     """Under which names MLflow keeps the runs and the model."""
 
@@ -416,18 +477,31 @@ class PipelineConfig:
     """Name of the preset this config started from, for people and for MLflow."""
     seed: int = 0
     """The one seed: every random stream derives from it by name."""
+    applications: tuple[Application, ...] = ()
+    """What the model is put to, each measured beside its baselines."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    anomaly: AnomalyConfig = field(default_factory=AnomalyConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    semi_supervised: SemiSupervisedConfig = field(default_factory=SemiSupervisedConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, self, "seed", "must be between 0 and 2^63 - 1")
+        _require(
+            len(set(self.applications)) == len(self.applications),
+            self,
+            "applications",
+            "must hold none twice",
+        )
 
 
 def settings(config: Any, *, what_only: bool = False) -> dict[str, Any]:  # noqa: ANN401

@@ -82,6 +82,13 @@ class Evaluation(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Applied(Record):
+    """What one application of the model measured, and what it adds to the registered model."""
+
+    application: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelVersion(Record):
     """One version of the registered model; `uri` is an MLflow model URI here."""
 
@@ -91,7 +98,16 @@ class ModelVersion(Record):
 
 RECORDS: dict[str, type[Record]] = {
     cls.__name__: cls
-    for cls in (Dataset, TrainedVAE, Latents, Dictionary, Refined, Evaluation, ModelVersion)
+    for cls in (
+        Dataset,
+        TrainedVAE,
+        Latents,
+        Dictionary,
+        Refined,
+        Evaluation,
+        Applied,
+        ModelVersion,
+    )
 }
 
 

@@ -42,7 +42,7 @@ def needed_bytes(step: str, config: PipelineConfig, dataset: Dataset | None) -> 
         "codes": n * 2 * config.dictionary.n_nonzero_coefs * _NUMBER,
         "images": learned * math.prod(dataset.shape) * _NUMBER,
     }
-    return FLOOR + sum(parts[name] for name in _AFTER[step])
+    return FLOOR + sum(parts[name] for name in _AFTER.get(step, ()))
 
 
 def require_room(step: str, config: PipelineConfig, dataset: Dataset | None, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The six steps that make artifacts: what goes into each, and the library call that makes it.
+"""The steps that make artifacts: what goes into each, and the library call that makes it.
 
 ========= =========== ================================= ===================================
 step      artifact    inputs                            library call
@@ -11,7 +11,9 @@ refine    refined     dataset (and where to start)      :func:`vaesc.refinement.
 evaluate  evaluation  all of these                      :func:`vaesc.evaluation.evaluate`
 ========= =========== ================================= ===================================
 
-The seventh step, register, makes a model version and lives in :mod:`vaesc.registry`.
+Each application that a run names (:mod:`vaesc.applications`) is one more step, of the inputs of
+*evaluate* and with the application's name. The last step, register, makes a model version and
+lives in :mod:`vaesc.registry`.
 A step is keyed by *contents*: if an input was made anew and came out the same, nothing after it
 runs again.
 """
@@ -23,11 +25,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from vaesc.config import PipelineConfig, home, settings
+from vaesc.config import Application, PipelineConfig, home, settings
 from vaesc.progress import SILENT, Listener
-from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, Refined, TrainedVAE
+from vaesc.records import (
+    Applied,
+    Dataset,
+    Dictionary,
+    Evaluation,
+    Latents,
+    Record,
+    Refined,
+    TrainedVAE,
+)
 from vaesc.room import require_room
 from vaesc.source import source_digest
 from vaesc.store import Artifact, Spec, Store
@@ -236,4 +247,35 @@ EVALUATE = Step(
     settings=("seed", "dictionary", "evaluation"), module="vaesc.evaluation", build=_evaluate,
     inputs=("dataset", "vae", "latents", "dictionary", "refined"),
 )  # fmt: skip
+
+
+def _application(name: Application) -> Step:
+    def build(
+        config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
+    ) -> Mapping[str, Any]:
+        from vaesc.applications import apply
+
+        return apply(
+            name, getattr(config, name), inputs, folder, seed=config.seed,
+            n_nonzero_coefs=config.dictionary.n_nonzero_coefs, device=config.runtime.device,
+            block_size=config.runtime.block_size, listener=listener,
+        )  # fmt: skip
+
+    return Step(
+        name=name, kind=name, record=Applied,
+        settings=("seed", "dictionary.n_nonzero_coefs", name), build=build,
+        module=f"vaesc.applications.{name}",
+        inputs=("dataset", "vae", "latents", "dictionary", "refined"),
+    )  # fmt: skip
+
+
+APPLICATIONS: dict[Application, Step] = {
+    name: _application(name) for name in get_args(Application)
+}
 STEPS = (INGEST, TRAIN, EXTRACT, LEARN, REFINE, EVALUATE)
+
+
+def steps_of(config: PipelineConfig) -> tuple[Step, ...]:
+    """Return the steps of a run in their order: refined or not, and the applications it names."""
+    common = tuple(step for step in STEPS if step is not REFINE or config.refine.epochs)
+    return common + tuple(APPLICATIONS[name] for name in config.applications)

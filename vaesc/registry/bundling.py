@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from vaesc.records import Dataset, Dictionary, Refined, TrainedVAE
+from vaesc.records import Applied, Dataset, Dictionary, Refined, TrainedVAE
 
 
 def save_bundle(
@@ -13,6 +14,7 @@ def save_bundle(
     vae: TrainedVAE,
     dictionary: Dictionary,
     refined: Refined | None = None,
+    applied: Sequence[Applied] = (),
     *,
     seed: int,
 ) -> None:
@@ -27,15 +29,19 @@ def save_bundle(
         vae: The article's VAE.
         dictionary: The article's dictionary; its sparsity level is the model's.
         refined: The refined models, if the run refines.
+        applied: Applications of the model; what they add to it goes with it.
         seed: The run's seed; it chooses the images of the reference.
     """
     from vaesc.bundle import SparseVAE
     from vaesc.drift import reference_of
     from vaesc.evaluation.refined import refined_folder
+    from vaesc.parts import PART, load_part
 
     network, atoms = Path(vae.uri), Path(dictionary.uri)
     if refined is not None:
         network = atoms = refined_folder(Path(refined.uri), dictionary.n_nonzero_coefs)
     bundle = SparseVAE.from_artifacts(Path(dataset.uri), network, atoms, device="cpu")
     bundle.reference = reference_of(bundle, Path(dataset.uri), seed=seed)
+    parts = {each.application: Path(each.uri) / PART for each in applied}
+    bundle.parts = {name: load_part(path) for name, path in parts.items() if path.exists()}
     bundle.save(folder)

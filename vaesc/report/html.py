@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vaesc.report.applications import applications_sections
 from vaesc.report.cards import cards_section
 from vaesc.report.compared import methods_section
 from vaesc.report.equal_bits import equal_bits_section
@@ -23,7 +24,11 @@ from vaesc.report.text import escape, number, table
 
 
 def render_report(
-    evaluation_folder: Path, *, history: Sequence[Mapping[str, Any]], run: Mapping[str, Any]
+    evaluation_folder: Path,
+    *,
+    history: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+    applied: Sequence[Path] = (),
 ) -> str:
     """Return the report as one self-contained HTML document.
 
@@ -34,9 +39,11 @@ def render_report(
             ``config`` (nested settings), ``config_digest``, ``steps`` (dicts with name, state,
             seconds, digest), ``tags`` (versions, machine, git commit), ``commands``, ``health``
             (what was not as it should be).
+        applied: Artifacts of the applications of the run's model.
 
     Raises:
         OSError: A file of the evaluation is missing.
+        DataError: An application's findings are missing.
     """
     folder = Path(evaluation_folder)
     results = json.loads((folder / "results.json").read_bytes())
@@ -50,6 +57,7 @@ def render_report(
             equal_bits_section(results, folder),
             reconstructions_section(folder),
             cards_section(folder, _coherence(results)),
+            *applications_sections(applied),
             methods_section(results),
             _training(results, history, folder, (run or {}).get("health", ())),
             provenance(run, results),

@@ -13,7 +13,7 @@ from vaesc.errors import ConfigError, RegistryError
 from vaesc.registry.environment import differences, environment_now
 from vaesc.registry.recorded import RecordedRun
 from vaesc.source import source_digest
-from vaesc.steps import STEPS
+from vaesc.steps import APPLICATIONS, STEPS
 
 HOW = tuple(
     f"{section}.{field.name}"
@@ -94,7 +94,7 @@ def environment_warnings(run: RecordedRun, device: str) -> Iterator[str]:
         yield sentence if whole else f"{', '.join(_in_order(names))}: {sentence}"
     changed = [
         step.name
-        for step in STEPS
+        for step in (*STEPS, *APPLICATIONS.values())
         if (manifest := (recorded.manifest if (recorded := run.steps.get(step.name)) else None))
         and manifest["source"] != source_digest(step.module)
     ]
@@ -103,5 +103,5 @@ def environment_warnings(run: RecordedRun, device: str) -> Iterator[str]:
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
-    order = [step.name for step in STEPS]
+    order = [step.name for step in (*STEPS, *APPLICATIONS.values())]
     return sorted(names, key=lambda n: order.index(n) if n in order else len(order))

@@ -12,7 +12,7 @@ from vaesc import datasets
 from vaesc.config import PipelineConfig, config_digest
 from vaesc.errors import RegistryError, StoreError
 from vaesc.progress import Listener
-from vaesc.records import Dataset, Dictionary, Record, Refined, TrainedVAE
+from vaesc.records import Applied, Dataset, Dictionary, Record, Refined, TrainedVAE
 from vaesc.registry.bundling import save_bundle
 from vaesc.registry.files import model_digest
 from vaesc.registry.recorded import RecordedRun
@@ -23,7 +23,7 @@ from vaesc.reproduction.comparison import (
     not_run,
     other_metrics,
 )
-from vaesc.steps import INGEST, REFINE, STEPS, TRAIN, Step, run_step
+from vaesc.steps import INGEST, REFINE, TRAIN, Step, run_step, steps_of
 from vaesc.store import DamagedError, Store, read_artifact
 
 REGISTER = "register"
@@ -86,7 +86,7 @@ class _Again:
     ) -> None:
         self.run, self.config, self.folder, self.shown = run, config, folder, shown
         self.metrics: dict[str, float] = {}
-        self._steps = [s for s in STEPS if s is not REFINE or config.refine.epochs]
+        self._steps = steps_of(config)
         self._made: dict[str, Record] = {}
         self._changed: dict[str, str] = {}  # kind of an artifact that is not identical -> step
         self._starts = starts_of(run)
@@ -136,6 +136,7 @@ class _Again:
         used = (
             ("dataset", "refined") if "refined" in self._made else ("dataset", "vae", "dictionary")
         )
+        used = (*used, *self.config.applications)
         cause = next((self._changed[kind] for kind in used if kind in self._changed), None)
         started = time.perf_counter()
         with self.shown(REGISTER):
@@ -145,6 +146,7 @@ class _Again:
                 cast("TrainedVAE", self._made["vae"]),
                 cast("Dictionary", self._made["dictionary"]),
                 cast("Refined | None", self._made.get("refined")),
+                [made for made in self._made.values() if isinstance(made, Applied)],
                 seed=self.config.seed,
             )
         digest = model_digest(self.folder / "model")

@@ -1,0 +1,47 @@
+"""What a VAE is for: each application that a run names is a step of its own."""
+
+from __future__ import annotations
+
+from tasks.step import StepTask, step_task
+from tasks.tracking import current
+from vaesc.config import Application, PipelineConfig
+from vaesc.records import Applied, Dataset, Dictionary, Latents, Record, Refined, TrainedVAE
+from vaesc.steps import APPLICATIONS, Step, run_step
+from vaesc.store import Artifact
+
+
+def apply(
+    name: Application,
+    config: PipelineConfig,
+    dataset: Dataset,
+    vae: TrainedVAE,
+    latents: Latents,
+    dictionary: Dictionary,
+    refined: Refined | None = None,
+) -> Applied:
+    """Put the run's model to one use, and measure it beside its baselines."""
+    return _TASKS[name](config, dataset, vae, latents, dictionary, refined)
+
+
+def _task(step: Step) -> StepTask[..., Applied]:
+    @step_task(step, Applied, timeout_seconds=6 * 3600)
+    def application(
+        config: PipelineConfig,
+        dataset: Dataset,
+        vae: TrainedVAE,
+        latents: Latents,
+        dictionary: Dictionary,
+        refined: Refined | None = None,
+    ) -> Artifact:
+        inputs: dict[str, Record | str] = {
+            "dataset": dataset, "vae": vae, "latents": latents, "dictionary": dictionary,
+        }  # fmt: skip
+        if refined is not None:
+            inputs["refined"] = refined
+        with current().nested(step.name) as run:
+            return run_step(step, config, inputs, run_id=run.id, listener=run)
+
+    return application
+
+
+_TASKS = {name: _task(step) for name, step in APPLICATIONS.items()}

@@ -136,7 +136,7 @@ def test_a_reference_that_was_changed_or_is_of_another_model_is_refused(referred
         SparseVAE.load(referred)
     facts["files"]["readme.txt"] = "0" * 64
     (referred / "bundle.json").write_text(json.dumps(facts))
-    with pytest.raises(StoreError, match=r"may list \['reference\.json'\], got"):
+    with pytest.raises(StoreError, match=r"may list .*'reference\.json'.*, got .*readme"):
         SparseVAE.load(referred)
     other = described(csr_array((3, K + 1), dtype=np.float32), np.ones(3))
     with pytest.raises(DataError, match=f"of a model of {K + 1} atoms, the dictionary has {K}"):

@@ -117,7 +117,7 @@ def _field_documents(cls: type[Any]) -> dict[str, str]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            found[item.target.id] = str(after.value.value)
+            found[item.target.id] = " ".join(str(after.value.value).split())
     return found
 
 

@@ -91,6 +91,8 @@ def _method(facts: Facts, model: SparseVAE) -> str:
     if facts.results:
         recipe = "refined: VAE and atoms trained through the sparse code"
         lines.append(recipe if facts.refined else "the article's own recipe, not refined")
+    if model.parts:
+        lines.append(f"it carries what these need: {', '.join(sorted(model.parts))}")
     return _section("Method", [*lines, _origin(facts.seed)])
 
 

@@ -1,0 +1,75 @@
+"""What a VAE is for, as users run it: a run with every application, and each command after it.
+
+One small run is made once. Each command is then given nothing but the registered model, in a new
+process.
+"""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from project import STEPS, Project, states, stop_server
+
+from vaesc.config import Application
+
+pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
+
+NAMES = get_args(Application)
+ALL = ("--set", f"applications={json.dumps(NAMES)}")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("project"))
+    yield project
+    stop_server(project)
+
+
+@pytest.fixture(scope="module")
+def first(project):
+    return project.run(*ALL)
+
+
+def test_every_application_is_a_step_between_evaluation_and_registration(first):
+    assert [s["name"] for s in first["steps"]] == [*STEPS[:-1], *NAMES, STEPS[-1]]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "probe_accuracy", "clustering_accuracy", "anomaly_auroc", "frechet_distance",
+        "semi_supervised_error_100",
+    ],
+)  # fmt: skip
+def test_metrics_are_those_of_the_readme(first, key):
+    assert np.isfinite(first["metrics"][f"test/{key}"])
+
+
+def test_the_report_has_a_section_for_each(first):
+    report = Path(first["report"]).read_text()
+    for title in ("Generation", "Representation", "Anomal", "Compression", "labels"):
+        assert f"<h2>{title}" in report or title in report
+
+
+def test_nothing_is_computed_twice_and_the_report_is_the_same(project, first):
+    again = project.run(*ALL)
+    assert set(states(again).values()) == {"cached"}
+    assert again["metrics"] == first["metrics"]
+    assert again["model"]["version"] == first["model"]["version"]
+
+
+def test_a_setting_of_one_application_concerns_no_other(project, first):
+    again = states(project.run(*ALL, "--set", "anomaly.false_alarm_rate=0.1"))
+    assert again.pop("anomaly") == "computed"
+    again.pop("register")  # it registers the model anew if its part changed
+    assert set(again.values()) == {"cached"}
+
+
+def test_a_run_with_applications_is_reproduced(project, first):
+    done = project.vaesc("reproduce", first["run_id"], "--json")
+    found = json.loads(done.stdout)
+    assert [s["outcome"] for s in found["steps"]] == ["identical"] * len(found["steps"])
+    assert {s["name"] for s in found["steps"]} >= set(NAMES)
+    assert done.returncode == 0

@@ -85,31 +85,44 @@ class Reference:
         }
 
     def p_values(self, mse: NDArray[Any]) -> NDArray[np.float32]:
-        r"""Return how unusually large each error is: its conformal p-value.
-
-        .. math:: p = \frac{1 + \#\{i : e_i \ge e\}}{n + 1}
-
-        For an image that is exchangeable with the n reference images, :math:`P(p \le a) \le a`
-        for every a, whatever the model and the distribution of errors. That holds on average over
-        references: given this one, the share of such images with :math:`p \le a` lies around a by
-        about :math:`\sqrt{a (1 - a) / n}`. The p-values of a batch share their reference and
-        depend positively on one another, a dependence under which Benjamini and Hochberg's
-        procedure still keeps its rate of false discoveries (Bates et al. 2023).
+        """Return how unusually large each error is: its conformal p-value.
 
         Args:
             mse: Errors, shape (m,).
 
         Returns:
-            float32 in [1 / (n + 1), 1]; small marks images unlike the reference.
-
-        References:
-            Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005.
-            Bates, Candès, Lei, Romano, Sesia, "Testing for Outliers with Conformal p-values",
-            2023. https://doi.org/10.1214/22-AOS2244
+            Shape (m,), see :func:`conformal_p_values`.
         """
-        below = np.searchsorted(self.sorted_mse, np.asarray(mse, np.float64), side="left")
-        n = self.n_images
-        return np.asarray((1 + n - below) / (n + 1), np.float32)
+        return conformal_p_values(self.sorted_mse, mse)
+
+
+def conformal_p_values(reference: Floats, scores: NDArray[Any]) -> NDArray[np.float32]:
+    r"""Return how unusually large each score is among those of a reference.
+
+    .. math:: p = \frac{1 + \#\{i : e_i \ge e\}}{n + 1}
+
+    For an image that is exchangeable with the n reference images, :math:`P(p \le a) \le a`
+    for every a, whatever the model and the distribution of scores. That holds on average over
+    references: given this one, the share of such images with :math:`p \le a` lies around a by
+    about :math:`\sqrt{a (1 - a) / n}`. The p-values of a batch share their reference and
+    depend positively on one another, a dependence under which Benjamini and Hochberg's
+    procedure still keeps its rate of false discoveries (Bates et al. 2023).
+
+    Args:
+        reference: Scores of the reference images, increasing, shape (n,).
+        scores: Shape (m,).
+
+    Returns:
+        float32 in [1 / (n + 1), 1], shape (m,); small marks images unlike the reference.
+
+    References:
+        Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005.
+        Bates, Candès, Lei, Romano, Sesia, "Testing for Outliers with Conformal p-values",
+        2023. https://doi.org/10.1214/22-AOS2244
+    """
+    below = np.searchsorted(reference, np.asarray(scores, np.float64), side="left")
+    n = len(reference)
+    return np.asarray((1 + n - below) / (n + 1), np.float32)
 
 
 def reference_of(

@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +100,19 @@ def save_themed(draw: Callable[[Theme], Any], folder: Path, name: str) -> None:
         folder: Folder of the evaluation.
         name: File name without its ending.
     """
+    for theme in (LIGHT_THEME, DARK_THEME):
+        (folder / f"{name}{theme.suffix}.png").write_bytes(png_of(draw, theme))
+
+
+def png_of(draw: Callable[[Theme], Any], theme: Theme) -> bytes:
+    """Return the figure that `draw` returns, in a theme, as a PNG."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    for theme in (LIGHT_THEME, DARK_THEME):
-        with mpl.rc_context(_settings(theme)):
-            figure = draw(theme)
-            FigureCanvasAgg(figure).print_png(
-                folder / f"{name}{theme.suffix}.png", metadata={"Software": None}
-            )
+    made = io.BytesIO()
+    with mpl.rc_context(_settings(theme)):
+        FigureCanvasAgg(draw(theme)).print_png(made, metadata={"Software": None})
+    return made.getvalue()
 
 
 def _settings(theme: Theme) -> dict[Any, Any]:

@@ -1,0 +1,161 @@
+r"""Images of another kind altogether, which a detector must tell from the model's own.
+
+``auto`` takes Fashion-MNIST for a model of MNIST and the reverse, if the other is on this machine
+(:mod:`vaesc.datasets.places`); if not, or for any other model, images that are *made*:
+
+======== ==========================================================================================
+noise    every pixel uniform in [0, 1]
+constant every image one grey
+shuffled test images whose pixels all went through the same permutation
+negative test images in negative: 1 - x
+======== ==========================================================================================
+
+The likelihood of a VAE is known to fail at this: an image can be more likely than all that the
+model was trained on, by being simpler.
+
+References:
+    Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?", 2019.
+    https://arxiv.org/abs/1810.09136
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.applications.anomaly.detector import Detector
+from vaesc.applications.anomaly.images import groups
+from vaesc.applications.anomaly.one_class import auroc
+from vaesc.applications.anomaly.terms import negative_elbo
+from vaesc.applications.subject import Subject
+from vaesc.config import AnomalyConfig, DatasetConfig, Source
+from vaesc.datasets.scaling import to_unit
+from vaesc.datasets.sources import is_present, source_of
+from vaesc.errors import DataError
+
+OTHER: dict[str, Source] = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}
+LIMIT = 10_000
+"""Most outliers of each kind, and most test images they are told from."""
+_GROUP = 1024
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """How well one kind of outliers is told from the test images."""
+
+    kind: str
+    auroc: float
+    """Of the combined score."""
+    likelihood: float
+    """Of the negative ELBO of the article's VAE."""
+    examples: Floats
+    """The first few, in [0, 1], shape (m, *shape)."""
+
+
+def outliers(
+    config: AnomalyConfig, subject: Subject
+) -> tuple[list[tuple[str, Iterator[Floats]]], str]:
+    """Return each kind of outliers by name, in groups, and a note on which these are.
+
+    Raises:
+        DataError: The data set that the config names is not there, or of another shape.
+    """
+    name = _wanted(config, subject.dataset.source)
+    if name is None:
+        return list(_made(subject)), (
+            "Out of distribution are images that were made: noise, constants, test images with "
+            "shuffled pixels or in negative."
+        )
+    wanted = DatasetConfig(source=name, folder=config.outliers_folder, download=False)
+    if not is_present(wanted):
+        if config.outliers != "auto":
+            raise DataError(
+                f"anomaly.outliers={name} is nowhere on this machine; set anomaly.outliers_folder "
+                "to the folder that holds it, or anomaly.outliers=made"
+            )
+        return list(_made(subject)), (
+            f"Out of distribution are images that were made, since {name} is nowhere on this "
+            "machine; set anomaly.outliers_folder to the folder that holds it."
+        )
+    images = source_of(wanted).load(wanted, subject.seed).parts["test"].images
+    if images.shape[1:] != subject.dataset.shape:
+        raise DataError(
+            f"anomaly.outliers={name} has images of shape {images.shape[1:]}, the model takes "
+            f"{subject.dataset.shape}; set anomaly.outliers=made"
+        )
+    rows = np.sort(subject.rng("anomaly/outliers").permutation(images.shape[0])[:LIMIT])
+    note = f"Out of distribution are {len(rows):,} test images of {name}."
+    return [(name, _grouped(to_unit(images[rows])))], note
+
+
+def _wanted(config: AnomalyConfig, source: str) -> Source | None:
+    """Return the data set that outliers are to come from; None: they are made."""
+    if config.outliers == "auto":
+        return OTHER.get(source)
+    return None if config.outliers == "made" else config.outliers
+
+
+def told_apart(
+    detector: Detector, subject: Subject, kinds: list[tuple[str, Iterator[Floats]]]
+) -> list[Told]:
+    """Return how well each kind is told from the first test images."""
+    usual = _scored(detector, subject, groups(subject, "test"))
+    found = []
+    for kind, images in kinds:
+        examples: list[Floats] = []
+        other = _scored(detector, subject, images, examples)
+        anomalous = np.repeat([False, True], [usual.shape[0], other.shape[0]])
+        ours, likelihood = (auroc(anomalous, s) for s in np.concatenate([usual, other]).T)
+        found.append(
+            Told(kind=kind, auroc=ours, likelihood=likelihood, examples=examples[0][:4].copy())
+        )
+    return found
+
+
+def _scored(
+    detector: Detector,
+    subject: Subject,
+    images: Iterator[Floats],
+    examples: list[Floats] | None = None,
+) -> NDArray[np.float64]:
+    """Return combined score and the article's negative ELBO, shape (n, 2)."""
+    found: list[NDArray[np.float64]] = []
+    for unit in images:
+        if sum(map(len, found)) >= LIMIT:
+            break
+        if examples is not None and not examples:
+            examples.append(unit)
+        scores = detector.judge(unit).scores
+        found.append(np.column_stack([scores, negative_elbo(subject.article, unit)]))
+    return np.concatenate(found)[:LIMIT]
+
+
+def _made(subject: Subject) -> Iterator[tuple[str, Iterator[Floats]]]:
+    shape = subject.dataset.shape
+    order = subject.rng("anomaly/outliers/shuffled").permutation(int(np.prod(shape)))
+    rng = {n: subject.rng(f"anomaly/outliers/{n}") for n in ("noise", "constant")}
+
+    def noise(unit: Floats) -> Floats:
+        return rng["noise"].random(unit.shape, np.float32)
+
+    def constant(unit: Floats) -> Floats:
+        grey = rng["constant"].random(len(unit), np.float32)
+        return np.broadcast_to(grey.reshape(-1, *[1] * len(shape)), unit.shape).copy()
+
+    def shuffled(unit: Floats) -> Floats:
+        return unit.reshape(len(unit), -1)[:, order].reshape(unit.shape)
+
+    def negative(unit: Floats) -> Floats:
+        return 1 - unit
+
+    for make in (noise, constant, shuffled, negative):
+        yield make.__name__, (make(unit) for unit in groups(subject, "test"))
+
+
+def _grouped(unit: Floats) -> Iterator[Floats]:
+    return (unit[i : i + _GROUP] for i in range(0, len(unit), _GROUP))

@@ -118,7 +118,7 @@ def one_class(subject: Subject, labels: list[int]) -> OneClass:
         subject.listener.progress(len(labels) * (1 + done / len(truth)), 2 * len(labels))
     names = subject.dataset.classes
     return OneClass(
-        classes=tuple(names[n] if names and n < len(names) else str(n) for n in labels),
+        classes=tuple(names[n] if names and 0 <= n < len(names) else str(n) for n in labels),
         methods=(COMBINED, PCA, PIXEL_NEIGHBOURS, *usual[0].detector.memory.names),
         auroc=np.stack(
             [

@@ -17,8 +17,9 @@ fitted to, and the score is the weighted mean of what that gives: no anomaly is 
 the mean usual images have the score 0, and anomalies more.
 
 The weights were chosen once, on *validation* images of MNIST and Fashion-MNIST in the one-class
-protocol, with 1,600 usual images a class: terms of the VAE alone order images worse than the
-distances do, and more weight than this costs as much as it brings. The test splits had no say.
+protocol, with 1,600 usual images a class (the weights over five of the ten classes): terms of the
+VAE alone order images worse than distances do, and cost more the more they weigh; they are here
+for what they explain. The test splits had no say.
 """
 
 from __future__ import annotations

@@ -359,7 +359,7 @@ def test_a_single_class_is_no_protocol(subject, monkeypatch):
 
 def test_a_class_that_a_split_lacks_is_only_an_anomaly(subject, monkeypatch):
     ten = type(subject.dataset).labels
-    few = {"train": lambda self, split: ten(self, split) % 9, "test": ten}
+    few = {"train": lambda self, split: ten(self, split) % 9, "test": ten, "validation": ten}
     labels, note = without_labels(
         subject, monkeypatch, lambda self, split: few[split](self, split)
     )

@@ -24,6 +24,7 @@ from tasks.register import register
 from tasks.retrain import Start, check_candidate, started_from
 from tasks.tracking import pipeline_run
 from tasks.train import train
+from vaesc.applications.requirements import check_applications
 from vaesc.config import PipelineConfig
 
 
@@ -47,6 +48,7 @@ def pipeline(
     logs.install()
     tags = started_from(start, config)
     with on_record(), pipeline_run(config, tags=tags, candidate=candidate) as run:
+        check_applications(config)
         dataset = ingest(config)
         if candidate:
             check_candidate(config, dataset)

@@ -362,11 +362,11 @@ class AnomalyConfig:
 
     false_alarm_rate: float = 0.05
     """Share of usual images that may be called anomalous, in (0, 0.5]."""
-    outliers: Literal["auto", "mnist", "fashion-mnist", "kmnist", "made"] = "auto"
-    """Images of another kind, which must be found: a data set, or `made` (noise, constants, ...);
-    `auto`: Fashion-MNIST for MNIST and the reverse, if it is on this machine, else `made`."""
+    outliers: Literal["mnist", "fashion-mnist", "kmnist", "made"] = "made"
+    """Images of another kind, which must be found: a data set of images of the same size that is
+    on this machine, or `made` (noise, constants, ...)."""
     outliers_folder: str | None = how(None)
-    """Folder in torchvision's layout to look for `outliers` in too, as `dataset.folder`."""
+    """Folder in torchvision's layout to look for `outliers` in too; default: `dataset.folder`."""
 
     def __post_init__(self) -> None:
         _require(0 < self.false_alarm_rate <= 0.5, self, "false_alarm_rate", "must be in (0, 0.5]")

@@ -1,7 +1,6 @@
 r"""Images of another kind altogether, which a detector must tell from the model's own.
 
-``auto`` takes Fashion-MNIST for a model of MNIST and the reverse, if the other is on this machine
-(:mod:`vaesc.datasets.places`); if not, or for any other model, images that are *made*:
+They are the test images of another data set, which the config names, or they are *made*:
 
 ======== ==========================================================================================
 noise    every pixel uniform in [0, 1]
@@ -30,13 +29,13 @@ from vaesc.applications.anomaly.detector import Detector
 from vaesc.applications.anomaly.images import groups
 from vaesc.applications.anomaly.one_class import auroc
 from vaesc.applications.anomaly.terms import negative_elbo
+from vaesc.applications.requirements import outlier_source
 from vaesc.applications.subject import Subject
-from vaesc.config import AnomalyConfig, DatasetConfig, Source
+from vaesc.config import AnomalyConfig
 from vaesc.datasets.scaling import to_unit
-from vaesc.datasets.sources import is_present, source_of
+from vaesc.datasets.sources import source_of
 from vaesc.errors import DataError
 
-OTHER: dict[str, Source] = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}
 LIMIT = 10_000
 """Most outliers of each kind, and most test images they are told from."""
 _GROUP = 1024
@@ -65,23 +64,13 @@ def outliers(
     Raises:
         DataError: The data set that the config names is not there, or of another shape.
     """
-    name = _wanted(config, subject.dataset.source)
-    if name is None:
+    wanted = outlier_source(config)
+    if wanted is None:
         return list(_made(subject)), (
             "Out of distribution are images that were made: noise, constants, test images with "
             "shuffled pixels or in negative."
         )
-    wanted = DatasetConfig(source=name, folder=config.outliers_folder, download=False)
-    if not is_present(wanted):
-        if config.outliers != "auto":
-            raise DataError(
-                f"anomaly.outliers={name} is nowhere on this machine; set anomaly.outliers_folder "
-                "to the folder that holds it, or anomaly.outliers=made"
-            )
-        return list(_made(subject)), (
-            f"Out of distribution are images that were made, since {name} is nowhere on this "
-            "machine; set anomaly.outliers_folder to the folder that holds it."
-        )
+    name = wanted.source
     images = source_of(wanted).load(wanted, subject.seed).parts["test"].images
     if images.shape[1:] != subject.dataset.shape:
         raise DataError(
@@ -91,13 +80,6 @@ def outliers(
     rows = np.sort(subject.rng("anomaly/outliers").permutation(images.shape[0])[:LIMIT])
     note = f"Out of distribution are {len(rows):,} test images of {name}."
     return [(name, _grouped(to_unit(images[rows])))], note
-
-
-def _wanted(config: AnomalyConfig, source: str) -> Source | None:
-    """Return the data set that outliers are to come from; None: they are made."""
-    if config.outliers == "auto":
-        return OTHER.get(source)
-    return None if config.outliers == "made" else config.outliers
 
 
 def told_apart(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -93,7 +94,10 @@ class _Worker:
         at_points = wanted if few is None or not wanted else sample(wanted, few)
         jobs: list[Job] = [partial(_strike, *each) for each in at_points]
         rest = [job for fault, job in self._others(only) if only in fault]
-        return jobs + (rest if few is None or only else rest[:: 1 + 2 * len(rest) // few])
+        if few is None or only:
+            return jobs + rest
+        # Not every n-th: three ways of damage follow one another for each file.
+        return jobs + random.Random(0).sample(rest, min(len(rest), few // 2))
 
     def _others(self, only: str) -> Iterator[tuple[str, Job]]:
         """Yield what is not done at a point of a run, by its fault."""

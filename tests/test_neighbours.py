@@ -32,13 +32,20 @@ def test_sparse_features_have_the_neighbours_of_dense_ones():
     assert (found == dense).mean() > 0.99
 
 
-@given(st.integers(2, 30), st.integers(1, 3), st.integers(0, 99))
+@given(st.integers(2, 13), st.integers(1, 3), st.integers(0, 99))
 def test_ties_go_to_the_earlier_sample(n, d, seed):
     x = np.random.default_rng(seed).integers(0, 2, (n, d)).astype(np.float32)
     k = min(4, n - 1)
     found, _ = nearest(x, x, k, own=True)
     squared = np.square(x[:, None] - x[None]).sum(axis=2) + np.diag(np.full(n, np.inf))
     np.testing.assert_array_equal(found, np.argsort(squared, axis=1, kind="stable")[:, :k])
+
+
+def test_of_equal_samples_the_first_are_taken():
+    x = np.repeat(samples(3, 4, 5), 100, axis=0)
+    found, distances = nearest(x[[0, 150, 299]], x, 5)
+    np.testing.assert_array_equal(found, np.arange(5) + np.array([[0], [100], [200]]))
+    assert not distances.any()
 
 
 def test_the_graph_has_as_many_neighbours_a_row_and_no_loops():

@@ -4,9 +4,9 @@ Of a block of queries all products with the reference are one matrix product, an
 
 .. math:: \tfrac12 \|q - r\|^2 = \tfrac12\|q\|^2 + \big(\tfrac12\|r\|^2 - q^\top r\big)
 
-is read by a kernel that keeps the smallest. The order of the samples decides ties: the earlier
-one is nearer. In float32 the difference loses digits where two samples all but coincide; a few
-more candidates than asked for are kept therefore, and ordered by distances computed anew.
+is read by a kernel that keeps the smallest. In float32 the difference loses digits where two
+samples all but coincide; a few more candidates than asked for are kept therefore, and ordered by
+distances computed anew. Of samples that are as far the earlier one is nearer.
 """
 
 from __future__ import annotations
@@ -91,17 +91,17 @@ def nearest(
         raise ValueError(
             f"queries and reference must be as wide, got {queries.shape} and {reference.shape}"
         )
-    queries, reference = _centred(queries, reference)
-    half_norms = _squared_norms(reference) / np.float32(2)
+    queries, reference = _checked(queries), _checked(reference)
+    near, around = _centred(queries, reference)
+    half_norms = _squared_norms(around) / np.float32(2)
     found = np.empty((queries.shape[0], n_neighbours), np.int64)
     distances = np.empty(found.shape, np.float32)
     for rows in _blocks(len(found)):
-        block = queries[rows]
         candidates = _candidates(
-            _products(block, reference), half_norms, min(n_neighbours + _SPARE, there),
+            _products(near[rows], around), half_norms, min(n_neighbours + _SPARE, there),
             rows.start if own else -1,
         )  # fmt: skip
-        exact = _distances(block, reference, candidates)
+        exact = _distances(queries[rows], reference, candidates)
         order = np.lexsort((candidates, exact), axis=1)[:, :n_neighbours]
         found[rows] = np.take_along_axis(candidates, order, 1)
         distances[rows] = np.take_along_axis(exact, order, 1)
@@ -127,16 +127,19 @@ def vote(labels: Ints, n_classes: int) -> Ints:
     return np.asarray(votes.argmax(axis=1), np.int64)
 
 
+def _checked(samples: Any) -> Any:  # noqa: ANN401
+    sparse = hasattr(samples, "indptr")
+    if not np.isfinite(samples.data if sparse else samples).all():
+        raise ValueError("features must be finite, got NaN or infinity")
+    return csr_array(samples, dtype=np.float32) if sparse else np.asarray(samples, np.float32)
+
+
 def _centred(queries: Any, reference: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    """Return both as float32; dense ones about the mean: small norms keep more digits."""
-    for samples in (queries, reference):
-        if not np.isfinite(samples.data if hasattr(samples, "indptr") else samples).all():
-            raise ValueError("features must be finite, got NaN or infinity")
+    """Return dense samples about the mean of the reference: small norms keep more digits."""
     if hasattr(reference, "indptr"):
-        return csr_array(queries, dtype=np.float32), csr_array(reference, dtype=np.float32)
-    mean = reference.mean(axis=0, dtype=np.float64)
-    centred = [np.ascontiguousarray(s - mean, np.float32) for s in (queries, reference)]
-    return centred[0], centred[1]
+        return queries, reference
+    mean = reference.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return queries - mean, reference - mean
 
 
 def _squared_norms(samples: Any) -> Floats:  # noqa: ANN401

@@ -34,8 +34,6 @@ Ints = NDArray[np.int64]
 N_NEIGHBOURS = 20
 N_DIMENSIONS = 10
 """As in N2D, which takes one dimension for each class of ten."""
-N_EPOCHS = 200
-"""Passes of UMAP's layout; more changed nothing on validation images."""
 _LEADING = 32
 LEAST = 50
 """Images below which there is no layout to speak of."""
@@ -61,7 +59,7 @@ def layout(points: Floats, *, seed: int, listener: Listener = SILENT) -> Floats:
             np.hstack([np.zeros((len(points), 1), np.float32), distances]),
         )
         umap = UMAP(
-            n_neighbors=n, n_components=N_DIMENSIONS, min_dist=0.0, n_epochs=N_EPOCHS,
+            n_neighbors=n, n_components=N_DIMENSIONS, min_dist=0.0,
             random_state=seed, precomputed_knn=known,
         )  # fmt: skip
         return np.asarray(umap.fit_transform(points), np.float32)

@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 Features = Any
 """Shape (n, D), float32: a dense array or a CSR matrix."""
 
-STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 3))
+STRENGTHS: tuple[float, ...] = tuple(10.0 ** (power / 2) for power in range(-8, 3))
 """Inverse strengths of regularisation (scikit-learn's C) that are tried, in this order."""
 PATIENCE = 2
 """Strengths in a row that may bring no gain before no more are tried."""

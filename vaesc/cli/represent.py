@@ -18,7 +18,7 @@ def add_commands(
 ) -> None:
     """Add this module's commands to the parser."""
     for name, function, what in (
-        ("represent", represent, "images (.npy) to features (.npz; latents may be .npy)"),
+        ("represent", represent, "images (.npy) to features (codes .npz, latents .npy)"),
         ("cluster", cluster, "images (.npy) to the cluster of each (.csv)"),
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)

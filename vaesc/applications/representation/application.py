@@ -47,6 +47,9 @@ from vaesc.parts import PART
 
 Ints = NDArray[np.int64]
 
+_STEPS = 11
+"""Of progress: codes, clusters, their rivals, and eight kinds of features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
@@ -93,18 +96,18 @@ def _applied(config: RepresentationConfig, subject: Subject) -> Findings:
         rng=subject.rng("representation/anchors"),
     )  # fmt: skip
     codes = codes_of(coder, latents)
-    subject.listener.progress(1, 4)
+    subject.listener.progress(1, _STEPS)
     classes = _classes(subject)
     n_clusters = _n_clusters(config, subject, classes)
     points = coder.points(latents["train"])
     placed_train, found = _clusters(subject, points, n_clusters)
     membership = memberships(codes["train"], found, n_clusters)
     save_representation(coder, membership, subject.folder / PART)
-    subject.listener.progress(2, 4)
+    subject.listener.progress(2, _STEPS)
     pixels = pixels_of(subject)
     groups = list(_groups(subject, pixels, points, coder, latents, codes, membership, n_clusters))
     judged = list(_judged(config, subject, classes, pixels, latents, codes)) if classes else []
-    subject.listener.progress(4, 4)
+    subject.listener.progress(_STEPS, _STEPS)
     return _findings(subject, coder, classes, groups, judged, placed_train, codes)
 
 
@@ -181,7 +184,8 @@ def _judged(
     """Yield what each kind of features comes to, if there is anything to tell apart."""
     if len(np.unique(classes["train"])) < 2:
         return
-    for source in sources(subject, pixels, latents, codes):
+    for done, source in enumerate(sources(subject, pixels, latents, codes), start=3):
+        subject.listener.progress(done, _STEPS)
         features = source.make()
         data = Labelled(
             **features, train_classes=classes["train"],

@@ -44,7 +44,8 @@ _FLAT = 1e-3
 _IMAGES_PER_ATOM = 4
 """Fewer training images an anchor would make anchors of single images."""
 _ROWS = 1024
-"""Latents whose equations are solved at once: fixed, so that no result depends on memory."""
+_NUMBERS = 2**26
+"""Most latents, and most numbers, 256 MB, of equations that are solved at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class LocalCoder:
         near = nearest(points, self.anchors, k, listener=listener)[0] if len(points) else _none(k)
         near.sort(axis=1)
         values = np.empty(near.shape, np.float32)
-        for rows in _blocks(len(points)):
+        for rows in _blocks(len(points), k * (k + points.shape[1])):
             values[rows] = _affine(points[rows], self.anchors[near[rows]])
         starts = np.arange(len(points) + 1, dtype=np.int64) * k
         return csr_array(
@@ -186,5 +187,7 @@ def _none(k: int) -> Ints:
     return np.empty((0, k), np.int64)
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
+def _blocks(n: int, numbers: int = 1) -> list[slice]:
+    """Return blocks of n latents, each of which takes so many numbers."""
+    step = max(1, min(_ROWS, _NUMBERS // numbers))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

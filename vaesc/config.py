@@ -349,9 +349,9 @@ class GenerationConfig:
 class RepresentationConfig:
     """Latents and codes as features: probes, neighbours, clusters."""
 
-    n_atoms: int = 4096
+    n_atoms: int = 8192
     """Anchors among the latents, of which local codes are made; fewer for few images."""
-    n_nonzero_coefs: int = 64
+    n_nonzero_coefs: int = 128
     """Anchors of one local code."""
     n_neighbours: int = 10
     """Neighbours that vote on an image's class."""

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from vaesc.applications.findings import Picture
 from vaesc.report.style import Theme, save_themed
 
-_SHOWN = 4000
-"""Points of a map: more hide one another."""
-
 
 def draw_probes(bars: Sequence[tuple[str, float, bool]], folder: Path) -> Picture:
     """Draw the probes' accuracies as bars.
@@ -42,33 +39,22 @@ def draw_map(
     """Draw test images as points, coloured by cluster and, beside it, by class.
 
     Args:
-        places: Where each image lies in the layout, shape (n, D).
+        places: Where each image lies in the plane, shape (n, 2).
         clusters: Shape (n,).
         classes: Shape (n,); None draws the clusters alone.
         folder: Where to write.
     """
-    step = -(-len(places) // _SHOWN)
-    flat = _flat(places)[::step]
-    panels = [("clusters", clusters[::step])]
+    panels = [("clusters", clusters)]
     if classes is not None:
-        panels.append(("classes", _matched(classes, clusters)[::step]))
-    save_themed(lambda theme: _map(flat, panels, theme), folder, "clusters")
-    beside = ", once by cluster and once by class" if classes is not None else " by cluster"
+        panels.append(("classes", _matched(classes, clusters)))
+    save_themed(lambda theme: _map(places, panels, theme), folder, "clusters")
+    coloured = "once by cluster and once by class" if classes is not None else "by cluster"
     return Picture(
         name="clusters",
-        alt=f"Map of {len(flat)} test images as points, coloured{beside}.",
-        caption=f"Test images in the layout of the training latents (its two main axes), "
-        f"coloured{beside}; no label was used to place or to divide them.",
+        alt=f"Map of {len(places)} test images as points, coloured {coloured}.",
+        caption=f"{len(places)} test images in UMAP's layout of the training latents, drawn in "
+        f"the plane by t-SNE and coloured {coloured}; no label placed or divided them.",
     )
-
-
-def _flat(places: NDArray[Any]) -> NDArray[np.float64]:
-    """Return places in their plane of largest variance, signs fixed, shape (n, 2)."""
-    centred = places.astype(np.float64) - places.mean(axis=0, dtype=np.float64)
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, [-1, -2]]
-    largest = np.abs(axes).argmax(axis=0)
-    flat: NDArray[np.float64] = centred @ (axes * np.sign(axes[largest, [0, 1]]))
-    return flat
 
 
 def _matched(classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -107,7 +93,7 @@ def _probes(bars: Sequence[tuple[str, float, bool]], theme: Theme) -> Any:  # no
 
 
 def _map(
-    flat: NDArray[np.float64], panels: Sequence[tuple[str, NDArray[np.int64]]], theme: Theme
+    places: NDArray[Any], panels: Sequence[tuple[str, NDArray[np.int64]]], theme: Theme
 ) -> Any:  # noqa: ANN401
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -117,7 +103,7 @@ def _map(
     for axes, (title, groups) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        axes.scatter(*flat.T, s=3, c=colours[groups % len(colours)], linewidths=0)
+        axes.scatter(*places.T, s=5, c=colours[groups % len(colours)], linewidths=0)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from vaesc.applications.findings import Findings, Table
+from vaesc.applications.findings import Findings
 from vaesc.applications.representation.clusters import (
     LEAST,
     agreement,
     assigned,
+    flattened,
     layout,
     leading,
     means,
@@ -24,7 +24,6 @@ from vaesc.applications.representation.clusters import (
 from vaesc.applications.representation.coordinates import LocalCoder, fit_local_coder
 from vaesc.applications.representation.features import (
     SPLITS,
-    Source,
     Splits,
     codes_of,
     latents_of,
@@ -32,7 +31,14 @@ from vaesc.applications.representation.features import (
     pixels_of,
     sources,
 )
-from vaesc.applications.representation.figures import clustering_figures, probe_figures
+from vaesc.applications.representation.figures import (
+    Grouped,
+    Judged,
+    clustering_figures,
+    further,
+    probe_figures,
+    tables,
+)
 from vaesc.applications.representation.part import save_representation
 from vaesc.applications.representation.probes import (
     SHOTS,
@@ -51,26 +57,8 @@ _STEPS = 11
 """Of progress: codes, clusters, their rivals, and eight kinds of features."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What one kind of features came to on the test split."""
-
-    source: Source
-    width: int
-    probe: float
-    strength: float
-    neighbours: float
-    shots: dict[int, float | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grouped:
-    """What one way to cluster came to on the test split."""
-
-    key: str
-    words: str
-    clusters: Ints
-    scores: dict[str, float] = field(default_factory=dict)
+_SHOWN = 2500
+"""Test images on the map."""
 
 
 def apply(config: RepresentationConfig, subject: Subject) -> Findings:
@@ -221,63 +209,26 @@ def _findings(
         pictures.append(draw_probes(bars, subject.folder))
     if groups and laid.shape[1] >= 2:
         at = placed(codes["train"], laid, codes["test"])
-        named = None if classes is None else classes["test"]
-        pictures.append(draw_map(at, groups[0].clusters, named, subject.folder))
+        rows = slice(None, None, -(-len(at) // _SHOWN))
+        seed = derive_seed(subject.seed, "representation/map") % 2**32
+        named = None if classes is None else classes["test"][rows]
+        plane = flattened(at[rows], seed=seed)
+        pictures.append(draw_map(plane, groups[0].clusters[rows], named, subject.folder))
     probes, clustered = probe_figures(subject, coder, judged), clustering_figures(subject, groups)
     return Findings(
         title="Representation: features for classes and clusters",
         sentence=" ".join([*(s for s, _ in (probes, clustered) if s)]) or _unlabelled(groups),
         figures=[*probes[1], *clustered[1]],
-        tables=_tables(judged, groups if classes is not None else []),
+        tables=tables(judged, groups if classes is not None else []),
         pictures=pictures,
         notes=_notes(subject, coder, classes, judged),
-        more=list(_more(judged, groups)),
+        more=list(further(judged, groups)),
     )
 
 
 def _unlabelled(groups: Sequence[Grouped]) -> str:
     n = len(np.unique(groups[0].clusters)) if groups else 0
     return f"The test images, which have no labels, fall into {n} clusters."
-
-
-def _tables(judged: Sequence[Judged], groups: Sequence[Grouped]) -> list[Table]:
-    tables = []
-    if judged:
-        heads = ("features", "dimensions", "linear probe", "neighbours", "strength C")
-        tables.append(
-            Table(
-                title="Accuracy on the test split by features",
-                head=(*heads, *(f"probe, {n} labels a class" for n in SHOTS)),
-                rows=[
-                    (j.source.words, j.width, j.probe, j.neighbours, j.strength, *j.shots.values())
-                    for j in judged
-                ],
-            )
-        )
-    if groups:
-        tables.append(
-            Table(
-                title="Agreement of clusters with classes on the test split",
-                head=("clusters", "accuracy", "NMI", "ARI"),
-                rows=[
-                    (g.words, *(g.scores[s] for s in ("accuracy", "nmi", "ari"))) for g in groups
-                ],
-            )
-        )
-    return tables
-
-
-def _more(judged: Sequence[Judged], groups: Sequence[Grouped]) -> Iterator[tuple[str, float]]:
-    for j in judged:
-        yield f"test/probe_accuracy_{j.source.name}", j.probe
-        yield f"test/knn_accuracy_{j.source.name}", j.neighbours
-        for n, accuracy in j.shots.items():
-            if accuracy is not None:
-                yield f"test/few_shot_accuracy_{n}_{j.source.name}", accuracy
-    for g in groups:
-        for name, value in g.scores.items():
-            if g.key or name != "accuracy":  # that one is a figure
-                yield f"test/clustering_{name}{g.key}", value
 
 
 def _notes(

@@ -176,3 +176,17 @@ def placed(codes: csr_array, laid: Floats, others: csr_array) -> Floats:
 
     anchors = mean(csr_array(_positive(codes).T), laid)
     return np.asarray(mean(_positive(others), anchors), np.float32)
+
+
+def flattened(places: Floats, *, seed: int) -> Floats:
+    """Return points of a layout in the plane, for a picture alone, by t-SNE, shape (n, 2).
+
+    References:
+        van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008.
+    """
+    from sklearn.manifold import TSNE
+
+    if len(places) < LEAST:
+        return places[:, :2]
+    plane = TSNE(init="pca", perplexity=min(30, len(places) // 4), random_state=seed)
+    return np.asarray(plane.fit_transform(places), np.float32)

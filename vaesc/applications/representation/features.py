@@ -100,8 +100,9 @@ def sources(subject: Subject, pixels: Splits, latents: Splits, codes: Splits) ->
         make=lambda: latents, baseline=False,
     )  # fmt: skip
     yield Source(
-        name="model_codes", words=f"the model's codes of the latents (pursuit), K = "
-        f"{own.n_atoms}, k = {own.n_nonzero_coefs}, split signs",
+        name="model_codes",
+        words=f"split-sign pursuit codes of the latents, K = {own.n_atoms}, "
+        f"k = {own.n_nonzero_coefs}",
         make=lambda: {s: split_signs(own.encode(z)) for s, z in latents.items()}, baseline=False,
     )  # fmt: skip
     yield Source(

@@ -1,16 +1,20 @@
-"""The figures beside baselines, published ones and goals."""
+"""What came out: figures beside baselines, published ones and goals, tables, metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from vaesc.applications.findings import Figure, Published
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.applications.findings import Figure, Published, Table
 from vaesc.applications.representation.coordinates import LocalCoder
+from vaesc.applications.representation.features import Source
+from vaesc.applications.representation.probes import SHOTS
 from vaesc.applications.subject import Subject
 
-if TYPE_CHECKING:
-    from vaesc.applications.representation.application import Grouped, Judged
+Ints = NDArray[np.int64]
 
 PROBE_GOALS: Mapping[str, float] = {"mnist": 0.97, "fashion-mnist": 0.88}
 CLUSTERING_GAIN = 0.20
@@ -39,6 +43,28 @@ CLUSTERING_PUBLISHED: Mapping[str, Sequence[Published]] = {
     "mnist": (Published(value=0.979, name="N2D", source=_N2D),),
     "fashion-mnist": (Published(value=0.672, name="N2D", source=_N2D),),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What one kind of features came to on the test split."""
+
+    source: Source
+    width: int
+    probe: float
+    strength: float
+    neighbours: float
+    shots: dict[int, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped:
+    """What one way to cluster came to on the test split."""
+
+    key: str
+    words: str
+    clusters: Ints
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 def probe_figures(
@@ -96,6 +122,48 @@ def clustering_figures(subject: Subject, groups: Sequence[Grouped]) -> tuple[str
         f"images, {_than(accuracy, theirs)} k-means of pixels ({theirs:.1%}).",
         [figure],
     )
+
+
+def tables(judged: Sequence[Judged], groups: Sequence[Grouped]) -> list[Table]:
+    """Return accuracies by features and agreement of clusters, as far as there are any."""
+    made = []
+    if judged:
+        heads = ("features", "dimensions", "linear probe", "neighbours", "strength C")
+        made.append(
+            Table(
+                title="Accuracy on the test split by features",
+                head=(*heads, *(f"probe, {n} labels a class" for n in SHOTS)),
+                rows=[
+                    (j.source.words, j.width, j.probe, j.neighbours, j.strength, *j.shots.values())
+                    for j in judged
+                ],
+            )
+        )
+    if groups:
+        made.append(
+            Table(
+                title="Agreement of clusters with classes on the test split",
+                head=("clusters", "accuracy", "NMI", "ARI"),
+                rows=[
+                    (g.words, *(g.scores[s] for s in ("accuracy", "nmi", "ari"))) for g in groups
+                ],
+            )
+        )
+    return made
+
+
+def further(judged: Sequence[Judged], groups: Sequence[Grouped]) -> Iterator[tuple[str, float]]:
+    """Yield the metrics beside those of the figures: key and value."""
+    for j in judged:
+        yield f"test/probe_accuracy_{j.source.name}", j.probe
+        yield f"test/knn_accuracy_{j.source.name}", j.neighbours
+        for n, accuracy in j.shots.items():
+            if accuracy is not None:
+                yield f"test/few_shot_accuracy_{n}_{j.source.name}", accuracy
+    for g in groups:
+        for name, value in g.scores.items():
+            if g.key or name != "accuracy":  # that one is a figure
+                yield f"test/clustering_{name}{g.key}", value
 
 
 def _than(ours: float, theirs: float) -> str:

@@ -76,17 +76,19 @@ def few_shot_probe(data: Labelled, n_each: int, rng: np.random.Generator) -> flo
     n_classes = len(np.unique(data.train_classes))
     if np.bincount(data.train_classes)[np.unique(data.train_classes)].min() < n_each:
         return None
-    accuracies = []
+    # What needs no labels may know all training images.
+    divisor = _divisor(data.train)
+    test, accuracies = _divided(data.test, divisor), []
     for _ in range(DRAWS):
         rows = drawn(data.train_classes, n_each, rng)
         n_held = min(n_each * n_classes, len(data.validation_classes))
         held = np.sort(rng.choice(len(data.validation_classes), n_held, replace=False))
-        divisor = _divisor(data.train[rows])
         few, asked = (_divided(f, divisor) for f in (data.train[rows], data.validation[held]))
         classes = data.train_classes[rows]
         chosen = _strength(few, classes, asked, data.validation_classes[held])
-        found = _fitted(few, classes, chosen).predict(_divided(data.test, divisor))
-        accuracies.append((found == data.test_classes).mean())
+        accuracies.append(
+            (_fitted(few, classes, chosen).predict(test) == data.test_classes).mean()
+        )
     return float(np.mean(accuracies))
 
 

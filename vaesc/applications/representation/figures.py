@@ -175,10 +175,12 @@ def _than(ours: float, theirs: float) -> str:
 
 _PROBE_TRIED = (
     "Tried on validation images: pursuit codes (K = 2,048, k = 16, with and without split signs) "
-    "and the largest 32 or 128 products with the atoms, all of them worse than local codes."
+    "and the 32 or 128 largest products with the atoms, which were worse than local codes; fewer "
+    "anchors (2,048 and 4,096) and fewer of them a code (30 and 64) were worse, too."
 )
 _CLUSTERS_TRIED = (
-    "Tried on training images: mixtures in 6 to 32 leading axes of the latents, spectral "
-    "embeddings of the graphs of 10 and 20 neighbours and of shared neighbours, UMAP on the "
-    "latents of the article's VAE; UMAP on half whitened latents was the best of them."
+    "Tried on training images: mixtures in 6 to 32 leading axes of the latents; spectral "
+    "embeddings of the graphs of 10 and 20 neighbours, and of shared neighbours, of 10,000 "
+    "latents; UMAP with and without half whitening; mixtures of the latents of the article's VAE, "
+    "which on Fashion-MNIST reach 56 % to 66 % of 10,000 to 15,000 images, as their start has it."
 )

@@ -349,11 +349,30 @@ class GenerationConfig:
 class RepresentationConfig:
     """Latents and codes as features: probes, neighbours, clusters."""
 
+    n_atoms: int = 8192
+    """Anchors among the latents, of which local codes are made; fewer for few images."""
+    n_nonzero_coefs: int = 128
+    """Anchors of one local code."""
     n_neighbours: int = 10
     """Neighbours that vote on an image's class."""
+    n_clusters: int = 0
+    """Clusters that are looked for; 0: as many as the data set has classes, else 10."""
 
     def __post_init__(self) -> None:
+        _require(self.n_atoms >= 2, self, "n_atoms", "must be at least 2")
+        _require(
+            1 <= self.n_nonzero_coefs <= self.n_atoms,
+            self,
+            "n_nonzero_coefs",
+            f"must be between 1 and n_atoms={self.n_atoms}",
+        )
         _require(self.n_neighbours >= 1, self, "n_neighbours", "must be at least 1")
+        _require(
+            self.n_clusters == 0 or 2 <= self.n_clusters <= 1000,
+            self,
+            "n_clusters",
+            "must be 0, or between 2 and 1000",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,212 @@
+"""The measurement as a whole on small digits, and the model's part by itself."""
+
+import filecmp
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from imagesets import write_dataset
+from scipy.sparse import load_npz
+from sklearn.datasets import load_digits
+
+from vaesc.applications.findings import read_findings, write_findings
+from vaesc.applications.representation import Representation, apply
+from vaesc.applications.representation.clusters import agreement
+from vaesc.applications.representation.part import KINDS
+from vaesc.applications.subject import open_subject
+from vaesc.arrays import write_array
+from vaesc.bundle import SparseVAE
+from vaesc.config import DictionaryConfig, RepresentationConfig, VAEConfig
+from vaesc.dictionary import learn
+from vaesc.errors import DataError
+from vaesc.latents import extract
+from vaesc.models import VAE, save_vae
+from vaesc.parts import PART, load_part
+from vaesc.progress import SILENT
+
+CONFIG = RepresentationConfig(n_atoms=128, n_nonzero_coefs=16)
+SPLITS = {"train": slice(0, 1200), "validation": slice(1200, 1400), "test": slice(1400, 1797)}
+
+
+def labelled_digits():
+    order = np.random.default_rng(0).permutation(1797)
+    bunch = load_digits()
+    return np.round(bunch.images * (255 / 16)).astype(np.uint8)[order], bunch.target[order]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Artifacts of the first steps: labelled digits, an untrained VAE, latents, dictionary."""
+    root = tmp_path_factory.mktemp("representation")
+    folders = {name: root / name for name in ("dataset", "vae", "latents", "dictionary")}
+    for name in ("vae", "latents", "dictionary"):
+        folders[name].mkdir()
+    images, labels = labelled_digits()
+    write_dataset(folders["dataset"], **{s: images[rows] for s, rows in SPLITS.items()})
+    group = zarr.open_group(str(folders["dataset"] / "dataset.zarr"), mode="r+")
+    for split, rows in SPLITS.items():
+        write_array(group, f"{split}/labels", labels[rows].astype(np.int64), ("sample",))
+    generator = torch.Generator().manual_seed(5)
+    save_vae(
+        VAE(VAEConfig(hidden=(64,), latent_dim=16), (8, 8), generator=generator), folders["vae"]
+    )
+    extract(folders["dataset"], folders["vae"], folders["latents"], device="cpu")
+    settings = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=2)
+    learn(settings, folders["latents"], folders["dictionary"], seed=0, listener=SILENT)
+    return folders
+
+
+def subject_of(inputs, folder, seed=0):
+    folder.mkdir(exist_ok=True)
+    return open_subject(inputs, folder, seed=seed, n_nonzero_coefs=3, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(inputs, tmp_path_factory):
+    """Return the subject and what its application found."""
+    subject = subject_of(inputs, tmp_path_factory.mktemp("applied"))
+    findings = apply(CONFIG, subject)
+    write_findings(findings, subject.folder)
+    return subject, findings
+
+
+@pytest.fixture(scope="module")
+def registered(made, tmp_path_factory):
+    """Return the folder of a model that carries the part."""
+    subject, _ = made
+    parts = {"representation": load_part(subject.folder / PART)}
+    model = SparseVAE(
+        subject.model.vae, subject.model.dictionary, low=subject.model.low,
+        high=subject.model.high, parts=parts,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("registered") / "model"
+    model.save(folder)
+    return folder
+
+
+def test_the_figures_hold_ours_against_a_baseline_of_the_same_run(made):
+    subject, findings = made
+    metrics = dict(findings.metrics())
+    probe, clusters = findings.figures
+    assert probe.ours == metrics["test/probe_accuracy_codes"]
+    assert probe.baseline == max(
+        metrics[f"test/probe_accuracy_{n}"] for n in ("pixels", "pca", "pixel_codes")
+    )
+    assert clusters.baseline == metrics["test/clustering_accuracy_kmeans_pixels"]
+    assert all(0 <= v <= 1 for k, v in metrics.items() if "ari" not in k)
+    assert len(metrics) == len(list(findings.metrics()))
+    assert metrics["test/probe_accuracy_pixels"] > 0.9
+    assert metrics["test/few_shot_accuracy_10_pixels"] < metrics["test/probe_accuracy_pixels"]
+    assert read_findings(subject.folder)["figures"][0]["ours"] == probe.ours
+
+
+def test_codes_of_an_untrained_network_lose_and_the_sentence_says_so(made):
+    _, findings = made
+    probe = findings.figures[0]
+    if probe.ours < probe.baseline:
+        assert "BELOW" in findings.sentence
+
+
+def test_equal_runs_give_equal_bytes(inputs, made, tmp_path):
+    subject, _ = made
+    again = replace(subject, folder=tmp_path, block_size=100)
+    write_findings(apply(CONFIG, again), tmp_path)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == sorted(p.name for p in subject.folder.iterdir())
+    assert filecmp.cmpfiles(tmp_path, subject.folder, names, shallow=False)[0] == names
+
+
+def test_without_labels_clusters_remain(inputs, tmp_path):
+    images, _ = labelled_digits()
+    write_dataset(tmp_path / "dataset", **{s: images[rows] for s, rows in SPLITS.items()})
+    subject = subject_of({**inputs, "dataset": tmp_path / "dataset"}, tmp_path / "out")
+    findings = apply(CONFIG, subject)
+    assert not findings.figures
+    assert not dict(findings.metrics())
+    assert "10 clusters" in findings.sentence
+    assert any("no labels" in note for note in findings.notes)
+    assert (subject.folder / PART).is_file()
+
+
+def test_few_images_of_one_class_are_enough(inputs, tmp_path):
+    images, _ = labelled_digits()
+    few = {"train": images[:40], "validation": images[40:45], "test": images[45:60]}
+    write_dataset(tmp_path / "dataset", **few)
+    group = zarr.open_group(str(tmp_path / "dataset" / "dataset.zarr"), mode="r+")
+    for split, held in few.items():
+        write_array(group, f"{split}/labels", np.full(len(held), 3), ("sample",))
+    subject = subject_of({**inputs, "dataset": tmp_path / "dataset"}, tmp_path / "out")
+    findings = apply(CONFIG, subject)
+    assert any("one class" in note for note in findings.notes)
+    assert dict(findings.metrics())["test/clustering_accuracy"] == 1
+
+
+def test_a_model_in_another_process_gives_what_was_measured(made, registered, tmp_path):
+    """The clusters of the command have the accuracy that the run reported."""
+    images, labels = labelled_digits()
+    np.save(tmp_path / "in.npy", images[SPLITS["test"]])
+    common = ["--model", str(registered), "--device", "cpu", str(tmp_path / "in.npy")]
+    for command, out in (("cluster", "out.csv"), ("represent", "out.npz")):
+        subprocess.run(
+            [sys.executable, "-m", "vaesc", command, *common, str(tmp_path / out)], check=True,
+            capture_output=True,
+        )  # fmt: skip
+    found = np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1, dtype=np.int64)
+    np.testing.assert_array_equal(found[:, 0], np.arange(397))
+    accuracy = agreement(found[:, 1], labels[SPLITS["test"]])["accuracy"]
+    assert accuracy == dict(made[1].metrics())["test/clustering_accuracy"]
+    representation = Representation.of(SparseVAE.load(registered, device="cpu"))
+    codes = load_npz(tmp_path / "out.npz")
+    assert (codes != representation.features(images[SPLITS["test"]])).nnz == 0
+
+
+def test_features_of_each_kind(registered):
+    images, _ = labelled_digits()
+    representation = Representation.of(SparseVAE.load(registered, device="cpu"))
+    latents, codes, split = (representation.features(images[:9], kind) for kind in KINDS)
+    assert latents.shape == (9, 16)
+    n_atoms = codes.shape[1]
+    assert split.shape == (9, 2 * n_atoms)
+    np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-4)
+    assert (split.data > 0).all()
+    joined = (split[:, :n_atoms] - split[:, n_atoms:]).toarray()
+    np.testing.assert_array_equal(joined, codes.toarray())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("anchors", lambda a: a[:, :-1], "rotation"),
+        ("anchors", lambda a: np.full_like(a, np.nan), "not finite"),
+        ("mean", lambda a: a[:-1], "mean of shape"),
+        ("membership", lambda a: -1 - a, "at least 0"),
+        ("membership", lambda a: a[:-1], "each of the"),
+        ("rotation", lambda a: a.astype(np.float64), "float32"),
+        ("rotation", lambda a: a[:, :0], "not empty"),
+    ],
+)
+def test_a_damaged_part_is_refused_in_one_sentence(made, registered, name, change, says):
+    model = SparseVAE.load(registered, device="cpu")
+    part = model.parts["representation"]
+    model.parts["representation"] = replace(
+        part, arrays={**part.arrays, name: change(part.arrays[name])}
+    )
+    with pytest.raises(DataError, match=says):
+        Representation.of(model)
+
+
+@pytest.mark.parametrize("facts", [{}, {"format": 1}, {"format": 1, "n_nonzero_coefs": 10**9}])
+def test_facts_that_do_not_fit_are_refused(registered, facts):
+    model = SparseVAE.load(registered, device="cpu")
+    model.parts["representation"] = replace(model.parts["representation"], facts=facts)
+    with pytest.raises(DataError, match="register the model again"):
+        Representation.of(model)
+
+
+def test_a_model_without_the_part_says_so(made):
+    with pytest.raises(DataError, match="representation"):
+        Representation.of(made[0].model)

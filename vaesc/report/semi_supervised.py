@@ -86,18 +86,19 @@ def _errors(
             continue
         colour = theme.colour(colour_of)
         axes.errorbar(
-            numbers, mean, yerr=np.stack([np.minimum(std, 0.9 * np.array(mean)), std]), color=colour,
-            marker="o", markersize=4, linewidth=2.4 if method == "best" else 1.4, capsize=2,
+            numbers, mean, yerr=np.stack([np.minimum(std, 0.9 * np.array(mean)), std]),
+            color=colour, marker="o", markersize=4, capsize=2,
+            linewidth=2.4 if method == "best" else 1.4,
         )  # fmt: skip
         ends.append((name, mean[-1], colour, method == "best"))
-    for name, points in published.items():
+    for points in published.values():
         there = {n: value for n, value in points.items() if n in errors}
         axes.plot(list(there), list(there.values()), "x", color=theme.faint, markersize=6)
-        for n, value in list(there.items())[:1]:
-            axes.annotate(
-                name, (n, value), xytext=(-6, 0), textcoords="offset points", ha="right",
-                va="center", color=theme.faint, fontsize=8.5,
-            )  # fmt: skip
+    for (n, value), name in _named(published, errors).items():
+        axes.annotate(
+            name, (n, value), xytext=(-6, 0), textcoords="offset points", ha="right",
+            va="center", color=theme.faint, fontsize=8.5,
+        )  # fmt: skip
     axes.set_xticks(numbers, [str(n) for n in numbers])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
@@ -109,6 +110,23 @@ def _errors(
     axes.set_title("Test error in percent", loc="left", fontsize=11)
     end_labels(axes, ends, 9.5)
     return figure
+
+
+def _named(
+    published: Mapping[str, Mapping[int, float]], errors: Mapping[int, Any]
+) -> dict[tuple[int, float], str]:
+    """Return where to write each published method: at its first point, once where two meet."""
+    at: dict[tuple[int, float], str] = {}
+    for name, points in published.items():
+        first = next(((n, value) for n, value in points.items() if n in errors), None)
+        if first is None:
+            continue
+        near = next((p for p in at if p[0] == first[0] and abs(p[1] / first[1] - 1) < 0.1), None)
+        if near:
+            at[near] += f", {name}"
+        else:
+            at[first] = name
+    return at
 
 
 def _leading(value: float) -> str:

@@ -107,7 +107,8 @@ def fit_m2(
         seed: Of weights, order and samples.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = M2(mean.shape[1], n_classes, generator)
+    with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
+        model = M2(mean.shape[1], n_classes, generator)
     known = torch.from_numpy(np.flatnonzero(labels != UNKNOWN))
     classes, means, stds = (torch.from_numpy(each) for each in (labels, mean, std))
     batch = min(_BATCH, len(means))

@@ -17,6 +17,7 @@ from vaesc.applications.semi_supervised.probes import probe
 from vaesc.applications.semi_supervised.selftraining import self_train
 from vaesc.applications.semi_supervised.spreading import Graph, graph_of, joined, spread_labels
 from vaesc.applications.subject import Subject
+from vaesc.bundle import GROUP
 from vaesc.config import SemiSupervisedConfig, derive_seed
 from vaesc.datasets.scaling import to_unit
 
@@ -54,8 +55,7 @@ class Split:
 
     def read(self, rows: Ints) -> Floats:
         """Return images of some rows in [0, 1], shape (n, *shape)."""
-        images = self.images[rows]
-        return images if images.dtype == np.float32 else to_unit(images)
+        return _unit(self.images[rows])
 
     def flat(self, rows: Ints | None = None) -> Floats:
         """Return images in [0, 1] as vectors, shape (n, pixels)."""
@@ -210,22 +210,32 @@ _BY: Mapping[str, Callable[[Trial], Ints]] = {
 }  # fmt: skip
 
 
+def _inside(rows: Ints, block: slice) -> Ints:
+    """Return those of `rows` that lie in a block, counted from its start."""
+    return rows[(rows >= block.start) & (rows < block.stop)] - block.start
+
+
+def _unit(images: NDArray[Any]) -> Floats:
+    return images if images.dtype == np.float32 else to_unit(images)
+
+
 def _split(subject: Subject, name: str, rows: Ints, names: Ints) -> Split:
     dataset, article = subject.dataset, subject.article
     features = Features(article.vae.encoder, article.shape)
-    images, means, stds = [], [], []
-    for block in dataset.blocks(name, subject.block_size):
-        own = rows[(rows >= block.start) & (rows < block.stop)] - block.start
-        mean, std = features.posterior(dataset.floats(name, block))
-        images.append(dataset.images(name, block)[own])
-        means.append(mean[own])
-        stds.append(std[own])
+    images = np.concatenate(
+        [
+            dataset.images(name, block)[_inside(rows, block)]
+            for block in dataset.blocks(name, subject.block_size)
+        ]
+    )
+    groups = [images[first : first + GROUP] for first in range(0, len(images), GROUP)]
+    found = [features.posterior(_unit(group)) for group in groups]
+    mean, std = (np.concatenate(each) for each in zip(*found, strict=True))
     labels = dataset.labels(name)
     assert labels is not None
     at = np.minimum(np.searchsorted(names, labels[rows]), len(names) - 1)
-    mean = np.concatenate(means)
     return Split(
-        images=np.concatenate(images), mean=mean, std=np.concatenate(stds),
+        images=images, mean=mean, std=std,
         codes=article.dictionary.encode(mean),
         classes=np.where(names[at] == labels[rows], at, -1),
     )  # fmt: skip

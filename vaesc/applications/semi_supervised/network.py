@@ -93,7 +93,8 @@ def train(
         The network, ready to predict.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = build(shape, n_classes)
+    with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
+        network = build(shape, n_classes)
     _initialise(network, generator)
     rows, classes = guessed or labelled
     batch = min(BATCH, len(rows))
@@ -186,7 +187,7 @@ def _schedule(done: float) -> float:
 
 
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights from the generator: the global one is left alone."""
+    """Draw all weights from the generator."""
     for layer in network.modules():
         weight: Any = getattr(layer, "weight", None)
         if isinstance(layer, nn.Conv2d | nn.Linear):

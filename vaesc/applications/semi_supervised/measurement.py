@@ -212,7 +212,8 @@ _BY: Mapping[str, Callable[[Trial], Ints]] = {
 
 def _inside(rows: Ints, block: slice) -> Ints:
     """Return those of `rows` that lie in a block, counted from its start."""
-    return rows[(rows >= block.start) & (rows < block.stop)] - block.start
+    inside: Ints = rows[(rows >= block.start) & (rows < block.stop)] - block.start
+    return inside
 
 
 def _unit(images: NDArray[Any]) -> Floats:

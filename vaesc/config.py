@@ -410,10 +410,29 @@ class SemiSupervisedConfig:
     """Numbers of labelled training images, as many of each class."""
     n_draws: int = 10
     """Draws of labelled images for each number of them."""
+    network_draws: int = 2
+    """Draws, from the first on, in which networks are trained, too; those of the best method and
+    of its baseline are so in every draw of the smallest of `n_labels`."""
+    n_images: int = 60_000
+    """Training images, drawn with the seed, that the graph of nearest neighbours joins at most."""
+    n_neighbours: int = 10
+    """Neighbours in latent space that labels spread to from each image."""
+    epochs: int = 2
+    """Passes over the training images in each of the two rounds of self-training."""
+    m2_epochs: int = 4
+    """Passes over the training latents for M1+M2."""
 
     def __post_init__(self) -> None:
         _require(all(n >= 1 for n in self.n_labels), self, "n_labels", "must be at least 1")
-        _require(self.n_draws >= 1, self, "n_draws", "must be at least 1")
+        _require(
+            len(set(self.n_labels)) == len(self.n_labels) > 0,
+            self,
+            "n_labels",
+            "must hold a number, and none twice",
+        )
+        for name in ("n_draws", "network_draws", "n_neighbours", "epochs", "m2_epochs"):
+            _require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        _require(self.n_images >= 10, self, "n_images", "must be at least 10")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Files that a command reads and writes: images in, and an output that is whole or absent."""
+"""Files that commands read and write: an output is whole or absent."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import tempfile
@@ -12,8 +13,17 @@ from typing import IO, Any
 from vaesc.errors import DataError
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model to use, and where."""
+    parser.add_argument(
+        "--model", default="champion", metavar="REF",
+        help="alias, version, models:/name/version, run id or folder (default: champion)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+
+
 def check_folder(path: Path) -> None:
-    """Refuse an output whose folder does not exist."""
+    """Refuse an output in a folder that does not exist."""
     if not path.parent.is_dir():
         raise DataError(f"the folder {path.parent} does not exist; make it, or choose another OUT")
 
@@ -37,7 +47,14 @@ def whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_images(path: Path) -> Any:  # noqa: ANN401
-    """Return the array of a .npy file."""
+    """Return the images of a .npy file, whatever their shape and type."""
     from vaesc.datasets import read_npy
 
     return read_npy(path)
+
+
+def save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
+    """Write an array as .npy."""
+    import numpy as np
+
+    np.save(out, images, allow_pickle=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from vaesc.cli.files import check_folder, read_images, whole_or_absent
+from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
 from vaesc.errors import ConfigError, DataError
 
 
@@ -25,11 +25,7 @@ def add_commands(
         ("reconstruct", reconstruct, "images (.npy) through the code and back (.npy)"),
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)
-        parser.add_argument(
-            "--model", default="champion", metavar="REF",
-            help="alias, version, models:/name/version, run id or folder (default: champion)",
-        )  # fmt: skip
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        add_model(parser)
         parser.add_argument("input", type=Path, metavar="IN")
         parser.add_argument("output", type=Path, metavar="OUT")
         parser.set_defaults(function=function)
@@ -44,12 +40,12 @@ def encode(options: argparse.Namespace) -> int:
 
 def decode(options: argparse.Namespace) -> int:
     """Write the images of a file of codes."""
-    return _convert(options, _read_codes, "decode", ".npy", _save_npy)
+    return _convert(options, _read_codes, "decode", ".npy", save_npy)
 
 
 def reconstruct(options: argparse.Namespace) -> int:
     """Write what the model makes of a file of images."""
-    return _convert(options, read_images, "reconstruct", ".npy", _save_npy)
+    return _convert(options, read_images, "reconstruct", ".npy", save_npy)
 
 
 def _convert(
@@ -99,9 +95,3 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
         return whole_csr(codes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
-    import numpy as np
-
-    np.save(out, images, allow_pickle=False)

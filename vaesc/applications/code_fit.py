@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.code_model import ONE, CodeModel, class_bits, quantised
+from vaesc.applications.code_model import ONE, CodeModel, class_bits, quantised, where
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -104,17 +104,12 @@ def words(probability: NDArray[Any]) -> NDArray[np.uint16]:
 
 def _decisions(levels: csr_array) -> list[csr_array]:
     """Return how often each atom said yes: used, negative, asked for more than t, got more."""
-    from scipy.sparse import csr_array as csr
-
-    def marked(data: NDArray[Any]) -> csr_array:
-        return csr((data.astype(np.float64), levels.indices, levels.indptr), shape=levels.shape)
-
     size = np.abs(levels.data.astype(np.int64))
-    marks = [marked(np.ones(len(size))), marked(levels.data < 0)]
+    marks = [where(levels, size > 0), where(levels, levels.data < 0)]
     for t in range(1, SIZES):
-        marks += [marked(size >= t), marked(size > t)]
+        marks += [where(levels, size >= t), where(levels, size > t)]
     beyond = np.maximum(size - SIZES, 0)
-    return [*marks, marked((size >= SIZES) + beyond), marked(beyond)]
+    return [*marks, where(levels, (size >= SIZES) + beyond), where(levels, beyond)]
 
 
 def _first(levels: csr_array, n_classes: int, rng: np.random.Generator) -> Floats:

@@ -219,11 +219,20 @@ def class_bits(
     last = len(larger)
     bits = -np.log2(classes / ONE) + no.sum(axis=1)
     bits = bits + _like(levels, np.ones(len(size))) @ (yes - no + plus + stop[0]).T
-    bits += _like(levels, 1.0 * (levels.data < 0)) @ (minus - plus).T
+    bits += where(levels, levels.data < 0) @ (minus - plus).T
     for t in range(1, last):
-        bits += _like(levels, 1.0 * (size > t)) @ (go[t - 1] - stop[t - 1] + stop[t]).T
-    bits += _like(levels, 1.0 * np.maximum(size - last, 0)) @ go[-1].T
+        bits += where(levels, size > t) @ (go[t - 1] - stop[t - 1] + stop[t]).T
+    bits += where(levels, np.maximum(size - last, 0)) @ go[-1].T
     return np.asarray(bits, np.float64)
+
+
+def where(codes: csr_array, data: NDArray[Any]) -> csr_array:
+    """Return `data` at the entries of `codes`, float64, its zeros left out."""
+    from scipy.sparse import csr_array as csr
+
+    there = data != 0
+    kept = np.concatenate([[0], np.cumsum(there)])[codes.indptr]
+    return csr((data[there].astype(np.float64), codes.indices[there], kept), shape=codes.shape)
 
 
 def _costs(probability: NDArray[Any]) -> tuple[Floats, Floats]:

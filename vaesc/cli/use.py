@@ -7,13 +7,11 @@ The output is written beside and renamed: a file that exists is whole.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from vaesc.cli.files import check_folder, whole_or_absent
 from vaesc.errors import ConfigError, DataError
 
 
@@ -67,39 +65,16 @@ def _convert(
     """
     if options.output.suffix != suffix:
         raise ConfigError(f"OUT of vaesc {method} must end in {suffix}, got {options.output}")
-    _check_folder(options.output)
+    check_folder(options.output)
     given = read(options.input)
     from vaesc.registry import load_model
 
     model = load_model(options.model, device=options.device)
     made = getattr(model, method)(given)
-    with _whole_or_absent(options.output) as out:
+    with whole_or_absent(options.output) as out:
         save(out, made)
     print(f"{made.shape[0]} images: {options.input} -> {options.output}")
     return 0
-
-
-def _check_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise DataError(f"the folder {path.parent} does not exist; make it, or choose another OUT")
-
-
-@contextlib.contextmanager
-def _whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears at `path` only when the block has succeeded."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).rename(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _read_images(path: Path) -> Any:  # noqa: ANN401

@@ -53,9 +53,7 @@ def _curves(curves: Mapping[str, Sequence[tuple[float, float]]], theme: Theme) -
     return figure
 
 
-def draw_strip(
-    rows: Sequence[tuple[str, NDArray[np.float32]]], folder: Path, name: str
-) -> None:
+def draw_strip(rows: Sequence[tuple[str, NDArray[np.float32]]], folder: Path, name: str) -> None:
     """Draw images, one row of them under another, each row with its words.
 
     Args:
@@ -69,8 +67,9 @@ def draw_strip(
 def _strip(rows: Sequence[tuple[str, NDArray[np.float32]]], theme: Theme) -> Any:  # noqa: ANN401
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 0.62 * len(rows) + 0.1), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.6 * len(rows)))
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    figure.subplots_adjust(left=0.12, right=0.995, bottom=0.01, top=0.99, hspace=0.06)
     for axes, (words, images) in zip(panels, rows, strict=True):
         line = np.concatenate(list(images), axis=1)
         axes.imshow(line, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -13,6 +13,7 @@ module                  what it says
 :mod:`.peers`           PNG, JPEG, WebP, AVIF, JPEG XL, and principal components coded as well
 :mod:`.bound`           what a lossless coder would need, by bits back
 :mod:`.evaluation`      rate and distortion of them all on the test images
+:mod:`.telling`         figures, sentence and tables of what was measured
 ======================  =========================================================================
 """
 

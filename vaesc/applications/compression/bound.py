@@ -4,10 +4,10 @@ Bits-back coding writes an image with its latent at the cost of the negative ELB
 
 .. math:: -\log_2 p(x) \le E_{q(z|x)}[-\log_2 p(x \mid z)] + D_{KL}(q(z|x) \,\|\, p(z)) ,
 
-as long as p(x|z) is a distribution over what is really stored: 256 gray levels. The likelihood that
-the VAE was trained with is none (a cross-entropy of grays in [0, 1] is no code length). So the
-decoder's mean is taken for what it predicts, and the distribution of the gray level given the mean
-is counted on training images, in `_BINS` cells of the mean: any such table is an honest
+as long as p(x|z) is a distribution over what is really stored: 256 gray levels. The likelihood
+that the VAE was trained with is none (a cross-entropy of grays in [0, 1] is no code length). So
+the decoder's mean is taken for what it predicts, and the distribution of the gray level given the
+mean is counted on training images, in `_BINS` cells of the mean: any such table is an honest
 distribution, and the sum is a bound whatever it was counted on.
 
 References:

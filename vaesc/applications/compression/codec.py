@@ -1,4 +1,10 @@
-"""Images to bytes and back: the codec of a registered model."""
+"""Images to bytes and back: the codec of a registered model.
+
+What is written is exact: no decision of the range coder depends on a float that a machine might
+round otherwise. Pixels come from a network, in blocks of fixed size and on one thread: the same
+bits in every process of a machine; another machine may round a gray level otherwise, and no image
+after it suffers.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +19,23 @@ from numpy.typing import NDArray
 
 from vaesc.applications.code_model import ONE, CodeModel
 from vaesc.applications.compression.entropy import (
-    Reader, Writer, read_choices, read_levels, write_choices, write_levels,
+    Reader,
+    Writer,
+    read_choices,
+    read_levels,
+    write_choices,
+    write_levels,
 )  # fmt: skip
 from vaesc.applications.compression.files import BLOCK, Header, block_of, pack, unpack
 from vaesc.applications.compression.layers import (
-    Coded, Layers, Prepared, arrays_of, code, decode, layers_from, prepare,
+    Coded,
+    Layers,
+    Prepared,
+    arrays_of,
+    code,
+    decode,
+    layers_from,
+    prepare,
 )  # fmt: skip
 from vaesc.applications.compression.transforms import Transforms
 from vaesc.datasets.scaling import from_unit, is_integer_range
@@ -120,10 +138,11 @@ class Codec:
         """
         layers = self._layers(quality)
         blocks = []
-        for rows in _blocks(len(images)):
-            prepared = self.prepare(self.model.to_unit(images[rows]))
+        unit = self.model.to_unit(images)  # all at once: what their range is, only all can say
+        for rows in _blocks(len(unit)):
+            prepared = self.prepare(unit[rows])
             blocks.append(self.written(self.coded(prepared, layers), layers))
-        return self.packed(blocks, quality, len(images))
+        return self.packed(blocks, quality, len(unit))
 
     def decompress(self, data: bytes, rows: slice = _ALL) -> Images:
         """Return the images of a file, or some of them.
@@ -158,6 +177,11 @@ class Codec:
         """
         low, high = self.model.low, self.model.high
         return np.uint8 if is_integer_range(low, high) and high <= 255 else np.float32
+
+    @property
+    def descr(self) -> str:
+        """How a .npy file names :attr:`dtype`, little-endian."""
+        return "|u1" if self.dtype == np.uint8 else "<f4"
 
     def header(self, data: bytes) -> Header:
         """Return a file's header once all of it is found to be true of this codec.
@@ -247,7 +271,7 @@ class Codec:
 
     def _in_range(self, unit: NDArray[np.float32]) -> Images:
         if self.dtype == np.uint8:
-            return np.rint(unit * np.float32(self.model.high)).astype(np.uint8)
+            return np.asarray(np.rint(unit * np.float32(self.model.high)), np.uint8)
         return from_unit(unit, low=self.model.low, high=self.model.high)
 
 

@@ -1,9 +1,9 @@
 r"""From levels to bits and back: every decision that spells a code, through a range coder.
 
-A code is spelled as its model does (:mod:`vaesc.applications.code_model`): class, which atoms, which
-signs, whose level exceeds 1, whose exceeds 2, and so on; each for all codes of a block at once, as
-what is asked next depends on the answers. Every probability is k / 65536 with a whole k, which a
-float64 holds exactly, so that coder and decoder agree to the last bit on any machine.
+A code is spelled as its model does (:mod:`vaesc.applications.code_model`): class, which atoms,
+which signs, whose level exceeds 1, whose exceeds 2, and so on; each for all codes of a block at
+once, as what is asked next depends on the answers. Every probability is k / 65536 with a whole k,
+which a float64 holds exactly, so that coder and decoder agree to the last bit on any machine.
 
 References:
     Martin, "Range encoding: an algorithm for removing redundancy from a digitised message", 1979.
@@ -106,7 +106,7 @@ def read_choices(reader: Reader, shares: NDArray[Any]) -> Ints:
 def write_levels(
     writer: Writer, model: CodeModel, levels: csr_array, classes: NDArray[Any]
 ) -> None:
-    """Write levels, shape (n, K), each row by its class; the classes themselves are not written."""
+    """Write levels, shape (n, K), each row by its class, and not the classes themselves."""
     dense = levels.toarray()
     rows, atoms = np.nonzero(dense)
     writer.decisions(model.used[classes].ravel(), (dense != 0).ravel())

@@ -15,23 +15,24 @@ from vaesc.applications.compression.bound import lossless_bits
 from vaesc.applications.compression.codec import Codec
 from vaesc.applications.compression.files import BLOCK
 from vaesc.applications.compression.learning import learn_codec, prices
-from vaesc.applications.compression.peers import Point, bpp_at, psnr_at
-from vaesc.applications.findings import Figure, Findings, Picture, Table
+from vaesc.applications.compression.peers import Point
+from vaesc.applications.compression.telling import (
+    NOTES,
+    PCA,
+    Curves,
+    figures_of,
+    sentence_of,
+    tables_of,
+)  # fmt: skip
+from vaesc.applications.compression.transforms import MOST_PIXELS
+from vaesc.applications.findings import Findings, Picture
 from vaesc.applications.subject import Subject
 from vaesc.config import CompressionConfig
 from vaesc.parts import PART, save_part
 from vaesc.report.compression import OURS, draw_curves, draw_strip
 
-RIVALS = ("JPEG", "WebP", "JPEG XL")
-"""Formats of the goal."""
-PCA = "PCA, coded as well"
-RATES = (0.1, 0.2, 0.3, 0.5)
-"""Bits a pixel at which ours is held against the rivals."""
-GOAL = 3.0
 _SHOWN = 12
 _STRIP = (1, 3, 5, 7, 9)
-
-Curves = Mapping[str, Sequence[Point]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Measured:
 
 def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
     """Learn the codec, keep it for the registered model, and measure it beside others."""
+    if math.prod(subject.model.shape) > MOST_PIXELS:
+        return _left_out(subject)
     codec = learn_codec(subject)
     save_part(codec.part(), subject.folder / PART)
     n = min(config.n_images, subject.dataset.n("test"))
@@ -61,16 +64,25 @@ def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
         notes.append("The images are no pictures (h, w) or (h, w, 3): no image format takes them.")
     lossless["negative ELBO, by bits back (a bound)"] = lossless_bits(subject, images)
     _draw(curves, found, subject)
-    figures = _figures(curves, n)
+    figures = figures_of(curves, n)
     return Findings(
         title="Compression",
-        sentence=_sentence(curves, figures, n),
+        sentence=sentence_of(curves, figures, n),
         figures=figures,
-        tables=_tables(found, curves, lossless),
+        tables=tables_of(found.rows, curves, lossless),
         pictures=_pictures(n, peers.drawable(subject.model.shape)),
-        notes=[*notes, *_NOTES],
+        notes=[*notes, *NOTES],
         more=_more(found, lossless),
     )
+
+
+def _left_out(subject: Subject) -> Findings:
+    n = math.prod(subject.model.shape)
+    return Findings(
+        title="Compression", figures=(),
+        sentence=f"Left out: images of {n} values are too large for the codec's transforms, whose "
+        f"covariances take room for {MOST_PIXELS} at most.",
+    )  # fmt: skip
 
 
 def _measured(codec: Codec, subject: Subject, n: int) -> Measured:
@@ -156,122 +168,6 @@ def _bytes(subject: Subject, n: int) -> NDArray[np.uint8]:
 def _pixels(shape: Sequence[int]) -> int:
     """Return the pixels of an image; its colours are of one pixel."""
     return math.prod(shape[:2]) if len(shape) == 3 else math.prod(shape)
-
-
-def best_rival(curves: Curves, psnr: float) -> tuple[float, str] | None:
-    """Return the fewest bits a pixel at which a format reaches a PSNR, and which one does.
-
-    A format whose smallest file is better still is taken with that file.
-    """
-    found = []
-    for name in RIVALS:
-        points = curves.get(name, ())
-        if points and psnr < points[0].psnr:
-            found.append((points[0].bpp, name))
-        elif (bpp := bpp_at(points, psnr)) is not None:
-            found.append((bpp, name))
-    return min(found, default=None)
-
-
-def _figures(curves: Curves, n: int) -> list[Figure]:
-    found = []
-    if (at_20 := bpp_at(curves[OURS], 20)) is not None:
-        rival = best_rival(curves, 20)
-        found.append(
-            Figure(
-                key="test/bits_per_pixel_at_20db", ours=at_20, better="lower",
-                what=f"bits per pixel at 20 dB, {n} test images as one file",
-                method="sparse codes and details",
-                baseline=rival[0] if rival else bpp_at(curves[PCA], 20),
-                baseline_name=rival[1] if rival else PCA,
-            )
-        )  # fmt: skip
-    for rate in RATES:
-        psnr = psnr_at(curves[OURS], rate)
-        rival = best_rival(curves, psnr) if psnr is not None else None
-        if psnr is None or rival is None:
-            continue
-        pca = bpp_at(curves[PCA], psnr)
-        gain = rival[0] / rate
-        found.append(
-            Figure(
-                key=f"test/compression_gain_at_{rate:g}_bpp", ours=gain, better="higher",
-                what=f"times fewer bytes than {rival[1]}, the best of JPEG, WebP and JPEG XL, at "
-                f"equal PSNR ({psnr:.1f} dB), ours at {rate:g} bits per pixel",
-                method="sparse codes and details",
-                baseline=rival[0] / pca if pca else None, baseline_name=PCA if pca else "",
-                goal=GOAL, shortfall="" if gain >= GOAL else _SHORTFALL.format(rate=rate, gain=gain),
-            )
-        )  # fmt: skip
-    return found
-
-
-_SHORTFALL = (
-    "At {rate:g} bits per pixel the gain is {gain:.2f}, not 3: at such rates most bits go to "
-    "details of single images, which a model of the whole set predicts little better than a "
-    "format does. Tried on validation images: one transform for all (worse by 0.6 to 1.1 dB), "
-    "clusters by coding cost (worse), 24, 32 and 64 kinds (no better), up to 16 atoms (no better)."
-)
-_NOTES = (
-    "All bytes are counted: header, index and checksums of ours, every header of the formats'. "
-    "The model itself is not: whoever decodes has it, as they have a JPEG decoder.",
-    "Each format is the better of one mosaic of all images and one file an image (256 of them, "
-    "evenly spread, stand for all); only ours gives access to 1,024 images without the rest.",
-    "PSNR is that of the mean squared error over all pixels of the set.",
-    "The bound for lossless coding is the negative ELBO of the article's VAE with the "
-    "distribution of gray levels given its mean counted on training images: the likelihood it was "
-    "trained with is no distribution over 256 gray levels.",
-)
-
-
-def _sentence(curves: Curves, figures: Sequence[Figure], n: int) -> str:
-    at = bpp_at(curves[OURS], 20)
-    ours = curves[OURS]
-    reach = (
-        f"{n} test images need {at:.3f} bits per pixel at 20 dB"
-        if at is not None
-        else f"{n} test images take {ours[0].bpp:.2f} to {ours[-1].bpp:.2f} bits per pixel at "
-        f"{ours[0].psnr:.1f} to {ours[-1].psnr:.1f} dB (20 dB lies outside)"
-    )
-    gains = [f for f in figures if "gain" in f.key]
-    if not gains:
-        return f"{reach}; no image format could be held against it at {RATES[0]:g} to 0.5."
-    told = ", ".join(f"{f.ours:.2f}" for f in gains)
-    rates = ", ".join(f.key.removeprefix("test/compression_gain_at_")[:3] for f in gains)
-    missed = [f for f in gains if not f.met]
-    goal = f"; the goal of 3 is missed at {len(missed)} of {len(gains)} rates" if missed else ""
-    lost = "; ours loses where it is below 1" if any(f.ours < 1 for f in gains) else ""
-    return (
-        f"{reach}; at {rates} bits per pixel the best of JPEG, WebP and JPEG XL takes {told} times "
-        f"the bytes at equal PSNR{goal}{lost}."
-    )
-
-
-def _tables(
-    found: Measured, curves: Curves, lossless: Mapping[str, float]
-) -> list[Table]:
-    levels = [20, 22, 24, 26, 28]
-    return [
-        Table(
-            title="The codec at each quality",
-            head=("quality", "bytes", "bits per pixel", "PSNR, dB", "atoms", "details"),
-            rows=[[str(q + 1), *row] for q, row in enumerate(found.rows)],
-        ),
-        Table(
-            title="Bits per pixel at equal PSNR (none: not within what was measured)",
-            head=("", *(f"{level} dB" for level in levels)),
-            rows=[[name, *(bpp_at(p, level) for level in levels)] for name, p in curves.items()],
-        ),
-        Table(
-            title="Every measured point",
-            head=("", "setting", "bits per pixel", "PSNR, dB"),
-            rows=[[name, p.setting, p.bpp, p.psnr] for name, ps in curves.items() for p in ps],
-        ),
-        Table(
-            title="Lossless, bits per pixel", head=("", "bits per pixel"),
-            rows=[[name, bpp] for name, bpp in lossless.items()],
-        ),
-    ]  # fmt: skip
 
 
 def _more(found: Measured, lossless: Mapping[str, float]) -> list[tuple[str, float]]:

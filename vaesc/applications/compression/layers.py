@@ -1,4 +1,4 @@
-r"""An image in two layers: the sparse code of its latent, then the details that the code leaves over.
+r"""An image in two layers: the sparse code of its latent, then details that it leaves over.
 
 *How many atoms.* The pursuit is run to several numbers of atoms, and each image takes the one that
 minimises :math:`D + \lambda R`, with D its squared error once quantised **and decoded**, and R the
@@ -108,9 +108,7 @@ def choose_atoms(
     return vstack(every, format="csr")[best * len(rows) + rows], classes
 
 
-def decoded_errors(
-    model: SparseVAE, prepared: Prepared, base: CodeModel
-) -> NDArray[np.float64]:
+def decoded_errors(model: SparseVAE, prepared: Prepared, base: CodeModel) -> NDArray[np.float64]:
     """Return each image's squared error at each number of atoms, quantised, shape (n, L).
 
     Qualities whose quantisers have the same step share it: their amounts differ by little.
@@ -130,9 +128,7 @@ def decoded_errors(
     return prepared.errors[step]
 
 
-def code(
-    model: SparseVAE, transforms: Transforms, layers: Layers, prepared: Prepared
-) -> Coded:
+def code(model: SparseVAE, transforms: Transforms, layers: Layers, prepared: Prepared) -> Coded:
     """Return what is to be written of some images."""
     base, base_classes = choose_atoms(model, prepared, layers.base, layers.price)
     flat = prepared.unit.reshape(len(prepared.unit), -1)
@@ -149,7 +145,7 @@ def code(
 def code_details(
     coefficients: Floats, model: CodeModel, price: float
 ) -> tuple[csr_array, NDArray[np.int64]]:
-    """Return the levels of dense coefficients (n, K) that are worth their bits, and the classes."""
+    """Return levels of dense coefficients (n, K) that are worth their bits, and the classes."""
     levels = rounded(coefficients, float(model.step[0]))
     classes = model.bits(levels).argmin(axis=1)
     for _ in range(_PASSES):
@@ -158,9 +154,7 @@ def code_details(
     return levels, classes
 
 
-def decode(
-    model: SparseVAE, transforms: Transforms, layers: Layers, coded: Coded
-) -> Floats:
+def decode(model: SparseVAE, transforms: Transforms, layers: Layers, coded: Coded) -> Floats:
     """Return the images that were written, in [0, 1], shape (n, P)."""
     details = layers.detail.values(coded.detail).toarray()
     made = flat_images(model, layers.base, coded.base)
@@ -189,9 +183,7 @@ def layers_from(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Layers:
     if price.shape != (1,) or price.dtype != np.float64 or not 0 < price[0] < np.inf:
         raise ValueError("a price of bits is no number above 0")
     base, detail = (
-        CodeModel.from_arrays(
-            {n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)}
-        )
+        CodeModel.from_arrays({n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)})
         for p in (f"{prefix}base/", f"{prefix}detail/")
     )
     if kinds.ndim != 2 or kinds.dtype != np.uint32 or len(kinds) != base.n_classes:

@@ -13,14 +13,16 @@ from vaesc.applications.code_model import CodeModel
 from vaesc.applications.compression.codec import QUALITIES, Codec
 from vaesc.applications.compression.files import BLOCK
 from vaesc.applications.compression.layers import (
-    Layers, Prepared, choose_atoms, flat_images, prepare,
+    Layers,
+    Prepared,
+    choose_atoms,
+    flat_images,
+    prepare,
 )  # fmt: skip
 from vaesc.applications.compression.quantise import rounded, step_of, worthwhile
-from vaesc.applications.compression.transforms import Transforms, learn_transforms
+from vaesc.applications.compression.transforms import Residuals, Transforms, learn_centres
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from vaesc.applications.subject import Subject
     from vaesc.bundle import SparseVAE
 
@@ -30,8 +32,8 @@ _RATIO = 2**-0.8
 """Of the prices of one quality and the one before."""
 _FINEST = 0.4
 """Step of the sparse codes' quantiser, in the error it makes, below which details take over."""
-TRANSFORM_IMAGES, TABLE_IMAGES = 30_000, 8_000
-"""Training images, from the first on, that transforms and models of codes are learned from."""
+TRANSFORM_IMAGES, CENTRE_IMAGES, TABLE_IMAGES = 60_000, 20_000, 8_000
+"""Training images, from the first on, that transforms, kinds and models of codes come from."""
 _CLASSES = 32
 _ROUNDS = 3
 
@@ -53,7 +55,9 @@ def learn_codec(subject: Subject) -> Codec:
     for price in prices():
         base = _fit_base(model, prepared, price, sensitivity, subject.rng("compression/base"))
         qualities.append(
-            _fit_layers(model, transforms, prepared, base, price, subject.rng("compression/detail"))
+            _fit_layers(
+                model, transforms, prepared, base, price, subject.rng("compression/detail")
+            )
         )
         subject.listener.progress(len(qualities), QUALITIES)
     return Codec(model, transforms, tuple(qualities))
@@ -103,7 +107,9 @@ def _prepared(subject: Subject) -> Prepared:
             parts.append(prepare(subject.model, unit[start : start + BLOCK]))
     return Prepared(
         unit=np.concatenate([p.unit for p in parts]),
-        codes=[vstack(level, format="csr") for level in zip(*(p.codes for p in parts), strict=True)],
+        codes=[
+            vstack(level, format="csr") for level in zip(*(p.codes for p in parts), strict=True)
+        ],
     )
 
 
@@ -153,15 +159,18 @@ def _transforms(subject: Subject, sensitivity: float) -> Transforms:
     """Learn the transforms from what codes of the model's own sparsity level leave over."""
     model = subject.model
     step = _base_step(prices()[QUALITIES // 2], sensitivity)
-    flat, residuals = [], []
+    some = np.concatenate([_flat(unit) for unit in training_images(subject, CENTRE_IMAGES)])
+    n = min(TRANSFORM_IMAGES, subject.dataset.n("train"))
+    seed = int(subject.rng("compression/kinds").integers(2**31))
+    residuals = Residuals(learn_centres(some, n, seed=seed))
+    quantiser: CodeModel | None = None
     for unit in training_images(subject, TRANSFORM_IMAGES):
         codes = model.dictionary.encode(model.latents_of_unit(unit))
-        quantiser = fit_codes(codes, step=step, n_classes=1, rng=np.random.default_rng(0))
-        flat.append(unit.reshape(len(unit), -1))
-        residuals.append(flat[-1] - flat_images(model, quantiser, quantiser.quantise(codes)))
-    return learn_transforms(
-        np.concatenate(flat), np.concatenate(residuals), seed=_seed(subject, "compression/kinds")
-    )
+        if quantiser is None:
+            quantiser = fit_codes(codes, step=step, n_classes=1, rng=np.random.default_rng(0))
+        flat = _flat(unit)
+        residuals.add(flat, flat - flat_images(model, quantiser, quantiser.quantise(codes)))
+    return residuals.transforms()
 
 
 def _fit_layers(
@@ -191,5 +200,5 @@ def _together(
     return counts
 
 
-def _seed(subject: Subject, stream: str) -> int:
-    return int(subject.rng(stream).integers(2**31))
+def _flat(unit: Floats) -> Floats:
+    return unit.reshape(len(unit), -1)

@@ -99,7 +99,7 @@ def drawable(shape: Sequence[int]) -> bool:
 
 
 def lossy(images: Bytes, one: Format, on_point: OnPoint = lambda: None) -> list[Point]:
-    """Return the points of a format: at each quality the smaller of mosaic and files.
+    """Return the points of a format, as a mosaic or as files, whichever takes fewer bytes.
 
     Args:
         images: Shape (n, h, w) or (n, h, w, 3).
@@ -108,12 +108,13 @@ def lossy(images: Bytes, one: Format, on_point: OnPoint = lambda: None) -> list[
     """
     gray = images.ndim == 3
     options = {**one.options, **(one.gray_options if gray else {})}
-    found = []
+    found: dict[str, list[Point]] = {}
     for quality in one.qualities:
-        for layout, point in _layouts(images, one, {**options, "quality": quality}):
-            found.append(Point(bpp=point[0], mse=point[1], setting=f"{layout}, {quality}"))
+        for layout, (bpp, mse) in _layouts(images, one, {**options, "quality": quality}):
+            point = Point(bpp=bpp, mse=mse, setting=f"{layout}, {quality}")
+            found.setdefault(layout, []).append(point)
         on_point()
-    return hull(found)
+    return hull(min(found.values(), key=lambda points: sum(p.bpp for p in points)))
 
 
 def lossless(images: Bytes) -> dict[str, float]:

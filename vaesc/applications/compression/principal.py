@@ -18,7 +18,10 @@ from vaesc.applications.compression.entropy import Writer, write_choices, write_
 from vaesc.applications.compression.files import BLOCK, pack
 from vaesc.applications.compression.layers import code_details
 from vaesc.applications.compression.learning import (
-    TABLE_IMAGES, TRANSFORM_IMAGES, fit_details, training_images,
+    CENTRE_IMAGES,
+    TABLE_IMAGES,
+    fit_details,
+    training_images,
 )  # fmt: skip
 from vaesc.applications.compression.transforms import MOST_DETAILS
 from vaesc.applications.subject import Subject
@@ -35,16 +38,18 @@ class Components:
 
     def project(self, flat: Floats) -> Floats:
         """Return coefficients, (n, P) -> (n, K)."""
-        return (flat - self.mean) @ self.rows.T
+        return np.asarray((flat - self.mean) @ self.rows.T, np.float32)
 
 
 def learn_components(subject: Subject) -> Components:
     """Return the principal components of training images."""
     from sklearn.decomposition import PCA
 
-    flat = _flat(subject, TRANSFORM_IMAGES)
+    flat = _flat(subject, CENTRE_IMAGES)
     pca = PCA(min(MOST_DETAILS, *flat.shape), svd_solver="covariance_eigh").fit(flat)
-    return Components(mean=np.float32(pca.mean_), rows=np.float32(pca.components_))
+    return Components(
+        mean=np.asarray(pca.mean_, np.float32), rows=np.asarray(pca.components_, np.float32)
+    )
 
 
 def fit_price(subject: Subject, components: Components, price: float) -> CodeModel:

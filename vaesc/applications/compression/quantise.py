@@ -1,9 +1,9 @@
 r"""Levels that are worth their bits: quantisation by Lagrange's multiplier.
 
-A coefficient a becomes the level v that minimises :math:`(a - \hat a(v))^2 + \lambda\, b(v)`, where
-b is what the entropy coder will spend on it. As decisions are independent given the class, that is
-the optimum for the whole image, found one coefficient at a time among three levels: the nearest,
-the next smaller, zero.
+A coefficient a becomes the level v that minimises :math:`(a - \hat a(v))^2 + \lambda\, b(v)`,
+where b is what the entropy coder will spend on it. As decisions are independent given the class,
+an image's best levels are found one coefficient at a time, each among three: the nearest, the next
+smaller, zero.
 
 Without a model of bits the best uniform quantiser at a slope of :math:`\lambda` is wanted. At high
 rates its error is :math:`\Delta^2 / 12` and falls by a factor of 4 with each bit, which gives

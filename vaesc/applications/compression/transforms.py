@@ -29,6 +29,10 @@ _IMAGES_A_KIND = 1200
 """Training images that a basis of its own takes."""
 MOST_KINDS = 16
 MOST_DETAILS = 400
+MOST_PIXELS = 4096
+"""Values of an image beyond which there is no room for a covariance, and so no codec."""
+_MOST_BYTES, _MOST_MOMENTS = 8_000_000, 20_000_000
+"""Bytes of all bases, and numbers of all covariances while they are learned."""
 _SPREAD = 40
 """Principal components of images that are clustered."""
 
@@ -59,8 +63,8 @@ class Transforms:
         t, k, p = self.basis.shape if self.basis.ndim == 3 else (0, 0, 0)
         if not ok or [a.shape for a in arrays] != [(t, p), (t, p), (t, k, p), (t, k)]:
             raise DataError(
-                "a model's transforms must be finite arrays of shapes (T, P), (T, P), (T, K, P) "
-                f"and (T, K), got {[(str(a.dtype), a.shape) for a in arrays]}; make the model again"
+                "a model's transforms must be finite arrays of shapes (T, P), (T, P), (T, K, P), "
+                f"(T, K), got {[(str(a.dtype), a.shape) for a in arrays]}; make the model again"
             )
 
     @property
@@ -75,8 +79,7 @@ class Transforms:
 
     def kinds(self, flat: Floats) -> NDArray[np.int64]:
         """Return the kind of each image, that of the nearest centre; flat (n, P) -> (n,)."""
-        centre = self.centre.astype(np.float32)
-        return np.asarray((np.square(centre).sum(axis=1) - 2 * flat @ centre.T).argmin(axis=1))
+        return _nearest(flat, self.centre.astype(np.float32))
 
     def project(self, residuals: Floats, kinds: NDArray[Any]) -> Floats:
         """Return details of residuals, (n, P) -> (n, K)."""
@@ -97,7 +100,7 @@ class Transforms:
         return found
 
     def _rows(self, t: int) -> Floats:
-        return self.basis[t] * self.scale[t][:, None]
+        return np.asarray(self.basis[t] * self.scale[t][:, None], np.float32)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything, by name."""
@@ -109,49 +112,77 @@ class Transforms:
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
-def learn_transforms(flat: Floats, residuals: Floats, *, seed: int) -> Transforms:
-    """Return the transforms of training images.
+@dataclass
+class Residuals:
+    """Moments of each kind's residuals, gathered block by block.
 
     Args:
-        flat: Images in [0, 1], shape (n, P).
-        residuals: What their sparse codes leave over, shape (n, P).
+        centre: Mean image of each kind, shape (T, P).
+    """
+
+    centre: Floats
+
+    def __post_init__(self) -> None:
+        t, p = self.centre.shape
+        self._n = np.zeros(t)
+        self._sum = np.zeros((t, p))
+        self._square = np.zeros((t, p, p))
+
+    def add(self, flat: Floats, residuals: Floats) -> None:
+        """Take images and what their sparse codes leave over, both of shape (n, P)."""
+        kinds = _nearest(flat, self.centre)
+        for t in np.unique(kinds):
+            mine = residuals[kinds == t]
+            self._n[t] += len(mine)
+            self._sum[t] += mine.sum(axis=0, dtype=np.float64)
+            self._square[t] += mine.T @ mine
+
+    def transforms(self) -> Transforms:
+        """Return each kind's mean and basis."""
+        n = self._n.sum()
+        mean = self._sum.sum(axis=0) / n
+        everywhere = self._square.sum(axis=0) / n - np.outer(mean, mean)
+        means, bases = [], []
+        for n_kind, total, square in zip(self._n, self._sum, self._square, strict=True):
+            own = (total + _PRIOR * mean) / (n_kind + _PRIOR)
+            cross = np.outer(total, own)
+            about = square - cross - cross.T + n_kind * np.outer(own, own)
+            drawn = (about + _PRIOR * everywhere) / (n_kind + _PRIOR)
+            vectors = np.linalg.eigh(drawn)[1][:, ::-1].T
+            bases.append(_same_way_up(vectors[:MOST_DETAILS]))
+            means.append(own)
+        rows = np.stack(bases)
+        # As bytes: an error of 1 % in a detail, a quarter of the model's size.
+        scale = np.asarray(np.abs(rows).max(axis=2) / 127, np.float32)
+        return Transforms(
+            centre=np.asarray(self.centre, np.float16), mean=np.asarray(means, np.float16),
+            basis=np.rint(rows / scale[..., None]).astype(np.int8), scale=scale,
+        )  # fmt: skip
+
+
+def learn_centres(flat: Floats, n_images: int, *, seed: int) -> Floats:
+    """Return the mean image of each kind, shape (T, P).
+
+    Args:
+        flat: Some training images, shape (n, P).
+        n_images: How many the bases will be learned from.
         seed: Chooses where the clusters begin.
     """
-    n, p = flat.shape
-    kinds = _clusters(flat, int(np.clip(n // _IMAGES_A_KIND, 1, MOST_KINDS)), seed)
-    mean = residuals.mean(axis=0)
-    everywhere = _covariance(residuals - mean)
-    centres, means, bases = [], [], []
-    for t in range(int(kinds.max()) + 1):
-        mine = residuals[kinds == t]
-        own = (mine.sum(axis=0) + _PRIOR * mean) / (len(mine) + _PRIOR)
-        drawn = (len(mine) * _covariance(mine - own) + _PRIOR * everywhere) / (len(mine) + _PRIOR)
-        vectors = np.linalg.eigh(drawn)[1][:, ::-1].T
-        bases.append(_same_way_up(vectors[: min(p, MOST_DETAILS)]))
-        centres.append(flat[kinds == t].mean(axis=0))
-        means.append(own)
-    rows = np.stack(bases)
-    # As bytes: an error of 1 % in a detail, a quarter of the model's size.
-    scale = np.asarray(np.abs(rows).max(axis=2) / 127, np.float32)
-    return Transforms(
-        centre=np.asarray(centres, np.float16), mean=np.asarray(means, np.float16),
-        basis=np.rint(rows / scale[..., None]).astype(np.int8), scale=scale,
-    )  # fmt: skip
-
-
-def _clusters(flat: Floats, n_kinds: int, seed: int) -> NDArray[np.int64]:
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
+    p = flat.shape[1]
+    room = min(_MOST_BYTES // (min(p, MOST_DETAILS) * p), _MOST_MOMENTS // p**2)
+    n_kinds = int(np.clip(n_images // _IMAGES_A_KIND, 1, max(1, min(MOST_KINDS, room))))
     if n_kinds == 1:
-        return np.zeros(len(flat), np.int64)
+        return np.asarray(flat.mean(axis=0, keepdims=True), np.float32)
     spread = PCA(min(_SPREAD, *flat.shape), svd_solver="covariance_eigh").fit_transform(flat)
     labels = KMeans(n_kinds, n_init=1, max_iter=30, random_state=seed).fit_predict(spread)
-    return np.asarray(np.unique(labels, return_inverse=True)[1], np.int64)
+    return np.stack([flat[labels == t].mean(axis=0) for t in np.unique(labels)])
 
 
-def _covariance(centred: Floats) -> NDArray[np.float64]:
-    return np.asarray(centred.T @ centred / max(len(centred), 1), np.float64)
+def _nearest(flat: Floats, centre: Floats) -> NDArray[np.int64]:
+    return np.asarray((np.square(centre).sum(axis=1) - 2 * flat @ centre.T).argmin(axis=1))
 
 
 def _same_way_up(vectors: NDArray[Any]) -> NDArray[np.float64]:

@@ -69,10 +69,10 @@ def figures_of(curves: Curves, n: int) -> list[Figure]:
 
 
 _SHORTFALL = (
-    "At {rate:g} bits per pixel the gain is {gain:.2f}, not 3. Tried on Fashion-MNIST's validation "
-    "images, with 24,000 training images: one transform for all instead of one for each kind of "
-    "image (0.5 to 1.2 dB worse), kinds by coding cost (worse), 24, 32 and 64 kinds (no better "
-    "than 16), 16 atoms instead of 8 and details (no better)."
+    "At {rate:g} bits per pixel the gain is {gain:.2f}, not 3. Tried on validation images of "
+    "Fashion-MNIST, with 24,000 training images: one transform for all instead of one for each "
+    "kind of image (0.5 to 1.2 dB worse), kinds by coding cost (worse), 24, 32 and 64 kinds (no "
+    "better than 16), 16 atoms instead of 8 and details (no better)."
 )
 NOTES = (
     "All bytes are counted: header, index and checksums of ours, every header of the formats'. "

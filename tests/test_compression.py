@@ -1,0 +1,433 @@
+"""The codec: files that come back to the last bit, and whatever else is refused in a sentence."""
+
+import argparse
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imagesets import digits, write_digits
+from scipy.sparse import csr_array
+
+from vaesc.applications import compression
+from vaesc.applications.code_model import CodeModel
+from vaesc.applications.compression import files, peers
+from vaesc.applications.compression.codec import Codec
+from vaesc.applications.compression.entropy import (
+    Reader,
+    Writer,
+    read_choices,
+    read_levels,
+    write_choices,
+    write_levels,
+)
+from vaesc.applications.compression.learning import learn_codec
+from vaesc.applications.compression.quantise import rounded, step_of, worthwhile
+from vaesc.applications.compression.transforms import Residuals, Transforms, learn_centres
+from vaesc.applications.subject import open_subject
+from vaesc.bundle import SparseVAE
+from vaesc.cli import codec as cli
+from vaesc.config import CompressionConfig, DictionaryConfig, VAEConfig
+from vaesc.dictionary import learn
+from vaesc.errors import ConfigError, DataError
+from vaesc.latents import extract
+from vaesc.models import VAE, save_vae
+from vaesc.parts import PART, load_part, save_part
+from vaesc.progress import SILENT
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What ``apply`` finds on digits with an untrained VAE; its subject; the model's folder."""
+    root = tmp_path_factory.mktemp("compression")
+    folders = {name: root / name for name in ("dataset", "vae", "latents", "dictionary")}
+    for name in ("vae", "latents", "dictionary"):
+        folders[name].mkdir()
+    write_digits(folders["dataset"])
+    config = VAEConfig(hidden=(32,), latent_dim=8)
+    save_vae(VAE(config, (8, 8), generator=torch.Generator().manual_seed(5)), folders["vae"])
+    extract(folders["dataset"], folders["vae"], folders["latents"], device="cpu")
+    settings = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=3)
+    learn(settings, folders["latents"], folders["dictionary"], seed=0, listener=SILENT)
+    out = root / "out"
+    out.mkdir()
+    subject = open_subject(folders, out, seed=0, n_nonzero_coefs=3, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers, "_FILES", 4)
+        findings = compression.apply(CompressionConfig(n_images=N), subject)
+    subject.model.parts["compression"] = load_part(out / PART)
+    # The dictionary names files of the artifacts; a saved model has its own.
+    subject.model.save(root / "model")
+    return findings, subject, root / "model"
+
+
+@pytest.fixture(scope="module")
+def codec(made):
+    return Codec.of(SparseVAE.load(made[2], device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def data(codec):
+    return codec.compress(digits()[1400 : 1400 + N], 7)
+
+
+def psnr(a, b):
+    return -10 * np.log10(np.mean(np.square(a / 255.0 - b / 255.0)))
+
+
+# The whole: findings, and what a user does with the registered model.
+
+
+def test_what_is_found_is_what_the_files_say(made, codec, data):
+    findings, subject, _ = made
+    metrics = dict(findings.metrics())
+    images = digits()[1400 : 1400 + N]
+    assert metrics["test/compression_bits_per_pixel_q7"] == 8 * len(data) / images.size
+    assert metrics["test/compression_psnr_db_q7"] == pytest.approx(
+        psnr(images, codec.decompress(data)), abs=1e-6
+    )
+    rates = [metrics[f"test/compression_bits_per_pixel_q{q}"] for q in range(1, 10)]
+    errors = [metrics[f"test/compression_psnr_db_q{q}"] for q in range(1, 10)]
+    assert rates == sorted(rates)
+    assert errors == sorted(errors)
+    for picture in findings.pictures:
+        for suffix in ("", "-dark"):
+            assert (subject.folder / f"{picture.name}{suffix}.png").stat().st_size > 1000
+
+
+def test_the_same_subject_gives_the_same_part(made, tmp_path):
+    _, subject, _ = made
+    save_part(learn_codec(subject).part(), tmp_path / PART)
+    assert (tmp_path / PART).read_bytes() == (subject.folder / PART).read_bytes()
+
+
+def test_a_file_comes_back_the_same_in_another_process(made, data, codec, tmp_path):
+    (tmp_path / "a.vsc").write_bytes(data)
+    program = "import sys; from vaesc.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ("decompress", "--model", made[2], "--device", "cpu", "a.vsc", "a.npy")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{N} images: a.vsc -> a.npy" in done.stdout
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), codec.decompress(data))
+
+
+def test_images_come_back_as_bytes_and_can_be_compressed_again(codec, data):
+    back = codec.decompress(data)
+    assert (back.dtype, back.shape) == (np.uint8, (N, 8, 8))
+    assert codec.compress(back, 7) != b""
+
+
+def test_how_images_are_given_changes_no_byte(codec, data):
+    images = digits()[1400 : 1400 + N]
+    flat = images.reshape(N, 64)
+    assert codec.compress(flat, 7) == data
+    assert codec.compress(images.astype(np.float32), 7) == data
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_few_images_are_a_file_too(codec, n):
+    assert codec.decompress(codec.compress(digits()[:n])).shape == (n, 8, 8)
+
+
+def test_any_rows_are_those_of_the_whole(codec, monkeypatch):
+    for module in ("codec", "files"):
+        monkeypatch.setattr(f"vaesc.applications.compression.{module}.BLOCK", 16)
+    data = codec.compress(digits()[:N])
+    whole = codec.decompress(data)
+    for rows in (slice(0, 1), slice(15, 17), slice(16, 32), slice(3, 60), slice(-5, None)):
+        np.testing.assert_array_equal(codec.decompress(data, rows), whole[rows])
+    assert codec.decompress(data, slice(70, 80)).shape == (0, 8, 8)
+    # A damaged block takes nothing from the others.
+    broken = data[:-1] + bytes([data[-1] ^ 1])
+    np.testing.assert_array_equal(codec.decompress(broken, slice(0, 48)), whole[:48])
+    with pytest.raises(DataError, match="images 48 to 59 is damaged"):
+        codec.decompress(broken, slice(0, 49))
+
+
+def test_what_cannot_be_asked_is_refused(codec, data):
+    with pytest.raises(ConfigError, match="quality must be from 1 to 9, got 10"):
+        codec.compress(digits()[:2], 10)
+    with pytest.raises(ConfigError, match="plain range"):
+        codec.decompress(data, slice(0, 10, 2))
+    with pytest.raises(DataError, match="shape"):
+        codec.compress(np.zeros((3, 7, 7), np.uint8))
+
+
+# Damage.
+
+
+def sealed(head: bytes) -> bytes:
+    """Return a header with the checksum that it should have."""
+    return head + struct.pack("<I", zlib.crc32(head))
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_a_changed_bit_anywhere_is_seen(codec, data, draw):
+    at = draw.draw(st.integers(0, 8 * len(data) - 1))
+    changed = bytearray(data)
+    changed[at // 8] ^= 1 << at % 8
+    with pytest.raises(DataError):
+        codec.decompress(bytes(changed))
+
+
+@given(st.integers(0, 10_000), st.binary(max_size=3))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_file_cut_short_or_longer_is_seen(codec, data, end, more):
+    if end < len(data):
+        with pytest.raises(DataError):
+            codec.decompress(data[:end])
+    if more:
+        with pytest.raises(DataError, match="must have"):
+            codec.decompress(data + more)
+
+
+def test_a_file_of_another_model_is_refused(made, data):
+    model = SparseVAE.load(made[2], device="cpu")
+    model.dictionary.dictionary[0, 0] += 1e-3
+    with pytest.raises(DataError, match="another model"):
+        Codec.of(model).decompress(data)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "blocks", "words"),
+    [
+        (2**31 - 1, [b""], "ends within its index"), (2**32 - 1, [b""], "ends within its index"),
+        (10**6, [b""] * 977, "more images than its bytes"), (1024, [b"1234"], "more images"),
+        (1, [b"12345"], "whole words"), (1, [b"1234", b"1234"], "checksum differs"),
+    ],
+)  # fmt: skip
+def test_a_whole_file_that_claims_what_cannot_be_is_refused(codec, n_images, blocks, words):
+    facts = {"digest": codec.digest, "quality": 3, "shape": (8, 8), "n_images": n_images}
+    with pytest.raises(DataError, match=words):
+        codec.decompress(files.pack(blocks, **facts))
+
+
+@pytest.mark.parametrize(
+    ("quality", "shape"), [(0, (8, 8)), (10, (8, 8)), (3, (8, 9)), (3, (64,))]
+)
+def test_a_header_that_contradicts_its_model_is_refused(codec, quality, shape):
+    file = files.pack([], digest=codec.digest, quality=quality, shape=shape, n_images=0)
+    with pytest.raises(DataError, match="contradicts"):
+        codec.decompress(file)
+
+
+@given(st.binary(min_size=4, max_size=400))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_bits_that_nobody_wrote_decode_to_something_or_are_refused(codec, bits):
+    bits = bits[: len(bits) // 4 * 4]
+    try:
+        images = codec.decoded(bits, codec.qualities[2], 3)
+    except DataError:
+        return
+    assert images.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("head", [b"", b"\x93VSC", files.MAGIC[:-1] + b"\x02", b"\x93NUMPY" * 20])
+def test_what_is_no_file_of_ours_is_refused(codec, head):
+    with pytest.raises(DataError, match=r"no file of|another version"):
+        codec.decompress(head)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("basis", lambda a: a[:, :-1]), ("basis", lambda a: a.astype(np.float32)),
+        ("scale", lambda a: a * np.nan), ("mean", lambda a: a[:, :-1]), ("centre", None),
+        ("3/kinds", lambda a: a * 0), ("3/kinds", lambda a: a[:-1]), ("3/price", lambda a: -a),
+        ("3/price", lambda a: np.append(a, a)), ("9/detail/used", lambda a: a[:, :-1]),
+        ("2/base/classes", None), ("1/base/negative", lambda a: a * 0),
+    ],
+)  # fmt: skip
+def test_a_damaged_part_is_refused(made, name, change):
+    _, subject, _ = made
+    model, part = SparseVAE.load(made[2], device="cpu"), subject.model.parts["compression"]
+    arrays = {n: a for n, a in part.arrays.items() if n != name or change}
+    if change:
+        arrays[name] = change(part.arrays[name])
+    model.parts["compression"] = replace(part, arrays=arrays)
+    with pytest.raises(DataError, match=r"make the model again|register the model again"):
+        Codec.of(model)
+
+
+def test_a_model_without_the_part_says_so(made):
+    model = SparseVAE.load(made[2], device="cpu")
+    del model.parts["compression"]
+    with pytest.raises(DataError, match="registered without compression"):
+        Codec.of(model)
+
+
+# The pieces.
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_choices_and_levels_go_there_and_back(m, seed):
+    rng = np.random.default_rng(seed)
+    n, k = 20, 6
+    dense = np.rint(rng.normal(scale=2, size=(n, k)) * (rng.random((n, k)) < 0.4))
+    codes = csr_array(dense.astype(np.float32))
+    model = CodeModel.fit(codes, step=1.0, n_classes=3, rng=rng)
+    levels = model.quantise(codes)
+    classes = rng.integers(0, model.n_classes, n)
+    shares, chosen = rng.integers(1, 100, (n, m)), rng.integers(0, m, n)
+    writer = Writer()
+    write_choices(writer, chosen, shares)
+    write_levels(writer, model, levels, classes)
+    reader = Reader(writer.finish())
+    np.testing.assert_array_equal(read_choices(reader, shares), chosen)
+    assert (read_levels(reader, model, classes) != levels).nnz == 0
+
+
+def test_a_file_takes_the_bits_that_the_model_says():
+    rng = np.random.default_rng(3)
+    dense = np.rint(rng.laplace(size=(1000, 40)) * (rng.random((1000, 40)) < 0.2))
+    codes = csr_array(dense.astype(np.float32))
+    model = CodeModel.fit(codes, step=1.0, n_classes=5, rng=rng)
+    levels = model.quantise(codes)
+    bits = model.bits(levels)
+    classes = bits.argmin(axis=1)
+    writer = Writer()
+    write_choices(writer, classes, np.broadcast_to(model.classes, bits.shape))
+    write_levels(writer, model, levels, classes)
+    assert 8 * len(writer.finish()) == pytest.approx(bits.min(axis=1).sum(), abs=64)
+
+
+def test_no_other_levels_cost_less():
+    """Against levels of which each is the nearest, the next smaller or zero, at random."""
+    rng = np.random.default_rng(4)
+    coefficients = rng.laplace(scale=0.5, size=(30, 5)).astype(np.float32)
+    price = 0.02
+    model = CodeModel.fit(csr_array(coefficients), step=step_of(price), n_classes=2, rng=rng)
+    classes = rng.integers(0, model.n_classes, 30)
+
+    def cost(levels):
+        error = np.square(coefficients - model.values(levels).toarray()).sum(axis=1)
+        return error + price * model.bits(levels)[np.arange(30), classes]
+
+    best = cost(worthwhile(coefficients, model, classes, price))
+    assert (best <= cost(rounded(coefficients, step_of(price))) + 1e-6).all()
+    near = np.rint(coefficients / model.step).astype(np.int16)
+    for _ in range(200):
+        choice = rng.integers(0, 3, near.shape)
+        other = np.choose(choice, [near, near - np.sign(near), np.zeros_like(near)])
+        assert (best <= cost(csr_array(other)) + 1e-4).all()
+
+
+def test_transforms_of_all_details_lose_nothing():
+    rng = np.random.default_rng(5)
+    flat, residuals = rng.random((300, 12)), rng.normal(size=(300, 12))
+    flat, residuals = flat.astype(np.float32), residuals.astype(np.float32)
+    gathered = Residuals(learn_centres(flat, 5000, seed=0))
+    gathered.add(flat, residuals)
+    transforms = gathered.transforms()
+    assert transforms.n_kinds > 1
+    kinds = transforms.kinds(flat)
+    back = transforms.residuals(transforms.project(residuals, kinds), kinds)
+    np.testing.assert_allclose(back, residuals, atol=0.1)
+    again = Transforms.from_arrays(transforms.arrays())
+    np.testing.assert_array_equal(again.kinds(flat), kinds)
+
+
+def test_one_kind_has_the_principal_components_of_its_residuals():
+    rng = np.random.default_rng(6)
+    residuals = (rng.normal(size=(4000, 4)) * [5, 1, 0.3, 0.1]).astype(np.float32)
+    gathered = Residuals(np.zeros((1, 4), np.float32))
+    gathered.add(residuals, residuals)
+    details = gathered.transforms().project(residuals, np.zeros(4000, np.int64))
+    np.testing.assert_allclose(details.std(axis=0), [5, 1, 0.3, 0.1], rtol=0.1)
+
+
+# The others.
+
+
+def test_formats_are_measured_on_the_images_own_pixels():
+    images = digits()[:7]
+    points = peers.lossy(images, peers.JPEG)
+    assert [p.psnr for p in points] == sorted(p.psnr for p in points)
+    assert all(p.setting.startswith("mosaic") for p in points)
+    bits = peers.lossless(images)
+    assert 0 < bits["PNG"] < 40
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 9), (1, 4, 4), (10, 3, 8, 3)])
+def test_a_mosaic_holds_every_image(shape):
+    images = np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+    np.testing.assert_array_equal(peers._cut(peers._mosaic(images), images), images)
+
+
+def test_rates_lie_between_points_and_nowhere_else():
+    points = [peers.Point(bpp=b, mse=10 ** (-p / 10), setting="") for b, p in ((1, 20), (4, 30))]
+    assert peers.bpp_at(points, 25) == pytest.approx(2)
+    assert peers.psnr_at(points, 2) == pytest.approx(25)
+    assert peers.bpp_at(points, 31) is None
+    assert peers.psnr_at(points, 0.5) is None
+
+
+# The command line.
+
+
+def call(function, given, out, **more):
+    options = argparse.Namespace(
+        model="m", device="cpu", input=given, output=out, quality=5, rows=None
+    )
+    return function(argparse.Namespace(**{**vars(options), **more}))
+
+
+@pytest.fixture
+def registered(made, monkeypatch):
+    monkeypatch.setattr(
+        "vaesc.registry.load_model", lambda ref, *, device: SparseVAE.load(made[2], device=device)
+    )
+
+
+def test_files_go_there_and_back(registered, codec, tmp_path, capsys):
+    images = digits()[:9]
+    np.save(tmp_path / "in.npy", images)
+    call(cli.compress, tmp_path / "in.npy", tmp_path / "a.vsc", quality=8)
+    data = (tmp_path / "a.vsc").read_bytes()
+    assert data == codec.compress(images, 8)
+    call(cli.decompress, tmp_path / "a.vsc", tmp_path / "out.npy")
+    call(cli.decompress, tmp_path / "a.vsc", tmp_path / "few.npy", rows="2:5")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), codec.decompress(data))
+    np.testing.assert_array_equal(np.load(tmp_path / "few.npy"), codec.decompress(data)[2:5])
+    said = capsys.readouterr().out
+    assert f"{len(data)} bytes, {8 * len(data) / images.size:.4f} bits per pixel" in said
+    assert "images/s" in said
+
+
+def test_mistakes_are_told_in_a_sentence(registered, tmp_path):
+    (tmp_path / "bad.vsc").write_bytes(b"\x93VSC\r\n\x1a\x01 and no more")
+    with pytest.raises(DataError, match=r"bad\.vsc: it ends within"):
+        call(cli.decompress, tmp_path / "bad.vsc", tmp_path / "out.npy")
+    with pytest.raises(ConfigError, match=r"end in \.npy"):
+        call(cli.decompress, tmp_path / "bad.vsc", tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="two numbers"):
+        call(cli.decompress, tmp_path / "bad.vsc", tmp_path / "out.npy", rows="5")
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.vsc"]
+
+
+def test_rows_that_are_not_there_are_refused(registered, codec, tmp_path):
+    (tmp_path / "a.vsc").write_bytes(codec.compress(digits()[:3]))
+    with pytest.raises(ConfigError, match="there are 3"):
+        call(cli.decompress, tmp_path / "a.vsc", tmp_path / "out.npy", rows="3:9")
+
+
+def test_findings_are_plain(made):
+    from vaesc.applications.findings import RESULTS, write_findings
+
+    findings, subject, _ = made
+    write_findings(findings, subject.folder)
+    json.loads((subject.folder / RESULTS).read_text())

@@ -1,0 +1,199 @@
+"""Rate and distortion of the codec and of others, on test images as one set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.applications.compression import peers, principal
+from vaesc.applications.compression.bound import lossless_bits
+from vaesc.applications.compression.codec import Codec
+from vaesc.applications.compression.files import BLOCK
+from vaesc.applications.compression.learning import learn_codec, prices
+from vaesc.applications.compression.peers import Point
+from vaesc.applications.compression.telling import (
+    NOTES,
+    PCA,
+    Curves,
+    figures_of,
+    sentence_of,
+    tables_of,
+)  # fmt: skip
+from vaesc.applications.compression.transforms import MOST_PIXELS
+from vaesc.applications.findings import Findings, Picture
+from vaesc.applications.subject import Subject
+from vaesc.config import CompressionConfig
+from vaesc.parts import PART, save_part
+from vaesc.report.compression import OURS, draw_curves, draw_strip
+
+_SHOWN = 12
+_STRIP = (1, 3, 5, 7, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the codec made of the test images."""
+
+    points: list[Point]
+    rows: list[list[float]]
+    """Of each quality: bytes, bits a pixel, PSNR, atoms and details an image."""
+    strip: list[tuple[str, NDArray[np.float32]]]
+
+
+def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
+    """Learn the codec, keep it for the registered model, and measure it beside others."""
+    if math.prod(subject.model.shape) > MOST_PIXELS:
+        return _left_out(subject)
+    codec = learn_codec(subject)
+    save_part(codec.part(), subject.folder / PART)
+    n = min(config.n_images, subject.dataset.n("test"))
+    found = _measured(codec, subject, n)
+    curves: dict[str, Sequence[Point]] = {OURS: found.points, PCA: _principal(subject, n)}
+    images = _bytes(subject, n)
+    notes: list[str] = []
+    lossless: dict[str, float] = {}
+    if peers.drawable(subject.model.shape):
+        curves |= _formats(images, subject, notes)
+        lossless = peers.lossless(images)
+    else:
+        notes.append("The images are no pictures (h, w) or (h, w, 3): no image format takes them.")
+    lossless["negative ELBO, by bits back (a bound)"] = lossless_bits(subject, images)
+    _draw(curves, found, subject)
+    figures = figures_of(curves, n)
+    return Findings(
+        title="Compression",
+        sentence=sentence_of(curves, figures, n),
+        figures=figures,
+        tables=tables_of(found.rows, curves, lossless),
+        pictures=_pictures(n, peers.drawable(subject.model.shape)),
+        notes=[*notes, *NOTES],
+        more=_more(found, lossless),
+    )
+
+
+def _left_out(subject: Subject) -> Findings:
+    n = math.prod(subject.model.shape)
+    return Findings(
+        title="Compression", figures=(),
+        sentence=f"Left out: images of {n} values are too large for the codec's transforms, whose "
+        f"covariances take room for {MOST_PIXELS} at most.",
+    )  # fmt: skip
+
+
+def _measured(codec: Codec, subject: Subject, n: int) -> Measured:
+    """Write and read the test images at each quality, block by block."""
+    qualities = codec.qualities
+    blocks: list[list[bytes]] = [[] for _ in qualities]
+    errors, atoms, details = (np.zeros(len(qualities)) for _ in range(3))
+    strip: list[tuple[str, NDArray[np.float32]]] = []
+    for start in range(0, n, BLOCK):
+        unit = subject.dataset.floats("test", slice(start, min(start + BLOCK, n)))
+        prepared = codec.prepare(unit)
+        if not start:
+            strip.append(("original", unit[:_SHOWN]))
+        for q, layers in enumerate(qualities):
+            coded = codec.coded(prepared, layers)
+            blocks[q].append(codec.written(coded, layers))
+            made = codec.model.to_unit(codec.decoded(blocks[q][-1], layers, len(unit)))
+            errors[q] += np.square(unit - made).sum(dtype=np.float64)
+            atoms[q] += coded.base.nnz
+            details[q] += coded.detail.nnz
+            if not start and q + 1 in _STRIP:
+                strip.append((str(q + 1), made[:_SHOWN]))
+        subject.listener.progress(min(start + BLOCK, n), n)
+    sizes = [len(codec.packed(b, q + 1, n)) for q, b in enumerate(blocks)]
+    n_pixels, n_values = _pixels(subject.model.shape) * n, math.prod(subject.model.shape) * n
+    points = [
+        Point(bpp=8 * size / n_pixels, mse=float(error) / n_values, setting=f"quality {q + 1}")
+        for q, (size, error) in enumerate(zip(sizes, errors, strict=True))
+    ]
+    rows = [
+        [float(size), p.bpp, p.psnr, float(a) / n, float(d) / n]
+        for size, p, a, d in zip(sizes, points, atoms, details, strict=True)
+    ]
+    return Measured(points=points, rows=rows, strip=_worded(strip, points))
+
+
+def _worded(
+    strip: list[tuple[str, NDArray[np.float32]]], points: Sequence[Point]
+) -> list[tuple[str, NDArray[np.float32]]]:
+    return [
+        (words if words == "original" else f"{points[int(words) - 1].bpp:.2f} bpp", images)
+        for words, images in strip
+    ]
+
+
+def _principal(subject: Subject, n: int) -> list[Point]:
+    components = principal.learn_components(subject)
+    shape = subject.model.shape
+    flat = subject.dataset.floats("test", slice(0, n)).reshape(n, -1)
+    found = []
+    for q, price in enumerate(prices()):
+        model = principal.fit_price(subject, components, price)
+        size, made = principal.coded(components, model, flat, price, shape)
+        mse = float(np.square(flat - made).mean(dtype=np.float64))
+        found.append(
+            Point(bpp=8 * size / (n * _pixels(shape)), mse=mse, setting=f"quality {q + 1}")
+        )
+    return peers.hull(found)
+
+
+def _formats(
+    images: NDArray[np.uint8], subject: Subject, notes: list[str]
+) -> dict[str, Sequence[Point]]:
+    """Measure the formats that are installed, and note those that are not."""
+    found: dict[str, Sequence[Point]] = {}
+    for one in peers.FORMATS:
+        if peers.installed(one.pillow):
+            found[one.name] = peers.lossy(images, one)
+            subject.listener.progress(len(found), len(peers.FORMATS))
+        else:
+            notes.append(f"{one.name} is left out: Pillow has no support for it here.")
+    return found
+
+
+def _bytes(subject: Subject, n: int) -> NDArray[np.uint8]:
+    """Return the test images as bytes, which is what image formats take."""
+    images = subject.dataset.images("test", slice(0, n))
+    if images.dtype == np.uint8:
+        return images
+    return np.rint(images * np.float32(255)).astype(np.uint8)
+
+
+def _pixels(shape: Sequence[int]) -> int:
+    """Return the pixels of an image; its colours are of one pixel."""
+    return math.prod(shape[:2]) if len(shape) == 3 else math.prod(shape)
+
+
+def _more(found: Measured, lossless: Mapping[str, float]) -> list[tuple[str, float]]:
+    more = []
+    for q, point in enumerate(found.points):
+        more.append((f"test/compression_bits_per_pixel_q{q + 1}", point.bpp))
+        more.append((f"test/compression_psnr_db_q{q + 1}", point.psnr))
+    if "PNG" in lossless:
+        more.append(("test/png_bits_per_pixel", lossless["PNG"]))
+    return more
+
+
+def _draw(curves: Curves, found: Measured, subject: Subject) -> None:
+    plain: dict[str, Any] = {n: [(p.bpp, p.psnr) for p in ps] for n, ps in curves.items()}
+    draw_curves(plain, subject.folder, "compression")
+    if peers.drawable(subject.model.shape):
+        draw_strip(found.strip, subject.folder, "compression-images")
+
+
+def _pictures(n: int, is_picture: bool) -> list[Picture]:
+    curves = Picture(
+        name="compression", alt="PSNR against bits per pixel of the codec and of others",
+        caption=f"{n} test images as one set; further left and higher is better.",
+    )  # fmt: skip
+    strip = Picture(
+        name="compression-images", alt="Test images, and what comes back at five qualities",
+        caption="The first test images, and what comes back of them at five rates.",
+    )  # fmt: skip
+    return [curves, strip] if is_picture else [curves]

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from vaesc import __version__, memory
-from vaesc.cli import care, claim, models, operate, reproduce, run, score, use
+from vaesc.cli import care, claim, models, operate, reproduce, run, sample, score, use
 from vaesc.config import expanded
 from vaesc.errors import NO_MEMORY, VaescError, machine_told
 
@@ -81,6 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vaesc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, reproduce, claim, operate, models, use, score, care):
+    for module in (run, reproduce, claim, operate, models, use, sample, score, care):
         module.add_commands(commands, common)
     return parser

@@ -7,13 +7,11 @@ The output is written beside and renamed: a file that exists is whole.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
 from vaesc.errors import ConfigError, DataError
 
 
@@ -27,11 +25,7 @@ def add_commands(
         ("reconstruct", reconstruct, "images (.npy) through the code and back (.npy)"),
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)
-        parser.add_argument(
-            "--model", default="champion", metavar="REF",
-            help="alias, version, models:/name/version, run id or folder (default: champion)",
-        )  # fmt: skip
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        add_model(parser)
         parser.add_argument("input", type=Path, metavar="IN")
         parser.add_argument("output", type=Path, metavar="OUT")
         parser.set_defaults(function=function)
@@ -41,17 +35,17 @@ def encode(options: argparse.Namespace) -> int:
     """Write the codes of a file of images."""
     from scipy.sparse import save_npz
 
-    return _convert(options, _read_images, "encode", ".npz", save_npz)
+    return _convert(options, read_images, "encode", ".npz", save_npz)
 
 
 def decode(options: argparse.Namespace) -> int:
     """Write the images of a file of codes."""
-    return _convert(options, _read_codes, "decode", ".npy", _save_npy)
+    return _convert(options, _read_codes, "decode", ".npy", save_npy)
 
 
 def reconstruct(options: argparse.Namespace) -> int:
     """Write what the model makes of a file of images."""
-    return _convert(options, _read_images, "reconstruct", ".npy", _save_npy)
+    return _convert(options, read_images, "reconstruct", ".npy", save_npy)
 
 
 def _convert(
@@ -67,45 +61,16 @@ def _convert(
     """
     if options.output.suffix != suffix:
         raise ConfigError(f"OUT of vaesc {method} must end in {suffix}, got {options.output}")
-    _check_folder(options.output)
+    check_folder(options.output)
     given = read(options.input)
     from vaesc.registry import load_model
 
     model = load_model(options.model, device=options.device)
     made = getattr(model, method)(given)
-    with _whole_or_absent(options.output) as out:
+    with whole_or_absent(options.output) as out:
         save(out, made)
     print(f"{made.shape[0]} images: {options.input} -> {options.output}")
     return 0
-
-
-def _check_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise DataError(f"the folder {path.parent} does not exist; make it, or choose another OUT")
-
-
-@contextlib.contextmanager
-def _whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears at `path` only when the block has succeeded."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).rename(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _read_images(path: Path) -> Any:  # noqa: ANN401
-    from vaesc.datasets import read_npy
-
-    return read_npy(path)
 
 
 def _read_codes(path: Path) -> Any:  # noqa: ANN401
@@ -130,9 +95,3 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
         return whole_csr(codes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
-    import numpy as np
-
-    np.save(out, images, allow_pickle=False)

@@ -113,7 +113,9 @@ def _radii(points: NDArray[Any], n_neighbours: int) -> NDArray[np.float64]:
 def _share_inside(
     points: NDArray[Any], centres: NDArray[Any], radii: NDArray[np.float64]
 ) -> float:
-    inside = sum(int((squares <= radii).any(axis=1).sum()) for _, squares in _squares(points, centres))
+    inside = sum(
+        int((squares <= radii).any(axis=1).sum()) for _, squares in _squares(points, centres)
+    )
     return inside / len(points)
 
 

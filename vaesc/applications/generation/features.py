@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,20 +38,20 @@ _PIXEL_WEIGHTS = 90_000
 _GROUP = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """A map from images to features, with what it was made of."""
 
     function: Callable[[Tensor], Tensor]
     """Images in [0, 1], shape (n, *shape) -> features, not scaled yet."""
-    centre: Floats
-    scale: float
-    accuracy: float | None
-    """Of the classifier on the test split; None without labels."""
-    classify: Callable[[Tensor], Tensor] | None
-    """Images -> logits over :attr:`labels`."""
+    centre: Floats = field(default_factory=lambda: np.zeros(1, np.float32))
+    scale: float = 1.0
+    classify: Callable[[Tensor], Tensor] | None = None
+    """Images -> logits over :attr:`labels`; None without labels."""
     labels: tuple[int, ...] = ()
     n_weights: int = 0
+    accuracy: float | None = None
+    """Of the classifier on the test split; None without labels."""
 
     def of(self, unit: Floats) -> Floats:
         """Return the features of images in [0, 1], shape (n, *shape): float32, shape (n, f)."""
@@ -61,7 +61,8 @@ class Features:
     def classes_of(self, unit: Floats) -> NDArray[np.int64]:
         """Return the label that the classifier gives to each image, shape (n,)."""
         assert self.classify is not None
-        return np.asarray(self.labels)[_grouped(self.classify, unit).argmax(axis=1)]
+        known = np.asarray(self.labels, np.int64)
+        return known[_grouped(self.classify, unit).argmax(axis=1)]
 
 
 def fit_features(subject: Subject) -> Features:
@@ -71,15 +72,15 @@ def fit_features(subject: Subject) -> Features:
     labels = subject.dataset.labels("train")
     known = () if labels is None else tuple(int(c) for c in np.unique(labels[rows]))
     if labels is None or len(known) < 2:
-        return _scaled(Features(_principal(images), np.zeros(1, np.float32), 1.0, None, None), images)
+        return _scaled(Features(function=_principal(images)), images)
     targets = torch.from_numpy(np.searchsorted(known, labels[rows]))
-    network = _fitted(images, targets, len(known), derive_seed(subject.seed, "generation/features"))
-    trunk, head = network[:-1], network[-1]
+    seed = derive_seed(subject.seed, "generation/features")
+    network = _fitted(images, targets, len(known), seed)
     features = Features(
-        trunk, np.zeros(1, np.float32), 1.0, None, lambda x: head(trunk(x)), known,
-        sum(p.numel() for p in network.parameters()),
+        function=network[:-1], classify=network, labels=known,
+        n_weights=sum(p.numel() for p in network.parameters()),
     )  # fmt: skip
-    return _scaled(features, images, _accuracy(features, subject))
+    return _scaled(replace(features, accuracy=_accuracy(features, subject)), images)
 
 
 def _training_rows(subject: Subject) -> NDArray[np.int64]:
@@ -111,9 +112,8 @@ def _fitted(images: Tensor, targets: Tensor, n_classes: int, seed: int) -> nn.Se
     optimiser = torch.optim.Adam(network.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
     for rows in _batches(len(images), n_steps, generator):
-        loss = functional.cross_entropy(network(to_unit(images[rows])), targets[rows])
         optimiser.zero_grad()
-        loss.backward()
+        functional.cross_entropy(network(to_unit(images[rows])), targets[rows]).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return network.eval()
@@ -177,17 +177,14 @@ def _principal(images: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: x.flatten(1) @ directions
 
 
-def _scaled(features: Features, images: Tensor, accuracy: float | None = None) -> Features:
+def _scaled(features: Features, images: Tensor) -> Features:
     """Return the same features, centred and scaled on training images."""
     from vaesc.training.resident import to_unit
 
     raw = features.of(to_unit(images[:10_000]).numpy())
     centre = raw.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(np.square(raw - centre).mean())) or 1.0
-    return Features(
-        features.function, np.asarray(centre, np.float32), scale, accuracy, features.classify,
-        features.labels, features.n_weights,
-    )  # fmt: skip
+    return replace(features, centre=np.asarray(centre, np.float32), scale=scale)
 
 
 def _grouped(function: Callable[[Tensor], Tensor], unit: Any) -> Floats:  # noqa: ANN401

@@ -113,13 +113,16 @@ class Mixture:
 _NAMES = ("weights", "means", "factors")
 
 
-def fit_mixture(latents: Floats, n_components: int, *, seed: int) -> Mixture:
+def fit_mixture(
+    latents: Floats, n_components: int, *, seed: int, pooled_from: Floats | None = None
+) -> Mixture:
     """Fit a mixture to latents.
 
     Args:
         latents: Shape (n, d).
         n_components: Most components; fewer where each would have too few latents.
         seed: Seed of the start of expectation maximisation.
+        pooled_from: Latents whose covariance components are pulled towards; default: `latents`.
 
     Raises:
         DataError: There is no latent.
@@ -128,7 +131,8 @@ def fit_mixture(latents: Floats, n_components: int, *, seed: int) -> Mixture:
     if not n:
         raise DataError("a mixture needs at least one latent, got none")
     centre = latents.mean(axis=0, dtype=np.float64)
-    pooled = _covariance(latents - centre, np.ones(n), n)
+    everyone = latents if pooled_from is None else pooled_from
+    pooled = _covariance(everyone - everyone.mean(axis=0, dtype=np.float64))
     n_components = max(1, min(n_components, n // (_PER_DIMENSION * d)))
     shares = _memberships(latents - centre, pooled, n_components, seed)
     total = shares.sum(axis=0)
@@ -156,24 +160,24 @@ def _memberships(centred: Doubles, pooled: Doubles, n_components: int, seed: int
     return np.asarray(model.predict_proba(leading), np.float64)
 
 
-def _of_memberships(
-    latents: Floats, shares: Doubles, total: Doubles, pooled: Doubles
-) -> Mixture:
+def _of_memberships(latents: Floats, shares: Doubles, total: Doubles, pooled: Doubles) -> Mixture:
     """Return the M step in all dimensions."""
     d = latents.shape[1]
     means = shares.T @ latents / total[:, None]
     factors = np.empty((len(total), d * (d + 1) // 2), np.float32)
     for c, mean in enumerate(means):
         mine = shares[:, c] > 1e-6
-        own = _covariance(latents[mine] - mean, shares[mine, c], total[c])
+        own = _covariance(latents[mine] - mean, shares[mine, c])
         mixed = (total[c] * own + d * pooled) / (total[c] + d)
         factors[c] = np.linalg.cholesky(mixed)[np.tril_indices(d)]
     weights = np.asarray(total / total.sum(), np.float32)
     return Mixture(weights=weights, means=np.asarray(means, np.float32), factors=factors)
 
 
-def _covariance(centred: Doubles, shares: Doubles, total: float) -> Doubles:
-    found = (centred * shares[:, None]).T @ centred / total
+def _covariance(centred: Doubles, shares: Doubles | None = None) -> Doubles:
+    """Return the covariance of centred latents, each counted by its share, shape (d, d)."""
+    weighted = centred if shares is None else centred * shares[:, None]
+    found = weighted.T @ centred / (len(centred) if shares is None else shares.sum())
     ridge = _FLOOR * (float(np.trace(found)) / len(found) or 1.0)
     return np.asarray(found + ridge * np.eye(len(found)))
 

@@ -1,0 +1,167 @@
+"""Scores of every prior's samples, and of what they are held against, on the same features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaesc.applications.generation.coverage import (
+    memorised_fraction,
+    nearest_training,
+    precision_recall,
+)
+from vaesc.applications.generation.distances import frechet_distance, kernel_distance
+from vaesc.applications.generation.features import Features
+
+if TYPE_CHECKING:
+    from vaesc.applications.generation.sampler import Sampler
+    from vaesc.applications.subject import Subject
+
+Floats = NDArray[np.float32]
+Draw = Callable[[int, np.random.Generator], Floats]
+"""Number and chance -> images in [0, 1], shape (n, *shape)."""
+
+N_COVERED, N_NEAREST = 5_000, 1_000
+"""Images of precision and recall, and images whose nearest training image is sought."""
+FEWEST = 10
+"""Test images below which nothing is scored."""
+_CHUNK = 1024
+_MOST_PIXELS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How like the test images some images are."""
+
+    frechet: float
+    kernel: float
+    precision: float
+    recall: float
+    memorised: float
+    """Share nearer to a training image than 99 % of test images are."""
+    first: Floats
+    """The first of them, shape (m, *shape)."""
+    nearest: NDArray[np.int64]
+    """Rows of their nearest training images, shape (m,)."""
+
+
+class Judge:
+    """Holds images against the test split.
+
+    Args:
+        subject: Whose test images.
+        features: What is compared.
+        n_samples: Images of each set; no more than there are test images.
+
+    Raises:
+        ValueError: There are fewer than :data:`FEWEST` test images.
+    """
+
+    def __init__(self, subject: Subject, features: Features, n_samples: int) -> None:
+        self.subject, self.features = subject, features
+        self.n = min(n_samples, subject.dataset.n("test"))
+        if self.n < FEWEST:
+            raise ValueError(f"samples need at least {FEWEST} test images, got {self.n}")
+        self.test = self._features_of_split("test", np.arange(self.n))
+        self.first_test = subject.dataset.floats("test", slice(0, min(self.n, N_NEAREST)))
+        self.test_distances, self.test_nearest = nearest_training(
+            self.first_test, subject.dataset, block_size=subject.block_size
+        )
+
+    def scores(self, name: str, draw: Draw) -> Scores:
+        """Return the scores of samples; `name` is that of their random stream."""
+        rng = self.subject.rng(f"generation/sample/{name}")
+        features, kept = [], []
+        for start in range(0, self.n, _CHUNK):
+            images = draw(min(_CHUNK, self.n - start), rng)
+            features.append(self.features.of(images))
+            if start < N_NEAREST:
+                kept.append(images)
+        first = np.concatenate(kept)[:N_NEAREST]
+        return self._scored(np.concatenate(features), first)
+
+    def floor(self) -> Scores:
+        """Return the scores of training images, drawn as the samples are."""
+        dataset = self.subject.dataset
+        n = dataset.n("train")
+        rng = self.subject.rng("generation/sample/train")
+        rows = np.sort(rng.choice(n, min(n, self.n), replace=False))
+        first = np.concatenate([dataset.floats("train", slice(i, i + 1)) for i in rows[:16]])
+        return self._scored(self._features_of_split("train", rows), first)
+
+    def _scored(self, features: Floats, first: Floats) -> Scores:
+        distances, nearest = nearest_training(
+            first, self.subject.dataset, block_size=self.subject.block_size
+        )
+        precision, recall = precision_recall(self.test[:N_COVERED], features[:N_COVERED])
+        return Scores(
+            frechet=frechet_distance(features, self.test),
+            kernel=kernel_distance(features, self.test),
+            precision=precision,
+            recall=recall,
+            memorised=memorised_fraction(distances, self.test_distances),
+            first=first,
+            nearest=nearest,
+        )
+
+    def _features_of_split(self, split: str, rows: NDArray[np.int64]) -> Floats:
+        dataset, parts = self.subject.dataset, []
+        for block in dataset.blocks(split, self.subject.block_size):
+            mine = rows[(rows >= block.start) & (rows < block.stop)] - block.start
+            if len(mine):
+                parts.append(self.features.of(dataset.floats(split, block)[mine]))
+        return np.concatenate(parts)
+
+
+def pixel_gaussian(subject: Subject) -> Draw | None:
+    """Return a sampler of the Gaussian with the training pixels' mean and covariance, clipped.
+
+    It is the simplest density of images that knows which pixels go together. None if an image has
+    more than 4,096 pixels, whose covariance would be too large.
+    """
+    dataset = subject.dataset
+    n_pixels = math.prod(dataset.shape)
+    if n_pixels > _MOST_PIXELS:
+        return None
+    n, total, products = dataset.n("train"), np.zeros(n_pixels), np.zeros((n_pixels, n_pixels))
+    for block in dataset.blocks("train", subject.block_size):
+        flat = dataset.floats("train", block).reshape(-1, n_pixels).astype(np.float64)
+        total += flat.sum(axis=0)
+        products += flat.T @ flat
+    mean = total / n
+    values, vectors = np.linalg.eigh(products / n - np.outer(mean, mean))
+    root = np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float32)
+
+    def draw(n: int, rng: np.random.Generator) -> Floats:
+        noise = rng.standard_normal((n, n_pixels), np.float32)
+        images = np.clip(mean + noise @ root.T, 0, 1)
+        return np.asarray(images, np.float32).reshape(n, *dataset.shape)
+
+    return draw
+
+
+def class_agreement(sampler: Sampler, judge: Judge, names: Mapping[str, int]) -> float | None:
+    """Return the share of class-conditional samples that the classifier gives their class.
+
+    Args:
+        sampler: Draws them, as many of each class.
+        judge: Has the classifier.
+        names: Label of each class.
+
+    Returns:
+        In [0, 1]; None without classes.
+    """
+    if judge.features.classify is None or not sampler.priors.by_class:
+        return None
+    rng = judge.subject.rng("generation/sample/classes")
+    each, right, total = max(1, min(judge.n, N_COVERED) // len(names)), 0, 0
+    for name, label in names.items():
+        latents = sampler.latents(each, rng, of_class=name)
+        found = judge.features.classes_of(sampler.model.unit_images(latents))
+        right, total = right + int((found == label).sum()), total + each
+    return right / total

@@ -346,7 +346,7 @@ class GenerationConfig:
     """The same for the latents of one class, where there are labels."""
     code_classes: int = 64
     """Kinds of codes, each with atoms of its own, that the sparse prior tells apart."""
-    n_references: int = 4096
+    n_references: int = 2048
     """Training posteriors that the registered model keeps, as its aggregated posterior."""
     binary_epochs: int = 20
     """Passes that train a VAE on binarised images, for published bounds; 0 leaves it out."""

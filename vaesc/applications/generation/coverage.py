@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.applications.generation.groups import groups
+
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
 
@@ -73,8 +75,8 @@ def nearest_training(
     norms = flat.square().sum(1)
     best = torch.full((len(flat),), float("inf"))
     where = torch.zeros(len(flat), dtype=torch.int64)
-    for rows in dataset.blocks("train", block_size):
-        block = torch.from_numpy(dataset.floats("train", rows)).flatten(1)
+    for rows, train in groups(dataset, "train", block_size):
+        block = torch.from_numpy(train).flatten(1)
         squares = block.square().sum(1)
         for start in range(0, len(flat), _BLOCK):
             at = slice(start, start + _BLOCK)

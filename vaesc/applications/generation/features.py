@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vaesc.applications.generation.groups import groups, rows_within
 from vaesc.config import derive_seed
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ def _read(subject: Subject, rows: NDArray[np.int64]) -> Tensor:
     """Return training images as stored."""
     parts = []
     for block in subject.dataset.blocks("train", subject.block_size):
-        mine = rows[(rows >= block.start) & (rows < block.stop)] - block.start
-        parts.append(subject.dataset.images("train", block)[mine])
+        parts.append(subject.dataset.images("train", block)[rows_within(rows, block)])
     return torch.from_numpy(np.concatenate(parts))
 
 
@@ -158,8 +158,8 @@ def _accuracy(features: Features, subject: Subject) -> float | None:
     if labels is None or not len(labels):
         return None
     right = 0
-    for block in subject.dataset.blocks("test", subject.block_size):
-        found = features.classes_of(subject.dataset.floats("test", block))
+    for block, images in groups(subject.dataset, "test", subject.block_size):
+        found = features.classes_of(images)
         right += int((found == labels[block]).sum())
     return right / len(labels)
 

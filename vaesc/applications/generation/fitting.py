@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.applications.code_model import CodeModel
+from vaesc.applications.generation.groups import groups, rows_within
 from vaesc.applications.generation.mixtures import Mixture, fit_mixture
 from vaesc.applications.generation.sampler import Priors
 from vaesc.config import GenerationConfig, derive_seed
@@ -73,14 +74,11 @@ def _posteriors(
 ) -> Iterator[tuple[Floats, Floats]]:
     import torch
 
-    from vaesc.models.elbo import group_images
-
-    start = 0
-    for x in group_images(subject.dataset, "train", slice(0, subject.dataset.n("train")), 8192):
-        mine = rows[(rows >= start) & (rows < start + len(x))] - start
-        start += len(x)
+    for block, images in groups(subject.dataset, "train", subject.block_size):
+        mine = rows_within(rows, block)
         with torch.inference_mode():
-            mean, log_var = model.vae.encode(x.to(model.vae.device))
+            x = torch.from_numpy(images).to(model.vae.device)
+            mean, log_var = model.vae.encode(x)
             std = torch.exp(log_var / 2)
         yield mean.cpu().numpy()[mine], std.cpu().numpy()[mine]
 

@@ -136,7 +136,7 @@ def fit_mixture(
     n_components = max(1, min(n_components, n // (_PER_DIMENSION * d)))
     shares = _memberships(latents - centre, pooled, n_components, seed)
     total = shares.sum(axis=0)
-    there = total > 0
+    there = total >= 1  # the last few of a component that died are no component
     return _of_memberships(latents, shares[:, there], total[there], pooled)
 
 

@@ -17,6 +17,7 @@ from vaesc.applications.generation.coverage import (
 )
 from vaesc.applications.generation.distances import frechet_distance, kernel_distance
 from vaesc.applications.generation.features import Features
+from vaesc.applications.generation.groups import groups, rows_within
 
 if TYPE_CHECKING:
     from vaesc.applications.generation.sampler import Sampler
@@ -110,11 +111,11 @@ class Judge:
         )
 
     def _features_of_split(self, split: str, rows: NDArray[np.int64]) -> Floats:
-        dataset, parts = self.subject.dataset, []
-        for block in dataset.blocks(split, self.subject.block_size):
-            mine = rows[(rows >= block.start) & (rows < block.stop)] - block.start
+        parts = []
+        for block, images in groups(self.subject.dataset, split, self.subject.block_size):
+            mine = rows_within(rows, block)
             if len(mine):
-                parts.append(self.features.of(dataset.floats(split, block)[mine]))
+                parts.append(self.features.of(images[mine]))
         return np.concatenate(parts)
 
 
@@ -129,8 +130,8 @@ def pixel_gaussian(subject: Subject) -> Draw | None:
     if n_pixels > _MOST_PIXELS:
         return None
     n, total, products = dataset.n("train"), np.zeros(n_pixels), np.zeros((n_pixels, n_pixels))
-    for block in dataset.blocks("train", subject.block_size):
-        flat = dataset.floats("train", block).reshape(-1, n_pixels).astype(np.float64)
+    for _, images in groups(dataset, "train", subject.block_size):
+        flat = images.reshape(-1, n_pixels).astype(np.float64)
         total += flat.sum(axis=0)
         products += flat.T @ flat
     mean = total / n

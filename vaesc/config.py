@@ -340,7 +340,7 @@ class GenerationConfig:
 
     n_samples: int = 10_000
     """Images drawn from each prior and compared with as many test images."""
-    n_components: int = 20
+    n_components: int = 100
     """Gaussians of the mixture that is fitted to the training latents; fewer for few latents."""
     class_components: int = 5
     """The same for the latents of one class, where there are labels."""
@@ -348,7 +348,7 @@ class GenerationConfig:
     """Kinds of codes, each with atoms of its own, that the sparse prior tells apart."""
     n_references: int = 2048
     """Training posteriors that the registered model keeps, as its aggregated posterior."""
-    binary_epochs: int = 20
+    binary_epochs: int = 50
     """Passes that train a VAE on binarised images, for published bounds; 0 leaves it out."""
     binary_images: int = 200
     """Binarised test images, from the first on, that the bound of 5000 samples is taken for."""

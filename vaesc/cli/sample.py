@@ -32,9 +32,10 @@ def add_commands(
     parser.add_argument("output", type=Path, metavar="OUT", help="OUT.npy or OUT.png")
     parser.add_argument("-n", type=int, default=100, help="how many images (default: 100)")
     parser.add_argument(
-        "--prior", choices=("standard", "mixture", "aggregated", "sparse"),
-        help="where latents come from: N(0, I), a mixture fitted to training latents (default), "
-        "posteriors of training images, or a model of sparse codes",
+        "--prior", choices=("standard", "mixture", "coded", "aggregated", "sparse"),
+        help="where latents come from: N(0, I); a mixture fitted to training latents, as it is or "
+        "sparse-coded; posteriors of training images; a model of sparse codes (default: the best "
+        "on validation images)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--class", dest="of_class", metavar="C", help="images of one class")
@@ -103,9 +104,8 @@ def _ends(path: Path) -> Any:  # noqa: ANN401
 def _made(sampler: Sampler, options: argparse.Namespace, ends: Any) -> Any:  # noqa: ANN401
     if ends is not None:
         return sampler.interpolate(ends[0], ends[1], options.n, along=options.along)
-    switched = "sparse" if options.on or options.off else "mixture"
     return sampler.sample(
-        options.n, prior=options.prior or switched, seed=options.seed, of_class=options.of_class,
+        options.n, prior=options.prior, seed=options.seed, of_class=options.of_class,
         on=options.on, off=options.off,
     )  # fmt: skip
 

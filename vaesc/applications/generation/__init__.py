@@ -2,15 +2,14 @@
 
 A refined model codes its images well because its latents are free: hardly any KL term pulls them
 to N(0, I), and samples of N(0, I) decode to nothing. What the latents are like is therefore
-learned afterwards, in four ways (:mod:`.sampler`), fitted to the training latents of the model
+learned afterwards, in several ways (:mod:`.sampler`), fitted to the training latents of the model
 that is registered (:mod:`.fitting`) and kept in it.
 
-Which is best was named before any was scored: the mixture, which asks least of the latents. All
-are scored (:mod:`.scoring`) against the test images on features of a small classifier that is
-trained here (:mod:`.features`), between a floor, training images, and baselines: the article's
-own VAE with its own prior, and a Gaussian of the pixels. The likelihood, which only a model that
-is trained for its bound has, is that of the article's VAE on binarised images
-(:mod:`.likelihood`).
+Which is best is chosen on validation images, before a test image is looked at. All are scored
+(:mod:`.scoring`) against the test images on features of a small classifier that is trained here
+(:mod:`.features`), between a floor, training images, and baselines: the article's own VAE with
+its own prior, and a Gaussian of the pixels. The likelihood, which only a model that is trained
+for its bound has, is that of the article's VAE on binarised images (:mod:`.likelihood`).
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ class Features:
         """Return the label that the classifier gives to each image, shape (n,)."""
         assert self.classify is not None
         known = np.asarray(self.labels, np.int64)
-        return known[_grouped(self.classify, unit).argmax(axis=1)]
+        found: NDArray[np.int64] = known[_grouped(self.classify, unit).argmax(axis=1)]
+        return found
 
 
 def fit_features(subject: Subject) -> Features:

@@ -35,4 +35,5 @@ def groups(
 
 def rows_within(rows: NDArray[np.int64], block: slice) -> NDArray[np.int64]:
     """Return which images of a block are among `rows`, counted from the block's start."""
-    return rows[(rows >= block.start) & (rows < block.stop)] - block.start
+    mine: NDArray[np.int64] = rows[(rows >= block.start) & (rows < block.stop)] - block.start
+    return mine

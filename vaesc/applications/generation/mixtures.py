@@ -5,9 +5,10 @@ r"""Gaussian mixtures with full covariances, fitted to latents.
 A refined model has a few hundred latent dimensions, most of the variance in a few dozen of them.
 So who belongs to which component is decided by expectation maximisation on the leading principal
 coordinates; one further M step then gives every component its mean and its full covariance in all
-dimensions. Covariances are pulled towards that of all latents with the weight of a latent for
-each dimension (the posterior mode under an inverse Wishart prior), so that a component of few
-latents, or a dimension that does not vary in one, still has a covariance.
+dimensions. Covariances are pulled towards the mean one within components, with the weight of a
+latent for each dimension (the posterior mode under an inverse Wishart prior), and that one towards
+the covariance of all latents in the same way, so that a component of few latents, or a dimension
+that does not vary in one, still has a covariance.
 
 References:
     Ghosh, Sajjadi, Vergari, Black, Schölkopf, "From Variational to Deterministic Autoencoders"
@@ -36,6 +37,8 @@ _PER_DIMENSION = 2
 _FLOOR = 1e-6
 """Share of the mean variance added to every variance: a collapsed dimension has none."""
 _MAX_STEPS = 60
+_MOST_FITTED = 20_000
+"""Latents that expectation maximisation looks at; all of them enter the last M step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,8 @@ def _memberships(centred: Doubles, pooled: Doubles, n_components: int, seed: int
         return np.ones((len(centred), 1))
     directions = np.linalg.eigh(pooled)[1][:, ::-1][:, :_LEADING]
     leading = np.asarray(centred @ directions, np.float32)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(leading), min(len(leading), _MOST_FITTED), replace=False))
     spread = float(leading.var(axis=0).mean()) or 1.0
     model = GaussianMixture(
         n_components, covariance_type="full", tol=1e-3, max_iter=_MAX_STEPS,
@@ -156,7 +161,7 @@ def _memberships(centred: Doubles, pooled: Doubles, n_components: int, seed: int
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # enough is enough
-        model.fit(leading)
+        model.fit(leading[rows])
     return np.asarray(model.predict_proba(leading), np.float64)
 
 
@@ -164,12 +169,13 @@ def _of_memberships(latents: Floats, shares: Doubles, total: Doubles, pooled: Do
     """Return the M step in all dimensions."""
     d = latents.shape[1]
     means = shares.T @ latents / total[:, None]
-    factors = np.empty((len(total), d * (d + 1) // 2), np.float32)
+    own = np.empty((len(total), d, d))
     for c, mean in enumerate(means):
         mine = shares[:, c] > 1e-6
-        own = _covariance(latents[mine] - mean, shares[mine, c])
-        mixed = (total[c] * own + d * pooled) / (total[c] + d)
-        factors[c] = np.linalg.cholesky(mixed)[np.tril_indices(d)]
+        own[c] = _covariance(latents[mine] - mean, shares[mine, c])
+    within = (np.tensordot(total, own, 1) + d * pooled) / (total.sum() + d)
+    mixed = (total[:, None, None] * own + d * within) / (total[:, None, None] + d)
+    factors = np.asarray(np.linalg.cholesky(mixed)[:, *np.tril_indices(d)], np.float32)
     weights = np.asarray(total / total.sum(), np.float32)
     return Mixture(weights=weights, means=np.asarray(means, np.float32), factors=factors)
 

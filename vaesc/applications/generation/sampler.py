@@ -7,6 +7,8 @@ standard    drawn from N(0, I): the prior of a VAE trained for its bound, and no
             control for a refined one, whose latents are of another size
 mixture     drawn from a Gaussian mixture fitted to the training latents (:mod:`.mixtures`), or
             to those of one class
+coded       the same, then coded by the pursuit, m + s D^T a: a refined decoder was trained on
+            coded latents, and a code of few atoms leaves out what no image would show
 aggregated  the posterior's mean of a training image from a bounded set, with its noise: the
             *aggregated posterior*, which hands out training images where that noise is small
 sparse      m + s D^T a, with the code a drawn from a model of which atoms go together and with
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
     from vaesc.bundle import SparseVAE
 
 Floats = NDArray[np.float32]
-Prior = Literal["standard", "mixture", "aggregated", "sparse"]
+Prior = Literal["standard", "mixture", "coded", "aggregated", "sparse"]
 PRIORS: tuple[Prior, ...] = get_args(Prior)
-DEFAULT: Prior = "mixture"
+NEW: tuple[Prior, ...] = ("mixture", "coded", "sparse")
+"""Those that make new images and are fitted to the model: the best of them is found on validation
+images and is the model's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,8 @@ class Priors:
     stds: Floats
     """Their posterior standard deviations, shape (m, d)."""
     codes: CodeModel
+    best: Prior = "mixture"
+    """The one to use unless told otherwise, one of :data:`NEW`."""
 
     def part(self) -> Part:
         """Return the part of the model that holds it all."""
@@ -64,7 +70,7 @@ class Priors:
             arrays |= mixture.arrays(f"class/{i}")
         arrays |= {"aggregated/means": self.means, "aggregated/stds": self.stds}
         arrays |= {f"codes/{name}": array for name, array in self.codes.arrays().items()}
-        return Part(arrays=arrays, facts={"classes": list(self.by_class)})
+        return Part(arrays=arrays, facts={"classes": list(self.by_class), "best": self.best})
 
     @classmethod
     def of_part(cls, part: Part, *, latent_dim: int, n_atoms: int) -> Priors:
@@ -73,9 +79,14 @@ class Priors:
         Raises:
             DataError: It is none, or belongs to a model of another size.
         """
-        arrays, names = part.arrays, part.facts.get("classes")
+        arrays, names, best = part.arrays, part.facts.get("classes"), part.facts.get("best")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError("the model's classes must be a list of names; register it again")
+        if best not in NEW:
+            raise DataError(
+                f"the model's best prior must be one of {', '.join(NEW)}, got {best!r}; register "
+                "it again"
+            )
         codes = {
             name.partition("/")[2]: array for name, array in arrays.items()
             if name.startswith("codes/")
@@ -86,6 +97,7 @@ class Priors:
             means=arrays.get("aggregated/means", np.empty(0)),
             stds=arrays.get("aggregated/stds", np.empty(0)),
             codes=CodeModel.from_arrays(codes),
+            best=best,
         )
         if fault := _fault(found, latent_dim, n_atoms):
             raise DataError(f"the model's part for generation {fault}; register it again")
@@ -118,7 +130,7 @@ class Sampler:
         self,
         n: int,
         *,
-        prior: Prior = DEFAULT,
+        prior: Prior | None = None,
         seed: int = 0,
         of_class: str | None = None,
         on: Sequence[int] = (),
@@ -128,9 +140,9 @@ class Sampler:
 
         Args:
             n: How many.
-            prior: Where latents come from.
+            prior: Where latents come from; default: the best one that goes with what follows.
             seed: Of the draw.
-            of_class: Name of a class; `mixture` only.
+            of_class: Name of a class; `mixture` and `coded` only.
             on: Atoms that every code uses; `sparse` only.
             off: Atoms that no code uses; `sparse` only.
 
@@ -141,6 +153,7 @@ class Sampler:
             ConfigError: Arguments that exclude one another.
             DataError: There is no such class or atom.
         """
+        prior = self._chosen(prior, of_class, on, off)
         rng = np.random.default_rng(derive_seed(seed, f"sample/{prior}"))
         latents = self.latents(n, rng, prior=prior, of_class=of_class, on=on, off=off)
         return self.model.decode_latents(latents)
@@ -150,20 +163,15 @@ class Sampler:
         n: int,
         rng: np.random.Generator,
         *,
-        prior: Prior = DEFAULT,
+        prior: Prior | None = None,
         of_class: str | None = None,
         on: Sequence[int] = (),
         off: Sequence[int] = (),
     ) -> Floats:
         """Return latents that :meth:`sample` decodes, shape (n, d); arguments as there."""
-        if prior not in PRIORS:
-            raise ConfigError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
-        if of_class is not None and prior != "mixture":
-            raise ConfigError(f"samples of a class come from the prior mixture, not {prior}")
-        if (len(on) or len(off)) and prior != "sparse":
-            raise ConfigError(f"atoms are switched on and off in the prior sparse, not {prior}")
         if n < 1:
             raise ConfigError(f"the number of samples must be at least 1, got {n}")
+        prior = self._chosen(prior, of_class, on, off)
         if prior == "standard":
             return rng.standard_normal((n, self.model.latent_dim), np.float32)
         if prior == "aggregated":
@@ -174,7 +182,8 @@ class Sampler:
             codes = self.priors.codes.sample(n, rng, banned=off, forced=on)
             return self.model.dictionary.decode(codes)
         mixture = self.priors.mixture if of_class is None else self._mixture_of(of_class)
-        return mixture.sample(n, rng)
+        latents = mixture.sample(n, rng)
+        return latents if prior == "mixture" else self._coded(latents)
 
     def interpolate(
         self, start: NDArray[Any], end: NDArray[Any], n: int, *, along: str = "linear"
@@ -203,6 +212,29 @@ class Sampler:
             return self.model.decode_latents(linear(first, last, n))
         centre = self.model.dictionary.mean
         return self.model.decode_latents(spherical(first, last, n, centre))
+
+    def _chosen(
+        self, prior: Prior | None, of_class: str | None, on: Sequence[int], off: Sequence[int]
+    ) -> Prior:
+        """Return the prior that is asked for, or goes with what is asked for."""
+        if of_class is not None and (len(on) or len(off)):
+            raise ConfigError("samples of a class have no switched atoms; leave one of them out")
+        if prior is None:
+            best = self.priors.best
+            if of_class is not None:
+                return best if best != "sparse" else "mixture"
+            return "sparse" if len(on) or len(off) else best
+        if prior not in PRIORS:
+            raise ConfigError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
+        if of_class is not None and prior not in ("mixture", "coded"):
+            raise ConfigError(f"samples of a class are of the priors mixture, coded, not {prior}")
+        if (len(on) or len(off)) and prior != "sparse":
+            raise ConfigError(f"atoms are switched on and off in the prior sparse, not {prior}")
+        return prior
+
+    def _coded(self, latents: Floats) -> Floats:
+        dictionary = self.model.dictionary
+        return dictionary.decode(dictionary.encode(latents))
 
     def _mixture_of(self, name: str) -> Mixture:
         if name in self.priors.by_class:

@@ -18,9 +18,10 @@ from vaesc.applications.generation.coverage import (
 from vaesc.applications.generation.distances import frechet_distance, kernel_distance
 from vaesc.applications.generation.features import Features
 from vaesc.applications.generation.groups import groups, rows_within
+from vaesc.applications.generation.sampler import NEW
 
 if TYPE_CHECKING:
-    from vaesc.applications.generation.sampler import Sampler
+    from vaesc.applications.generation.sampler import Prior, Sampler
     from vaesc.applications.subject import Subject
 
 Floats = NDArray[np.float32]
@@ -68,7 +69,7 @@ class Judge:
         self.n = min(n_samples, subject.dataset.n("test"))
         if self.n < FEWEST:
             raise ValueError(f"samples need at least {FEWEST} test images, got {self.n}")
-        self.test = self._features_of_split("test", np.arange(self.n))
+        self.test = features_of_rows(subject, features, "test", np.arange(self.n))
         self.first_test = subject.dataset.floats("test", slice(0, min(self.n, N_NEAREST)))
         self.test_distances, self.test_nearest = nearest_training(
             self.first_test, subject.dataset, block_size=subject.block_size
@@ -93,7 +94,8 @@ class Judge:
         rng = self.subject.rng("generation/sample/train")
         rows = np.sort(rng.choice(n, min(n, self.n), replace=False))
         first = np.concatenate([dataset.floats("train", slice(i, i + 1)) for i in rows[:16]])
-        return self._scored(self._features_of_split("train", rows), first)
+        features = features_of_rows(self.subject, self.features, "train", rows)
+        return self._scored(features, first)
 
     def _scored(self, features: Floats, first: Floats) -> Scores:
         distances, nearest = nearest_training(
@@ -110,13 +112,52 @@ class Judge:
             nearest=nearest,
         )
 
-    def _features_of_split(self, split: str, rows: NDArray[np.int64]) -> Floats:
-        parts = []
-        for block, images in groups(self.subject.dataset, split, self.subject.block_size):
-            mine = rows_within(rows, block)
-            if len(mine):
-                parts.append(self.features.of(images[mine]))
-        return np.concatenate(parts)
+
+def best_prior(
+    sampler: Sampler, subject: Subject, features: Features, n_samples: int
+) -> tuple[Prior, dict[str, float]]:
+    """Return the prior whose samples are nearest to the validation images.
+
+    Args:
+        sampler: Draws them.
+        subject: Whose validation split.
+        features: What is compared.
+        n_samples: Samples of each prior; no more than there are validation images.
+
+    Returns:
+        The prior, and the Fréchet distance of each; the first one and nothing if there are fewer
+        than :data:`FEWEST` validation images.
+    """
+    n = min(n_samples, subject.dataset.n("validation"))
+    if n < FEWEST:
+        return NEW[0], {}
+    real = features_of_rows(subject, features, "validation", np.arange(n))
+    found: dict[Prior, float] = {}
+    for prior in NEW:
+        draw = prior_draw(sampler, prior)
+        rng = subject.rng(f"generation/validation/{prior}")
+        sizes = [min(_CHUNK, n - start) for start in range(0, n, _CHUNK)]
+        made = np.concatenate([features.of(draw(size, rng)) for size in sizes])
+        found[prior] = frechet_distance(made, real)
+    best = min(found, key=lambda prior: found[prior])
+    return best, {str(prior): distance for prior, distance in found.items()}
+
+
+def prior_draw(sampler: Sampler, prior: Prior) -> Draw:
+    """Return what draws images from a prior of the sampler."""
+    return lambda n, rng: sampler.model.unit_images(sampler.latents(n, rng, prior=prior))
+
+
+def features_of_rows(
+    subject: Subject, features: Features, split: str, rows: NDArray[np.int64]
+) -> Floats:
+    """Return the features of some images of a split, rows in increasing order."""
+    parts = []
+    for block, images in groups(subject.dataset, split, subject.block_size):
+        mine = rows_within(rows, block)
+        if len(mine):
+            parts.append(features.of(images[mine]))
+    return np.concatenate(parts)
 
 
 def pixel_gaussian(subject: Subject) -> Draw | None:

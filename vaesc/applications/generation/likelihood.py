@@ -41,7 +41,7 @@ from vaesc.training.order import Order
 from vaesc.training.resident import ResidentBatches, to_unit
 from vaesc.training.run import Run, score_of
 from vaesc.training.state import State
-from vaesc.training.streamed import open_batches
+from vaesc.training.streamed import StreamedBatches, open_batches
 
 if TYPE_CHECKING:
     from vaesc.applications.subject import Subject
@@ -116,7 +116,7 @@ def binarised(unit: NDArray[np.float32], seed: int, name: str) -> NDArray[np.flo
 class BinarisedBatches:
     """Training batches that are drawn anew in every epoch: a function of seed, epoch and batch."""
 
-    grey: ResidentBatches
+    grey: ResidentBatches | StreamedBatches
     seed: int
 
     @property
@@ -145,30 +145,41 @@ class _Progress(Listener):
 def _trained(config: GenerationConfig, subject: Subject) -> tuple[VAE, Run]:
     """Return the VAE with the weights of its best epoch, and the run that gave it."""
     seed = derive_seed(subject.seed, "generation/binary")
-    training = TrainingConfig(epochs=config.binary_epochs)
     article = subject.article.vae
     settings = _bernoulli(article.config)
     vae = VAE(settings, article.shape, generator=stream(seed, "init")).to(article.device)
     validation = _validation(subject)
     with deterministic():
         untrained = mean_elbo(vae, [next(iter(validation()))], seed=seed, stream="untrained")
-        grey = open_batches(
-            subject.dataset, vae.device, batch_size=training.batch_size, seed=seed,
-            block_size=subject.block_size,
-        )  # fmt: skip
-        batches = BinarisedBatches(cast("ResidentBatches", grey), seed)
-        engine = Engine(
-            Objective(vae, training), State(vae, averaged=False), compiled=False,
-            batch_size=training.batch_size,
-        )  # fmt: skip
-        loop = Loop(
-            engine, cast("Any", batches), seed=seed, listener=_Progress(subject.listener)
-        )  # fmt: skip
-        score = score_of(untrained, training, settings.beta)
+        loop = _loop(vae, _schedule(config.binary_epochs), subject, seed)
+        score = score_of(untrained, loop.config, settings.beta)
         run = Run(loop, validation, Checkpoints(None, ""), score)
         run.fit()
     run.state.flat["weights"].copy_(run.best.weights)
     return vae, run
+
+
+def _schedule(epochs: int) -> TrainingConfig:
+    """Return the schedule of the preset mnist, which was chosen on validation data."""
+    return TrainingConfig(
+        epochs=epochs, learning_rate=3e-3, warmup_epochs=1.0, weight_average=0.999,
+        beta_schedule="warm-up", beta_epochs=min(6.0, epochs / 2),
+    )  # fmt: skip
+
+
+def _loop(vae: VAE, training: TrainingConfig, subject: Subject, seed: int) -> Loop:
+    """Return the loop over training images that are binarised anew in every epoch."""
+    grey = open_batches(
+        subject.dataset, vae.device, batch_size=training.batch_size, seed=seed,
+        block_size=subject.block_size,
+    )  # fmt: skip
+    batches = BinarisedBatches(grey, seed)
+    state = State(vae, averaged=training.weight_average > 0)
+    engine = Engine(
+        Objective(vae, training), state, compiled=False, batch_size=training.batch_size
+    )
+    listener = _Progress(subject.listener)
+    return Loop(engine, cast("ResidentBatches", batches), seed=seed, listener=listener)
 
 
 def _bernoulli(config: VAEConfig) -> VAEConfig:

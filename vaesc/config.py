@@ -340,9 +340,26 @@ class GenerationConfig:
 
     n_samples: int = 10_000
     """Images drawn from each prior and compared with as many test images."""
+    n_components: int = 100
+    """Gaussians of the mixture that is fitted to the training latents; fewer for few latents."""
+    class_components: int = 5
+    """The same for the latents of one class, where there are labels."""
+    code_classes: int = 64
+    """Kinds of codes, each with atoms of its own, that the sparse prior tells apart."""
+    n_references: int = 2048
+    """Training posteriors that the registered model keeps, as its aggregated posterior."""
+    binary_epochs: int = 50
+    """Passes that train a VAE on binarised images, for published bounds; 0 leaves it out."""
+    binary_images: int = 200
+    """Binarised test images, from the first on, that the bound of 5000 samples is taken for."""
 
     def __post_init__(self) -> None:
         _require(self.n_samples >= 100, self, "n_samples", "must be at least 100")
+        for name in (
+            "n_components", "class_components", "code_classes", "n_references", "binary_images",
+        ):  # fmt: skip
+            _require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        _require(self.binary_epochs >= 0, self, "binary_epochs", "must be 0 (left out) or more")
 
 
 @dataclass(frozen=True, kw_only=True)

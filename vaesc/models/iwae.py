@@ -63,14 +63,22 @@ def evaluate_iwae(
     total = 0.0
     for i, x in enumerate(group_images(dataset, split, slice(0, n), block_size)):
         name = f"iwae/{split}/{i}"
-        bounds = _bounds(vae, x.to(vae.device), n_samples, seed=seed, stream=name)
+        bounds = image_bounds(vae, x.to(vae.device), n_samples, seed=seed, stream=name)
         total += float(bounds.cpu().double().sum())
-    return -total / n
+    return total / n
 
 
 @torch.no_grad()
-def _bounds(vae: VAE, x: Tensor, n_samples: int, *, seed: int, stream: str) -> Tensor:
-    """Return L_k of each image of a group, shape (n,)."""
+def image_bounds(vae: VAE, x: Tensor, n_samples: int, *, seed: int, stream: str) -> Tensor:
+    """Return -L_k of each image, in nats, shape (n,).
+
+    Args:
+        vae: The model.
+        x: Images in [0, 1], on its device, shape (n, *shape); all pass through it at once.
+        n_samples: Latent samples per image, k.
+        seed: The run's seed.
+        stream: Name of the noise.
+    """
     mean, log_var = vae.encode(x)
     std = torch.exp(log_var / 2)
     step = max(1, _AT_ONCE // GROUP)
@@ -82,4 +90,4 @@ def _bounds(vae: VAE, x: Tensor, n_samples: int, *, seed: int, stream: str) -> T
             z = mean + std * sample
             log_ratio = (z.square() - sample.square() - log_var).sum(1) / 2
             total = torch.logaddexp(total, -vae.distortion(x, z) - log_ratio)
-    return total - math.log(n_samples)
+    return math.log(n_samples) - total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,12 @@ def as_picture(image: NDArray[Any]) -> Picture:
     return np.moveaxis(channels, 0, -1) if len(channels) == 3 else np.hstack(list(channels))
 
 
-def save_sheet(rows: Sequence[Sequence[Picture]], path: Path) -> dict[str, int]:
+def save_sheet(rows: Sequence[Sequence[Picture]], path: Path | IO[bytes]) -> dict[str, int]:
     """Save pictures of one size as a PNG, one row a line; NaN lets the page show through.
+
+    Args:
+        rows: Pictures of each row; rows may be shorter than the longest.
+        path: Where to, or an open file.
 
     Returns:
         ``width`` and ``height`` of a tile and of the ``gap`` between tiles, in pixels.

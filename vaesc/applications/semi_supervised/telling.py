@@ -142,8 +142,8 @@ def _notes(config: SemiSupervisedConfig, errors: Errors) -> list[str]:
         "no graph and in no training; settings were chosen on MNIST's validation images with "
         "other draws.",
         f"M1+M2 makes {config.m2_epochs} passes over the latents with networks of 128 hidden "
-        "units; the published one is larger. Support vector machines here see the labels alone; the "
-        "published one is transductive.",
+        "units; the published one is larger. Support vector machines here see the labels alone; "
+        "the published one is transductive.",
         "M2 on pixels is left out: marginalising over the class needs a pass of its networks for "
         "each class and image, ten times a VAE's training for every draw of labels.",
     ]

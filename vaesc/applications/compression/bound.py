@@ -44,7 +44,7 @@ def lossless_bits(subject: Subject, images: NDArray[np.uint8]) -> float:
     """
     rng, vae = subject.rng("compression/bound"), subject.article.vae
     n_train = min(subject.dataset.n("train"), _IMAGES)
-    train = subject.dataset.images("train", slice(0, n_train))
+    train = byte_images(subject, "train", n_train)
     table = np.full((_BINS, 256), 0.5)
     for start in range(0, len(train), _GROUP):
         here = train[start : start + _GROUP]
@@ -58,6 +58,14 @@ def lossless_bits(subject: Subject, images: NDArray[np.uint8]) -> float:
         total += float(bits[_bin(means), here.ravel()].sum()) + kl / np.log(2)
     channels = 3 if images.ndim == 4 else 1
     return total / some.size * channels
+
+
+def byte_images(subject: Subject, split: str, n: int) -> NDArray[np.uint8]:
+    """Return the first images of a split as bytes, shape (n, *shape): what files can hold."""
+    images = subject.dataset.images(split, slice(0, n))
+    if images.dtype == np.uint8:
+        return images
+    return np.rint(images * np.float32(255)).astype(np.uint8)
 
 
 def _passed(

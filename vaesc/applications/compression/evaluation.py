@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.applications.compression import peers, principal
-from vaesc.applications.compression.bound import lossless_bits
+from vaesc.applications.compression.bound import byte_images, lossless_bits
 from vaesc.applications.compression.codec import Codec
 from vaesc.applications.compression.files import BLOCK
 from vaesc.applications.compression.learning import learn_codec, prices
@@ -54,7 +54,7 @@ def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
     n = min(config.n_images, subject.dataset.n("test"))
     found = _measured(codec, subject, n)
     curves: dict[str, Sequence[Point]] = {OURS: found.points, PCA: _principal(subject, n)}
-    images = _bytes(subject, n)
+    images = byte_images(subject, "test", n)
     notes: list[str] = []
     lossless: dict[str, float] = {}
     if peers.drawable(subject.model.shape):
@@ -155,14 +155,6 @@ def _formats(
         else:
             notes.append(f"{one.name} is left out: Pillow has no support for it here.")
     return found
-
-
-def _bytes(subject: Subject, n: int) -> NDArray[np.uint8]:
-    """Return the test images as bytes, which is what image formats take."""
-    images = subject.dataset.images("test", slice(0, n))
-    if images.dtype == np.uint8:
-        return images
-    return np.rint(images * np.float32(255)).astype(np.uint8)
 
 
 def _pixels(shape: Sequence[int]) -> int:

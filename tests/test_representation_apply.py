@@ -4,6 +4,7 @@ import filecmp
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from sklearn.datasets import load_digits
 from vaesc.applications.findings import read_findings, write_findings
 from vaesc.applications.representation import Representation, apply
 from vaesc.applications.representation.clusters import agreement
+from vaesc.applications.representation.coordinates import LocalCoder
+from vaesc.applications.representation.features import Source
+from vaesc.applications.representation.figures import Judged, probe_figures
 from vaesc.applications.representation.part import KINDS
 from vaesc.applications.subject import open_subject
 from vaesc.arrays import write_array
@@ -29,6 +33,7 @@ from vaesc.parts import PART, load_part
 from vaesc.progress import SILENT
 
 CONFIG = RepresentationConfig(n_atoms=128, n_nonzero_coefs=16)
+ONE = np.ones((1, 1), np.float32)
 SPLITS = {"train": slice(0, 1200), "validation": slice(1200, 1400), "test": slice(1400, 1797)}
 
 
@@ -104,11 +109,17 @@ def test_the_figures_hold_ours_against_a_baseline_of_the_same_run(made):
     assert read_findings(subject.folder)["figures"][0]["ours"] == probe.ours
 
 
-def test_codes_of_an_untrained_network_lose_and_the_sentence_says_so(made):
-    _, findings = made
-    probe = findings.figures[0]
-    if probe.ours < probe.baseline:
-        assert "BELOW" in findings.sentence
+@pytest.mark.parametrize(("ours", "says"), [(0.5, "BELOW"), (0.995, "above")])
+def test_a_loss_is_called_one(made, ours, says):
+    subject, _ = made
+    plain = {"width": 1, "strength": 1.0, "neighbours": 0.5, "shots": {}}
+    source = partial(Source, make=dict)
+    judged = [
+        Judged(source=source(name="pixels", words="pixels", baseline=True), probe=0.9, **plain),
+        Judged(source=source(name="codes", words="codes", baseline=False), probe=ours, **plain),
+    ]
+    coder = LocalCoder(mean=ONE[0], rotation=ONE, anchors=ONE, n_nonzero_coefs=1)
+    assert says in probe_figures(subject, coder, judged)[0]
 
 
 def test_equal_runs_give_equal_bytes(inputs, made, tmp_path):
@@ -175,6 +186,16 @@ def test_features_of_each_kind(registered):
     assert (split.data > 0).all()
     joined = (split[:, :n_atoms] - split[:, n_atoms:]).toarray()
     np.testing.assert_array_equal(joined, codes.toarray())
+
+
+def test_images_are_divided_anew_into_as_many_clusters_as_asked(registered):
+    images, _ = labelled_digits()
+    representation = Representation.of(SparseVAE.load(registered, device="cpu"))
+    found = representation.divided(images[:200], 4)
+    assert set(found) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(found, representation.divided(images[:200], 4))
+    with pytest.raises(DataError, match="number of images, 3"):
+        representation.divided(images[:3], 4)
 
 
 @pytest.mark.parametrize(

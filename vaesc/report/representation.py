@@ -70,6 +70,7 @@ def _matched(classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray
 
 def _probes(bars: Sequence[tuple[str, float, bool]], theme: Theme) -> Any:  # noqa: ANN401
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     figure = Figure(figsize=(8, 0.5 + 0.42 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
@@ -85,6 +86,7 @@ def _probes(bars: Sequence[tuple[str, float, bool]], theme: Theme) -> Any:  # no
     axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
     axes.invert_yaxis()
     axes.set_xlim(left, 1.0 + (1 - left) * 0.1)
+    axes.xaxis.set_major_locator(MultipleLocator(0.05 if left >= 0.7 else 0.1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from imagesets import digits, write_digits
@@ -21,10 +22,12 @@ from vaesc.applications.generation.distances import (
     kernel_distance,
 )
 from vaesc.applications.generation.interpolation import linear, spherical
-from vaesc.applications.generation.likelihood import binarised
+from vaesc.applications.generation.likelihood import BinarisedBatches, binarised, carried_over
 from vaesc.applications.generation.mixtures import Mixture, fit_mixture
 from vaesc.datasets.reader import open_dataset
 from vaesc.errors import DataError
+from vaesc.training.order import Order
+from vaesc.training.resident import ResidentBatches
 
 
 def gaussian(rng, d):
@@ -281,3 +284,28 @@ def test_binarised_pixels_are_white_as_often_as_they_are_bright():
     np.testing.assert_allclose(drawn[:, 1, 1].mean(), 0.3, atol=0.03)
     np.testing.assert_array_equal(drawn, binarised(grey, 0, "test"))
     assert (drawn != binarised(grey, 1, "test")).any()
+
+
+def test_batches_are_binarised_anew_in_every_epoch_and_alike_from_the_middle_on():
+    grey = torch.full((70, 4, 4), 128, dtype=torch.uint8)
+    batches = BinarisedBatches(ResidentBatches(grey, Order(70, 32, 16, seed=1)), 1)
+    first, second = (list(batches.epoch(epoch)) for epoch in (1, 2))
+    assert [len(batch) for batch in first] == [32, 32, 6]
+    assert set(torch.cat(first).unique().tolist()) == {0, 1}
+    assert abs(float(torch.cat(first).mean()) - 0.5) < 0.1
+    assert not any(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    resumed = list(batches.epoch(1, 1))
+    assert all(torch.equal(x, y) for x, y in zip(first[1:], resumed, strict=True))
+
+
+def test_a_dear_mean_is_carried_over_without_bias_and_with_its_own_error():
+    rng = np.random.default_rng(9)
+    cheap = 100 + 30 * rng.standard_normal(2000)
+    dear = cheap - 2 + 0.5 * rng.standard_normal(2000)
+    draws = [np.sort(rng.choice(2000, 100, replace=False)) for _ in range(400)]
+    found, errors = np.transpose([carried_over(cheap, rows, dear[rows]) for rows in draws])
+    assert abs(found.mean() - dear.mean()) < 0.02
+    assert found.std() == pytest.approx(errors.mean(), rel=0.2)
+    assert errors.mean() < 0.1  # the plain mean of 100 images: 3
+    everyone = np.arange(2000)
+    assert carried_over(cheap, everyone, dear) == (pytest.approx(dear.mean()), 0)

@@ -22,7 +22,7 @@ from vaesc.applications.generation.distances import (
     kernel_distance,
 )
 from vaesc.applications.generation.interpolation import linear, spherical
-from vaesc.applications.generation.likelihood import BinarisedBatches, binarised
+from vaesc.applications.generation.likelihood import BinarisedBatches, binarised, carried_over
 from vaesc.applications.generation.mixtures import Mixture, fit_mixture
 from vaesc.datasets.reader import open_dataset
 from vaesc.errors import DataError
@@ -296,3 +296,16 @@ def test_batches_are_binarised_anew_in_every_epoch_and_alike_from_the_middle_on(
     assert not any(torch.equal(x, y) for x, y in zip(first, second, strict=True))
     resumed = list(batches.epoch(1, 1))
     assert all(torch.equal(x, y) for x, y in zip(first[1:], resumed, strict=True))
+
+
+def test_a_dear_mean_is_carried_over_without_bias_and_with_its_own_error():
+    rng = np.random.default_rng(9)
+    cheap = 100 + 30 * rng.standard_normal(2000)
+    dear = cheap - 2 + 0.5 * rng.standard_normal(2000)
+    draws = [np.sort(rng.choice(2000, 100, replace=False)) for _ in range(400)]
+    found, errors = np.transpose([carried_over(cheap, rows, dear[rows]) for rows in draws])
+    assert abs(found.mean() - dear.mean()) < 0.02
+    assert found.std() == pytest.approx(errors.mean(), rel=0.2)
+    assert errors.mean() < 0.1  # the plain mean of 100 images: 3
+    everyone = np.arange(2000)
+    assert carried_over(cheap, everyone, dear) == (pytest.approx(dear.mean()), 0)

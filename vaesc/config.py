@@ -351,7 +351,7 @@ class GenerationConfig:
     binary_epochs: int = 50
     """Passes that train a VAE on binarised images, for published bounds; 0 leaves it out."""
     binary_images: int = 200
-    """Binarised test images, from the first on, that the bound of 5000 samples is taken for."""
+    """Binarised test images, drawn at random, that the bound of 5000 samples is taken for."""
 
     def __post_init__(self) -> None:
         _require(self.n_samples >= 100, self, "n_samples", "must be at least 100")

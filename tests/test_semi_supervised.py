@@ -19,6 +19,7 @@ from vaesc.applications.semi_supervised.features import Features, part_of
 from vaesc.applications.semi_supervised.labelling import label
 from vaesc.applications.semi_supervised.measurement import METHODS
 from vaesc.applications.semi_supervised.selftraining import self_train, surest_rows
+from vaesc.applications.semi_supervised.telling import _sentence
 from vaesc.arrays import write_array
 from vaesc.bundle import SparseVAE
 from vaesc.cli import label as command
@@ -381,6 +382,15 @@ def test_the_application_measures_every_method_and_is_the_same_twice(artifacts, 
     applied(artifacts, tmp_path / "b", block_size=100)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_the_sentence_says_to_what_self_training_loses_over_the_draws_that_both_have():
+    ahead = {name: [9.0, 9.0] for name in METHODS} | {"best": [2.0, 2.5]}
+    behind = {name: [9.0, 1.0] for name in METHODS} | {"best": [2.0], "supervised": [1.5]}
+    said = _sentence({100: ahead, 600: behind})
+    assert "With 100 labels self-training errs on 2.25 %" in said
+    assert said.endswith(f"With 600 labels it loses (2.00 %) to {METHODS['supervised']} (1.50 %).")
+    assert said.count("loses") == 1
 
 
 def test_without_labels_there_is_nothing_to_measure_and_it_is_said(tmp_path):

@@ -120,20 +120,30 @@ def _cell(draws: Sequence[float]) -> str:
 def _sentence(errors: Errors) -> str:
     n = min(errors)
     mean = {name: float(np.mean(draws)) for name, draws in errors[n].items()}
-    best = min(mean, key=lambda name: mean[name])
-    ahead = (
-        f"against {mean['supervised']:.2f} % for the same network taught by the labels alone"
-        if mean["best"] < mean["supervised"]
-        else f"and loses to the same network taught by the labels alone ({mean['supervised']:.2f})"
-    )
-    loses = "" if best in ("best", "supervised") else (
-        f" It loses to {METHODS[best]} ({mean[best]:.2f} %)."
-    )  # fmt: skip
-    return (
-        f"With {n} labels self-training errs on {mean['best']:.2f} % of the test images, {ahead}; "
-        f"spreading alone {mean['spreading']:.2f} %, M1 {mean['m1']:.2f} %, "
-        f"M1+M2 {mean['m1_m2']:.2f} %.{loses}"
-    )
+    return " ".join(
+        [
+            f"With {n} labels self-training errs on {mean['best']:.2f} % of the test images, "
+            f"the same network taught by the labels alone on {mean['supervised']:.2f} %; "
+            f"spreading alone {mean['spreading']:.2f} %, M1 {mean['m1']:.2f} %, "
+            f"M1+M2 {mean['m1_m2']:.2f} %.",
+            *(_lost(number, found) for number, found in errors.items()),
+        ]
+    ).strip()
+
+
+def _lost(n: int, found: Mapping[str, Sequence[float]]) -> str:
+    """Say to what self-training loses with n labels, over the draws that both have; or nothing."""
+
+    def behind(name: str) -> float:
+        common = min(len(found[name]), len(found["best"]))
+        return float(np.mean(found["best"][:common]) - np.mean(found[name][:common]))
+
+    rival = max(METHODS, key=behind)
+    if behind(rival) <= 0:
+        return ""
+    common = min(len(found[rival]), len(found["best"]))
+    own, theirs = (float(np.mean(found[name][:common])) for name in ("best", rival))
+    return f"With {n} labels it loses ({own:.2f} %) to {METHODS[rival]} ({theirs:.2f} %)."
 
 
 def _notes(config: SemiSupervisedConfig, errors: Errors) -> list[str]:

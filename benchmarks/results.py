@@ -63,7 +63,8 @@ def _of_application(step: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     yield from map(_row, found["figures"])
     yield ""
-    notes = [*(f["shortfall"] for f in found["figures"] if f["shortfall"]), *found["notes"]]
+    tried = [f["shortfall"] for f in found["figures"] if f["shortfall"]]
+    notes = list(dict.fromkeys([*tried, *found["notes"]]))
     yield from (f"- {note}" for note in notes)
     if notes:
         yield ""

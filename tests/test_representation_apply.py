@@ -32,6 +32,9 @@ from vaesc.models import VAE, save_vae
 from vaesc.parts import PART, load_part
 from vaesc.progress import SILENT
 
+# Half a minute of work, which beside much other work may take many times as long.
+pytestmark = pytest.mark.timeout(900)
+
 CONFIG = RepresentationConfig(n_atoms=128, n_nonzero_coefs=16)
 ONE = np.ones((1, 1), np.float32)
 SPLITS = {"train": slice(0, 1200), "validation": slice(1200, 1400), "test": slice(1400, 1797)}

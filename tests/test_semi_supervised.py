@@ -391,6 +391,7 @@ def test_the_sentence_says_to_what_self_training_loses_over_the_draws_that_both_
     assert "With 100 labels self-training errs on 2.25 %" in said
     assert said.endswith(f"With 600 labels it loses (2.00 %) to {METHODS['supervised']} (1.50 %).")
     assert said.count("loses") == 1
+    assert "  " not in said
 
 
 def test_without_labels_there_is_nothing_to_measure_and_it_is_said(tmp_path):

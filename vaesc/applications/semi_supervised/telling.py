@@ -126,9 +126,9 @@ def _sentence(errors: Errors) -> str:
             f"the same network taught by the labels alone on {mean['supervised']:.2f} %; "
             f"spreading alone {mean['spreading']:.2f} %, M1 {mean['m1']:.2f} %, "
             f"M1+M2 {mean['m1_m2']:.2f} %.",
-            *(_lost(number, found) for number, found in errors.items()),
+            *filter(None, (_lost(number, found) for number, found in errors.items())),
         ]
-    ).strip()
+    )
 
 
 def _lost(n: int, found: Mapping[str, Sequence[float]]) -> str:

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from vaesc.applications import compression
 from vaesc.applications.code_model import CodeModel
-from vaesc.applications.compression import files, peers
+from vaesc.applications.compression import files, peers, telling
 from vaesc.applications.compression.codec import Codec
 from vaesc.applications.compression.entropy import (
     Reader,
@@ -374,6 +374,18 @@ def test_rates_lie_between_points_and_nowhere_else():
     assert peers.psnr_at(points, 2) == pytest.approx(25)
     assert peers.bpp_at(points, 31) is None
     assert peers.psnr_at(points, 0.5) is None
+
+
+def test_the_rival_is_the_one_of_fewest_bytes_that_is_no_worse():
+    def at(*pairs):
+        return [peers.Point(bpp=b, mse=10 ** (-p / 10), setting="") for b, p in pairs]
+
+    curves = {"JPEG": at((1, 20), (4, 30)), "WebP": at((0.5, 26), (3, 36)), "AVIF": at((0.1, 19))}
+    bpp, name = telling.best_rival(curves, 22)
+    assert bpp == 0.5  # AVIF is none of the goal's
+    assert name == "WebP's smallest file, which has 26.0 dB"
+    assert telling.best_rival(curves, 26) == (pytest.approx(0.5), "WebP")
+    assert telling.best_rival({"JPEG": curves["JPEG"]}, 31) is None
 
 
 # The command line.

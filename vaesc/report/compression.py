@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from vaesc.report.style import Theme, save_themed
 
 OURS = "vaesc"
-_COLOURS = {OURS: "refined", "PCA, coded as well": "pixel"}
+_MAIN = (OURS, "PCA, coded as well")
+_COLOURS = {
+    OURS: "refined", "PCA, coded as well": "pixel", "JPEG": "topk_pixels", "WebP": "topk_latents",
+    "JPEG XL": "vq", "AVIF": "lasso",
+}  # fmt: skip
 _DASHES = {"JPEG": (1, 1.2), "WebP": (3, 1.2), "JPEG XL": (6, 1.4), "AVIF": (5, 1.5, 1, 1.5)}
 
 
@@ -36,7 +40,7 @@ def _curves(curves: Mapping[str, Sequence[tuple[float, float]]], theme: Theme) -
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for method, points in curves.items():
-        colour, main = theme.colour(_COLOURS.get(method, "")), method in _COLOURS
+        colour, main = theme.colour(_COLOURS.get(method, "")), method in _MAIN
         style: dict[str, Any] = {} if main else {"dashes": _DASHES.get(method, (2, 2))}
         axes.plot(
             [p[0] for p in points], [p[1] for p in points], color=colour, marker="o",

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaesc.cli.files import check_folder, whole_or_absent
+from vaesc.cli.files import add_model, check_folder, read_images, whole_or_absent
 from vaesc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ def add_commands(
         ("decompress", decompress, "a file of `vaesc compress` (.vsc) to images (.npy)"),
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)
-        parser.add_argument(
-            "--model", default="champion", metavar="REF",
-            help="alias, version, models:/name/version, run id or folder (default: champion)",
-        )  # fmt: skip
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        add_model(parser)
         if function is compress:
             parser.add_argument(
                 "--quality", type=int, default=5, metavar="Q",
@@ -53,11 +49,9 @@ def compress(options: argparse.Namespace) -> int:
     """Write a file of images as one of few bytes."""
     import time
 
-    from vaesc.datasets import read_npy
-
     _check_suffix(options.output, SUFFIX)
     check_folder(options.output)
-    images = read_npy(options.input)
+    images = read_images(options.input)
     codec = _codec(options)
     start = time.perf_counter()
     data = codec.compress(images, options.quality)

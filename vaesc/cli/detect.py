@@ -13,9 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from vaesc.cli.files import check_folder, read_images, whole_or_absent
+from vaesc.cli.files import add_model, check_folder, read_images, whole_or_absent
 from vaesc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,11 +33,7 @@ def add_commands(
         description=f"{what}. A usual image is flagged with at most the probability of the "
         "false-alarm rate.",
     )  # fmt: skip
-    parser.add_argument(
-        "--model", default="champion", metavar="REF",
-        help="alias, version, models:/name/version, run id or folder (default: champion)",
-    )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    add_model(parser)
     parser.add_argument(
         "--false-alarm-rate", type=float, metavar="A",
         help="in (0, 0.5] (default: the setting anomaly.false_alarm_rate of the model's run)",
@@ -103,6 +97,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _explained(detector: Detector, images: Any, verdict: Verdict) -> bytes:  # noqa: ANN401
+    import numpy as np
+
     from vaesc.applications.anomaly.draw import draw
     from vaesc.applications.anomaly.explain import explain
     from vaesc.report.style import LIGHT_THEME, png_of

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.cli.files import check_folder, read_images, whole_or_absent
+from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
 from vaesc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,11 +22,7 @@ def add_commands(
         ("cluster", cluster, "images (.npy) to the cluster of each (.csv)"),
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)
-        parser.add_argument(
-            "--model", default="champion", metavar="REF",
-            help="alias, version, models:/name/version, run id or folder (default: champion)",
-        )  # fmt: skip
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        add_model(parser)
         if function is represent:
             parser.add_argument(
                 "--features", choices=("latents", "codes", "split-codes"), default="codes",
@@ -50,9 +46,7 @@ def represent(options: argparse.Namespace) -> int:
     features = representation.features(images, options.features)
     with whole_or_absent(options.output) as out:
         if suffix == ".npy":
-            import numpy as np
-
-            np.save(out, features, allow_pickle=False)
+            save_npy(out, features)
         else:
             from scipy.sparse import save_npz
 

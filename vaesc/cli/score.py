@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vaesc.cli.files import add_model
 from vaesc.errors import ConfigError, VaescError
 
 ANNOUNCE = "tasks.score:announce"
@@ -26,11 +27,7 @@ def add_commands(
         description=f"Write {what}. If they have, a Prefect server that is configured "
         "(PREFECT_API_URL or a profile) is told with the event vaesc.drift.",
     )  # fmt: skip
-    parser.add_argument(
-        "--model", default="champion", metavar="REF",
-        help="alias, version, models:/name/version, run id or folder (default: champion)",
-    )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    add_model(parser)
     parser.add_argument(
         "--block-size", type=int, default=8192, metavar="N",
         help="images in memory at once, for each worker (default: 8192)",

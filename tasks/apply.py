@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.inputs import model_inputs
 from tasks.step import StepTask, step_task
 from tasks.tracking import current
 from vaesc.config import Application, PipelineConfig
-from vaesc.records import Applied, Dataset, Dictionary, Latents, Record, Refined, TrainedVAE
+from vaesc.records import Applied, Dataset, Dictionary, Latents, Refined, TrainedVAE
 from vaesc.steps import APPLICATIONS, Step, run_step
 from vaesc.store import Artifact
 
@@ -33,11 +34,7 @@ def _task(step: Step) -> StepTask[..., Applied]:
         dictionary: Dictionary,
         refined: Refined | None = None,
     ) -> Artifact:
-        inputs: dict[str, Record | str] = {
-            "dataset": dataset, "vae": vae, "latents": latents, "dictionary": dictionary,
-        }  # fmt: skip
-        if refined is not None:
-            inputs["refined"] = refined
+        inputs = model_inputs(dataset, vae, latents, dictionary, refined)
         with current().nested(step.name) as run:
             return run_step(step, config, inputs, run_id=run.id, listener=run)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.inputs import model_inputs
 from tasks.step import step_task
 from tasks.tracking import current
 from vaesc.config import PipelineConfig
-from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Record, Refined, TrainedVAE
+from vaesc.records import Dataset, Dictionary, Evaluation, Latents, Refined, TrainedVAE
 from vaesc.steps import EVALUATE, run_step
 from vaesc.store import Artifact
 
@@ -20,13 +21,6 @@ def evaluate(
     refined: Refined | None = None,
 ) -> Artifact:
     """Compare the article's method with pixel coding and the controls on the test split."""
-    inputs: dict[str, Record | str] = {
-        "dataset": dataset,
-        "vae": vae,
-        "latents": latents,
-        "dictionary": dictionary,
-    }
-    if refined is not None:
-        inputs["refined"] = refined
+    inputs = model_inputs(dataset, vae, latents, dictionary, refined)
     with current().nested("evaluate") as run:
         return run_step(EVALUATE, config, inputs, run_id=run.id, listener=run)

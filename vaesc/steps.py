@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -254,9 +254,10 @@ def _application(name: Application) -> Step:
         config: PipelineConfig, inputs: Inputs, folder: Path, listener: Listener, checkpoints: Path
     ) -> Mapping[str, Any]:
         from vaesc.applications import apply
+        from vaesc.applications.requirements import section_of
 
         return apply(
-            name, _section(name, config), inputs, folder, seed=config.seed,
+            name, section_of(name, config), inputs, folder, seed=config.seed,
             n_nonzero_coefs=config.dictionary.n_nonzero_coefs, device=config.runtime.device,
             block_size=config.runtime.block_size, listener=listener,
         )  # fmt: skip
@@ -267,14 +268,6 @@ def _application(name: Application) -> Step:
         module=f"vaesc.applications.{name}",
         inputs=("dataset", "vae", "latents", "dictionary", "refined"),
     )  # fmt: skip
-
-
-def _section(name: Application, config: PipelineConfig) -> Any:  # noqa: ANN401 - of any application
-    """Return an application's settings; other images are looked for where the run's own lie."""
-    section = getattr(config, name)
-    if name == "anomaly" and section.outliers_folder is None:
-        return replace(section, outliers_folder=config.dataset.folder)
-    return section
 
 
 APPLICATIONS: dict[Application, Step] = {

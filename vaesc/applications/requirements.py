@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from vaesc.config import AnomalyConfig, DatasetConfig, PipelineConfig
+from dataclasses import replace
+from typing import Any
+
+from vaesc.config import AnomalyConfig, Application, DatasetConfig, PipelineConfig
 from vaesc.datasets.sources import is_present
 from vaesc.errors import DataError
 
@@ -14,24 +17,26 @@ def check_applications(config: PipelineConfig) -> None:
         DataError: The images that `anomaly.outliers` names are not on this machine.
     """
     if "anomaly" in config.applications:
-        outlier_source(config.anomaly, config.dataset.folder)
+        outlier_source(section_of("anomaly", config))
 
 
-def outlier_source(config: AnomalyConfig, folder: str | None = None) -> DatasetConfig | None:
+def section_of(name: Application, config: PipelineConfig) -> Any:  # noqa: ANN401 - of any application
+    """Return an application's settings; other images are looked for where the run's own lie."""
+    section = getattr(config, name)
+    if name == "anomaly" and section.outliers_folder is None:
+        return replace(section, outliers_folder=config.dataset.folder)
+    return section
+
+
+def outlier_source(config: AnomalyConfig) -> DatasetConfig | None:
     """Return where the outliers that `config` names lie; None if they are made.
-
-    Args:
-        config: Names them.
-        folder: Where to look if `config` names no folder.
 
     Raises:
         DataError: They are not on this machine.
     """
     if config.outliers == "made":
         return None
-    wanted = DatasetConfig(
-        source=config.outliers, folder=config.outliers_folder or folder, download=False
-    )
+    wanted = DatasetConfig(source=config.outliers, folder=config.outliers_folder, download=False)
     if not is_present(wanted):
         raise DataError(
             f"anomaly.outliers={config.outliers} is nowhere on this machine; set "

@@ -35,3 +35,13 @@ def fashion_mnist() -> Path:
             pytest.fail(sentence)
         pytest.skip(sentence)
     return DEBIAN_FASHION_MNIST
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project of a test file's own; its Prefect server is stopped afterwards."""
+    from project import Project, stop_server
+
+    project = Project(tmp_path_factory.mktemp("project"))
+    yield project
+    stop_server(project)

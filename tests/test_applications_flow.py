@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from project import STEPS, Project, states, stop_server
+from project import STEPS, states
 
 from vaesc.config import Application
 
@@ -24,13 +24,6 @@ SMALL = {
     "semi_supervised.n_draws": 1, "semi_supervised.network_draws": 1, "dataset.limit": 400,
 }  # fmt: skip
 ALL = [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("project"))
-    yield project
-    stop_server(project)
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import EXECUTABLE, Browser
-from project import STEPS, Project, artifacts, both_pages, states, stop_server
+from project import STEPS, Project, artifacts, both_pages, states
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("project"))
-    yield project
-    stop_server(project)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from project import STEPS, Project, artifacts, states, stop_server
+from project import STEPS, Project, artifacts, states
 from sklearn.datasets import load_digits
 
 import vaesc
@@ -36,13 +36,6 @@ def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "digits.npy"
     np.save(path, load_digits().images[:300].astype(np.uint8) * 15)
     return path
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("project"))
-    yield project
-    stop_server(project)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.applications.groups import groups as all_groups
+
 if TYPE_CHECKING:
     from vaesc.applications.subject import Subject
     from vaesc.datasets.reader import ImageDataset
@@ -33,9 +35,4 @@ def taken(dataset: ImageDataset, split: str, rows: Ints, block_size: int) -> Flo
 
 def groups(subject: Subject, split: str) -> Iterator[Floats]:
     """Yield all images of a split in [0, 1], in groups that no setting changes."""
-    from vaesc.models.elbo import group_images
-
-    dataset = subject.dataset
-    rows = slice(0, dataset.n(split))
-    for group in group_images(dataset, split, rows, subject.block_size):
-        yield group.numpy()
+    return (unit for _, unit in all_groups(subject.dataset, split, subject.block_size))

@@ -31,6 +31,7 @@ from vaesc.applications.anomaly.one_class import auroc
 from vaesc.applications.anomaly.terms import negative_elbo
 from vaesc.applications.requirements import outlier_source
 from vaesc.applications.subject import Subject
+from vaesc.bundle import GROUP
 from vaesc.config import AnomalyConfig
 from vaesc.datasets.scaling import to_unit
 from vaesc.datasets.sources import source_of
@@ -38,7 +39,6 @@ from vaesc.errors import DataError
 
 LIMIT = 10_000
 """Most outliers of each kind, and most test images they are told from."""
-_GROUP = 1024
 
 Floats = NDArray[np.float32]
 
@@ -140,4 +140,4 @@ def _made(subject: Subject) -> Iterator[tuple[str, Iterator[Floats]]]:
 
 
 def _grouped(unit: Floats) -> Iterator[Floats]:
-    return (unit[i : i + _GROUP] for i in range(0, len(unit), _GROUP))
+    return (unit[i : i + GROUP] for i in range(0, len(unit), GROUP))

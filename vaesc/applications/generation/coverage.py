@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.generation.groups import groups
+from vaesc.applications.groups import groups
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset

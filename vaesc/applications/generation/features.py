@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vaesc.applications.generation.groups import groups, rows_within
+from vaesc.applications.groups import groups, rows_within
 from vaesc.config import derive_seed
+from vaesc.models.elbo import GROUP
 
 if TYPE_CHECKING:
     from vaesc.applications.subject import Subject
@@ -36,7 +37,6 @@ _MOST_BYTES = 2**28
 _SMALLEST_SIDE, _SMALL_SIDE = 6, 7
 _PIXEL_WEIGHTS = 90_000
 """Weights that the dense layer on pixels may have."""
-_GROUP = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,5 +190,5 @@ def _scaled(features: Features, images: Tensor) -> Features:
 
 def _grouped(function: Callable[[Tensor], Tensor], unit: Any) -> Floats:  # noqa: ANN401
     with torch.inference_mode():
-        parts = [function(part) for part in torch.split(torch.from_numpy(unit), _GROUP)]
+        parts = [function(part) for part in torch.split(torch.from_numpy(unit), GROUP)]
         return np.asarray(torch.cat(parts).numpy(), np.float32)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.applications.code_model import CodeModel
-from vaesc.applications.generation.groups import groups, rows_within
 from vaesc.applications.generation.mixtures import Mixture, fit_mixture
 from vaesc.applications.generation.sampler import Priors
+from vaesc.applications.groups import groups, rows_within
 from vaesc.config import GenerationConfig, derive_seed
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from vaesc.applications.generation.coverage import (
 )
 from vaesc.applications.generation.distances import frechet_distance, kernel_distance
 from vaesc.applications.generation.features import Features
-from vaesc.applications.generation.groups import groups, rows_within
 from vaesc.applications.generation.sampler import NEW
+from vaesc.applications.groups import groups, rows_within
 
 if TYPE_CHECKING:
     from vaesc.applications.generation.sampler import Prior, Sampler

@@ -70,5 +70,5 @@ def test_a_run_with_applications_is_reproduced(project, first):
     done = project.vaesc("reproduce", first["run_id"], "--json")
     found = json.loads(done.stdout)
     assert [s["outcome"] for s in found["steps"]] == ["identical"] * len(found["steps"])
-    assert {s["name"] for s in found["steps"]} >= set(NAMES)
+    assert {s["step"] for s in found["steps"]} >= set(NAMES)
     assert done.returncode == 0

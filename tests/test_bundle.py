@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from imagesets import digits, write_digits
+from registry_homes import tiny_model
 from scipy.sparse import coo_array, csc_array, csr_array
 
 from vaesc.bundle import FILES, OPTIONAL, SparseVAE
@@ -196,6 +197,23 @@ def test_flat_bytes_and_floats_of_the_same_images_give_the_same_codes(model):
     codes = model.encode(images).toarray()
     for same in (images.reshape(20, 64), images.astype(np.float32), images.astype(np.int64)):
         np.testing.assert_array_equal(model.encode(same).toarray(), codes)
+
+
+def lying_at(array, offset):
+    """A copy of `array` that begins `offset` bytes after a multiple of 64."""
+    room = np.empty(array.nbytes + 128, np.uint8)
+    begin = -room.ctypes.data % 64 + offset
+    copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def test_where_images_lie_in_memory_changes_no_bit():
+    """Numpy aligns to 16 bytes only, and where a chunk falls differs from run to run."""
+    images = np.random.default_rng(0).random((6, 4, 5), dtype=np.float32)
+    encode = tiny_model().latents_of_unit
+    expected = encode(images)
+    assert all(np.array_equal(encode(lying_at(images, at)), expected) for at in range(0, 64, 4))
 
 
 def test_the_methods_agree_with_each_other(model):

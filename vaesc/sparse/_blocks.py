@@ -46,6 +46,7 @@ def block_rows(row_bytes: int, block_bytes: int, *, most: int = 2048) -> int:
 
 @cache
 def _blas() -> Any:  # noqa: ANN401 - threadpoolctl has no types
+    import scipy.linalg  # noqa: F401 - it has a BLAS of its own, found only once loaded
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     return ThreadpoolController().select(user_api="blas")

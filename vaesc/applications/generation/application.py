@@ -45,27 +45,23 @@ def apply(config: GenerationConfig, subject: Subject) -> Findings:
         config: Sizes of priors and of the comparison.
         subject: The model, its data, where to write ``part.safetensors`` and pictures.
     """
-    from vaesc.sparse._blocks import single_threaded_blas
-    from vaesc.training.threads import one_thread
-
-    with one_thread(), single_threaded_blas():
-        sampler = Sampler(subject.model, fit_priors(config, subject))
-        features = fit_features(subject)
-        best, validation = best_prior(sampler, subject, features, config.n_samples)
-        sampler = Sampler(subject.model, replace(sampler.priors, best=best))
-        save_part(sampler.priors.part(), subject.folder / PART)
-        bounds = _bounds(config, subject)
-        if subject.dataset.n("test") < FEWEST:
-            return unscored(subject.dataset.n("test"), subject.dataset.source, bounds)
-        judge = Judge(subject, features, config.n_samples)
-        scores = _scores(config, sampler, judge)
-        measured = Measured(
-            features=features, scores=scores,
-            agreement=class_agreement(sampler, judge, _names(subject, sampler)),
-            bounds=bounds, best=best, validation=validation, n=judge.n,
-            source=subject.dataset.source,
-        )  # fmt: skip
-        return Findings(**told(measured), pictures=_pictures(sampler, judge, scores))
+    sampler = Sampler(subject.model, fit_priors(config, subject))
+    features = fit_features(subject)
+    best, validation = best_prior(sampler, subject, features, config.n_samples)
+    sampler = Sampler(subject.model, replace(sampler.priors, best=best))
+    save_part(sampler.priors.part(), subject.folder / PART)
+    bounds = _bounds(config, subject)
+    if subject.dataset.n("test") < FEWEST:
+        return unscored(subject.dataset.n("test"), subject.dataset.source, bounds)
+    judge = Judge(subject, features, config.n_samples)
+    scores = _scores(config, sampler, judge)
+    measured = Measured(
+        features=features, scores=scores,
+        agreement=class_agreement(sampler, judge, _names(subject, sampler)),
+        bounds=bounds, best=best, validation=validation, n=judge.n,
+        source=subject.dataset.source,
+    )  # fmt: skip
+    return Findings(**told(measured), pictures=_pictures(sampler, judge, scores))
 
 
 def _bounds(config: GenerationConfig, subject: Subject) -> BinaryBounds | None:

@@ -71,13 +71,6 @@ def apply(config: RepresentationConfig, subject: Subject) -> Findings:
     Raises:
         DataError: The model's latents do not vary.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    with threadpool_limits(1):  # sums over threads end in other last bits
-        return _applied(config, subject)
-
-
-def _applied(config: RepresentationConfig, subject: Subject) -> Findings:
     latents = latents_of(subject, subject.model)
     coder = fit_local_coder(
         latents["train"], n_atoms=config.n_atoms, n_nonzero_coefs=config.n_nonzero_coefs,

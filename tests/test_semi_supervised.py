@@ -175,23 +175,18 @@ def test_m2_names_clouds_from_a_label_of_each():
     assert (kingma.classify(fitted, latents).argmax(axis=1) == classes).mean() > 0.97
 
 
-def test_two_bands_of_which_labels_alone_name_half_are_found_by_m2():
+def test_latents_without_label_teach_m2_what_its_labels_alone_do_not():
     rng = np.random.default_rng(0)
-    classes = np.arange(400) % 2
-    across = (classes - 0.5) * 1.6 + rng.normal(0, 0.12, 400)
-    latents = np.stack([rng.uniform(-2, 2, 400), across], axis=1).astype(np.float32)
-    labels = np.full(400, -1)
-    for band, ahead in ((0, 1), (1, -1)):  # labelled at opposite ends
-        own = np.flatnonzero(classes == band)
-        labels[own[np.argsort(ahead * latents[own, 0])[:2]]] = band
+    classes = np.arange(300) % 3
+    latents = (3.2 * np.eye(3, 10)[classes] + rng.normal(size=(300, 10))).astype(np.float32) / 2
+    labels = np.where(np.arange(300) < 6, classes, -1)
     right = []
     for weight in (1.0, 0.0):
         fitted = kingma.fit_m2(
-            latents, np.full_like(latents, 0.03), labels, 2, epochs=400, seed=0, weight=weight
+            latents, np.full_like(latents, 0.05), labels, 3, epochs=150, seed=0, weight=weight
         )
         right.append((kingma.classify(fitted, latents).argmax(axis=1) == classes).mean())
-    assert right[0] > 0.95
-    assert right[1] < 0.75
+    assert right[0] > max(0.9, right[1] + 0.03)
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (8, 11)])

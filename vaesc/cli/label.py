@@ -18,7 +18,8 @@ def add_commands(
     parser = commands.add_parser(
         "label", parents=[common], help=what,
         description=f"Write {what}: they spread over the model's latents, and a network learns "
-        "from that. 60,000 images take about a minute, a few hundred a quarter of that.",
+        "from that. 60,000 images take about a minute; however few they are, the network makes "
+        "hundreds of steps.",
     )  # fmt: skip
     add_model(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")

@@ -130,8 +130,8 @@ def _shortfall(n: int, found: Mapping[str, Sequence[float]], goal: float | None)
     if len(found["best"]) < _ORDERED:
         said.append(
             f"With {n} labels networks were trained in {len(found['best'])} draws, not in the "
-            f"{_ORDERED} that were ordered: each takes half a minute, an application may take "
-            f"ten. --set semi_supervised.network_draws={_ORDERED} trains them all."
+            f"{_ORDERED} that were ordered: an application may take ten minutes. "
+            f"--set semi_supervised.network_draws={_ORDERED} trains them all."
         )
     return " ".join(said)
 

@@ -55,14 +55,14 @@ def detect(options: argparse.Namespace) -> int:
     _check(options)
     images = read_images(options.input)
     from vaesc.applications.anomaly.detector import Detector
+    from vaesc.applications.threads import one_thread_everywhere
     from vaesc.registry import load_model
-    from vaesc.training.threads import one_thread
 
     model = load_model(options.model, device=options.device)
     detector = Detector.of(model)
     rate = options.false_alarm_rate
     rate = detector.false_alarm_rate if rate is None else rate
-    with one_thread():
+    with one_thread_everywhere():
         verdict = detector.detect(images)
         picture = _explained(detector, images, verdict) if options.explain else b""
     write = _json if options.output.suffix == ".json" else _csv

@@ -38,10 +38,10 @@ from vaesc.applications.compression.layers import (
     prepare,
 )  # fmt: skip
 from vaesc.applications.compression.transforms import Transforms
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.datasets.scaling import from_unit, is_integer_range
 from vaesc.errors import ConfigError, DataError
 from vaesc.parts import Part
-from vaesc.training.threads import one_thread
 
 if TYPE_CHECKING:
     from vaesc.bundle import SparseVAE
@@ -218,15 +218,15 @@ class Codec:
             made = self.decoded(block_of(data, header, b), layers, here.stop - here.start)
             yield made[max(rows.start - here.start, 0) : rows.stop - here.start]
 
+    @one_thread_everywhere()
     def prepare(self, unit: NDArray[np.float32]) -> Prepared:
         """Return images in [0, 1], shape (n, *shape), ready for :meth:`coded`."""
-        with one_thread():
-            return prepare(self.model, unit)
+        return prepare(self.model, unit)
 
+    @one_thread_everywhere()
     def coded(self, prepared: Prepared, layers: Layers) -> Coded:
         """Return what is to be written of at most :data:`.BLOCK` images."""
-        with one_thread():
-            return code(self.model, self.transforms, layers, prepared)
+        return code(self.model, self.transforms, layers, prepared)
 
     def written(self, coded: Coded, layers: Layers) -> bytes:
         """Return it as the bytes of a block."""
@@ -238,6 +238,7 @@ class Codec:
         write_levels(writer, layers.detail, coded.detail, coded.detail_classes)
         return writer.finish()
 
+    @one_thread_everywhere()
     def decoded(self, block: bytes, layers: Layers, n_images: int) -> Images:
         """Return the images of a block, shape (n, *shape).
 
@@ -254,8 +255,7 @@ class Codec:
             base_classes=base_classes, base=base, kinds=kinds, detail=detail,
             detail_classes=detail_classes,
         )  # fmt: skip
-        with one_thread():
-            unit = decode(self.model, self.transforms, layers, coded)
+        unit = decode(self.model, self.transforms, layers, coded)
         return self._in_range(unit.reshape(n_images, *self.model.shape))
 
     def packed(self, blocks: list[bytes], quality: int, n_images: int) -> bytes:

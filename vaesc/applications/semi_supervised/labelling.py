@@ -12,10 +12,10 @@ from vaesc.applications.semi_supervised.features import Features
 from vaesc.applications.semi_supervised.network import predict_all
 from vaesc.applications.semi_supervised.selftraining import self_train
 from vaesc.applications.semi_supervised.spreading import graph_of
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import SparseVAE
 from vaesc.config import SemiSupervisedConfig, derive_seed
 from vaesc.errors import DataError
-from vaesc.training.threads import one_thread
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -77,7 +77,7 @@ def label(
     names = np.unique(labels[labels != UNKNOWN])
     classes = np.where(labels == UNKNOWN, UNKNOWN, np.searchsorted(names, labels))
     rows = _joined_rows(classes, config.n_images, seed)
-    with one_thread():
+    with one_thread_everywhere():
         latents, _ = Features.of(model).posterior(unit[rows])
         network = self_train(
             lambda at: unit[rows[at]], model.shape, graph_of(latents, config.n_neighbours),

@@ -13,7 +13,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +50,7 @@ def add_commands(
     )  # fmt: skip
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT")
-    parser.set_defaults(function=detect)
+    parser.set_defaults(function=detect, kept=NOTHING_KEPT)
 
 
 def detect(options: argparse.Namespace) -> int:

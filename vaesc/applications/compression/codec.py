@@ -9,15 +9,16 @@ after it suffers.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.code_model import ONE, CodeModel
+from vaesc.applications.code_model import CodeModel
 from vaesc.applications.compression.entropy import (
     Reader,
     Writer,
@@ -144,14 +145,14 @@ class Codec:
             blocks.append(self.written(self.coded(prepared, layers), layers))
         return self.packed(blocks, quality, len(unit))
 
-    def decompress(self, data: bytes, rows: slice = _ALL) -> Images:
+    def decompress(self, data: bytes | IO[bytes], rows: slice = _ALL) -> Images:
         """Return the images of a file, or some of them.
 
         Only the blocks that hold them are decoded, each whole, so that some images are to the last
         bit those that all would hold.
 
         Args:
-            data: The file.
+            data: The file, whole or open; of an open one only what is needed is read.
             rows: Which images, a plain range.
 
         Returns:
@@ -160,11 +161,12 @@ class Codec:
         Raises:
             DataError: The file is damaged, of another model, or claims what cannot be.
         """
-        header = self.header(data)
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        header = self.header(file)
         first, last, _ = _plain(rows).indices(header.n_images)
         made = np.empty((max(last - first, 0), *self.model.shape), self.dtype)
         done = 0
-        for part in self.parts(data, header, slice(first, last)):
+        for part in self.parts(file, header, slice(first, last)):
             made[done : done + len(part)] = part
             done += len(part)
         return made
@@ -183,13 +185,13 @@ class Codec:
         """How a .npy file names :attr:`dtype`, little-endian."""
         return "|u1" if self.dtype == np.uint8 else "<f4"
 
-    def header(self, data: bytes) -> Header:
-        """Return a file's header once all of it is found to be true of this codec.
+    def header(self, file: IO[bytes]) -> Header:
+        """Return an open file's header once all of it is found to be true of this codec.
 
         Raises:
             DataError: It is not.
         """
-        header = unpack(data)
+        header = unpack(file)
         if header.digest != self.digest:
             raise DataError(
                 "it was compressed with another model than this one; name that model with --model"
@@ -197,14 +199,15 @@ class Codec:
         if header.shape != self.model.shape or not 1 <= header.quality <= len(self.qualities):
             raise DataError("its header contradicts the model that it names; fetch it again")
         layers = self.qualities[header.quality - 1]
-        least = _least_bits(layers.base) + _least_bits(layers.detail)
-        for b, where in enumerate(header.blocks):
-            rows = header.images_of(b)
-            if 8 * (where.stop - where.start) + _SLACK < (rows.stop - rows.start) * least:
-                raise DataError("it claims more images than its bytes can hold; fetch it again")
+        bits, n = 8 * np.diff(header.bounds), header.n_images
+        images = np.minimum(BLOCK, n - BLOCK * np.arange(len(bits)))
+        if (bits + _SLACK < images * layers.least_bits).any():
+            raise DataError("it claims more images than its bytes can hold; fetch it again")
+        if (bits - _SLACK > images * layers.most_bits).any():
+            raise DataError("it claims more bytes than its images can take; fetch it again")
         return header
 
-    def parts(self, data: bytes, header: Header, rows: slice) -> Iterator[Images]:
+    def parts(self, file: IO[bytes], header: Header, rows: slice) -> Iterator[Images]:
         """Yield the images from ``rows.start`` to ``rows.stop``, block by block.
 
         Raises:
@@ -215,7 +218,7 @@ class Codec:
         layers = self.qualities[header.quality - 1]
         for b in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
             here = header.images_of(b)
-            made = self.decoded(block_of(data, header, b), layers, here.stop - here.start)
+            made = self.decoded(block_of(file, header, b), layers, here.stop - here.start)
             yield made[max(rows.start - here.start, 0) : rows.stop - here.start]
 
     @one_thread_everywhere()
@@ -287,9 +290,3 @@ def _plain(rows: slice) -> slice:
 
 def _shares(model: CodeModel, n: int) -> NDArray[np.uint32]:
     return np.broadcast_to(model.classes, (n, model.n_classes))
-
-
-def _least_bits(model: CodeModel) -> float:
-    """Return what the cheapest of all codes costs: no image is written with less."""
-    likelier = np.maximum(model.used / ONE, 1 - model.used / ONE)
-    return float((-np.log2(likelier)).sum(axis=1).min())

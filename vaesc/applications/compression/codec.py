@@ -259,7 +259,7 @@ class Codec:
             detail_classes=detail_classes,
         )  # fmt: skip
         unit = decode(self.model, self.transforms, layers, coded)
-        return self._in_range(unit.reshape(n_images, *self.model.shape))
+        return self.in_range(unit.reshape(n_images, *self.model.shape))
 
     def packed(self, blocks: list[bytes], quality: int, n_images: int) -> bytes:
         """Return blocks, each of :data:`.BLOCK` images but the last, as one file."""
@@ -272,7 +272,8 @@ class Codec:
             raise ConfigError(f"quality must be from 1 to {len(self.qualities)}, got {quality}")
         return self.qualities[quality - 1]
 
-    def _in_range(self, unit: NDArray[np.float32]) -> Images:
+    def in_range(self, unit: NDArray[np.float32]) -> Images:
+        """Return images in [0, 1] as they are given back, rounded as :attr:`dtype` asks."""
         if self.dtype == np.uint8:
             return np.asarray(np.rint(unit * np.float32(self.model.high)), np.uint8)
         return from_unit(unit, low=self.model.low, high=self.model.high)

@@ -1,7 +1,7 @@
 """The codec's speed: images a second to bytes and back, on one core, by the clock and by CPU time.
 
-By CPU time, other work on the machine does not count. Timings are no part of an application's results, which must be the same bytes each time. The last
-line is one JSON object.
+By CPU time, other work on the machine does not count. Timings are no part of an application's
+results, which must be the same bytes each time. The last line is one JSON object.
 
 ::
 

@@ -60,11 +60,15 @@ def check_shape(name: str, images: Any, shape: tuple[int, ...]) -> None:  # noqa
 def outside(name: Application, config: PipelineConfig) -> str:
     """Return the fingerprint of what an application looks at beside the run's artifacts.
 
-    It goes into the cache key: other files, another result.
+    It goes into the cache key: other files, or other image formats, another result.
 
     Raises:
         DataError: It is not on this machine.
     """
+    if name == "compression":
+        from vaesc.applications.compression.peers import versions
+
+        return f"formats {versions()}"
     if name != "anomaly":
         return ""
     wanted = outlier_source(section_of("anomaly", config))

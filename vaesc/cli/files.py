@@ -12,6 +12,9 @@ from typing import IO, Any
 
 from vaesc.errors import DataError
 
+NOTHING_KEPT = "OUT was not written; run it again"
+"""What a command that was stopped says of what it had made, if its output is whole or absent."""
+
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model to use, and where."""
@@ -46,11 +49,24 @@ def whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def regular_file(path: Path) -> Path:
+    """Return `path` if it is a file of some size: a pipe or a device may never end.
+
+    Raises:
+        DataError: There is none at `path`.
+    """
+    from vaesc.datasets.files import require_file
+
+    if not require_file(path).is_file():
+        raise DataError(f"{path} is a pipe or a device; write what it gives to a file first")
+    return path
+
+
 def read_images(path: Path) -> Any:  # noqa: ANN401
     """Return the images of a .npy file, whatever their shape and type."""
     from vaesc.datasets import read_npy
 
-    return read_npy(path)
+    return read_npy(regular_file(path))
 
 
 def save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    save_npy,
+    whole_or_absent,
+)
 from vaesc.cli.progress import shown
 from vaesc.errors import ConfigError, DataError
 
@@ -32,7 +39,7 @@ def add_commands(
         "labels", type=Path, metavar="LABELS.npy", help="an integer per image; -1: unknown"
     )
     parser.add_argument("output", type=Path, metavar="OUT.npy", help="int64, a class per image")
-    parser.set_defaults(function=label)
+    parser.set_defaults(function=label, kept=NOTHING_KEPT)
 
 
 def label(options: argparse.Namespace) -> int:

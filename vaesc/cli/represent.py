@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    save_npy,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +43,7 @@ def add_commands(
             )  # fmt: skip
         parser.add_argument("input", type=Path, metavar="IN")
         parser.add_argument("output", type=Path, metavar="OUT")
-        parser.set_defaults(function=function)
+        parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 
 def represent(options: argparse.Namespace) -> int:

@@ -11,7 +11,14 @@ import math
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    save_npy,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ def add_commands(
         "--along", choices=("linear", "spherical"), default="linear",
         help="the way between them (default: linear)",
     )  # fmt: skip
-    parser.set_defaults(function=sample)
+    parser.set_defaults(function=sample, kept=NOTHING_KEPT)
 
 
 def sample(options: argparse.Namespace) -> int:

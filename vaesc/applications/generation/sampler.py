@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from vaesc.applications.code_model import CodeModel
 from vaesc.applications.generation.interpolation import linear, spherical
 from vaesc.applications.generation.mixtures import Mixture
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.config import derive_seed
 from vaesc.errors import ConfigError, DataError
 from vaesc.parts import Part
@@ -126,6 +127,7 @@ class Sampler:
         priors = Priors.of_part(part, latent_dim=model.latent_dim, n_atoms=model.n_atoms)
         return cls(model, priors)
 
+    @one_thread_everywhere()
     def sample(
         self,
         n: int,
@@ -185,6 +187,7 @@ class Sampler:
         latents = mixture.sample(n, rng)
         return latents if prior == "mixture" else self._coded(latents)
 
+    @one_thread_everywhere()
     def interpolate(
         self, start: NDArray[Any], end: NDArray[Any], n: int, *, along: str = "linear"
     ) -> Floats:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 
 from vaesc.applications.representation.clusters import assigned, leading, mixture
 from vaesc.applications.representation.coordinates import LocalCoder, split_signs
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import SparseVAE
 from vaesc.errors import DataError
 from vaesc.parts import Part, save_part
@@ -55,6 +56,7 @@ class Representation:
         """Number of clusters that were found in the training images."""
         return int(self.membership.shape[1])
 
+    @one_thread_everywhere()
     def features(self, images: NDArray[Any], kind: Kind = "codes") -> Floats | csr_array:
         """Return features of images.
 
@@ -69,10 +71,12 @@ class Representation:
         codes = self.coder.encode(latents)
         return codes if kind == "codes" else split_signs(codes)
 
+    @one_thread_everywhere()
     def clusters(self, images: NDArray[Any]) -> Ints:
         """Return the cluster of each image, from 0 to C - 1, shape (n,)."""
         return assigned(self.coder.encode(self.model.latents(images)), self.membership)
 
+    @one_thread_everywhere()
     def divided(self, images: NDArray[Any], n_clusters: int) -> Ints:
         """Return clusters of these very images, by a Gaussian mixture of their latents.
 

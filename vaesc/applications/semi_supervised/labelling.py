@@ -14,11 +14,11 @@ from vaesc.applications.semi_supervised.features import Features
 from vaesc.applications.semi_supervised.network import Read, predict_all, train
 from vaesc.applications.semi_supervised.selftraining import self_train, total_steps
 from vaesc.applications.semi_supervised.spreading import Graph, graph_of, joined, spread_labels
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import SparseVAE
 from vaesc.config import SemiSupervisedConfig, derive_seed
 from vaesc.errors import DataError
 from vaesc.progress import SILENT, Listener, Within
-from vaesc.training.threads import one_thread
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -84,7 +84,7 @@ def label(
     names = np.unique(labels[labels != UNKNOWN])
     classes = np.where(labels == UNKNOWN, UNKNOWN, np.searchsorted(names, labels))
     rows = _joined_rows(classes, config.n_images, seed)
-    with one_thread():
+    with one_thread_everywhere():
         latents, _ = Features.of(model).posterior(unit)
         graph = graph_of(latents[rows], config.n_neighbours, Within(listener, 0, _TRAINED[0]))
         joint = enough(int((classes != UNKNOWN).sum()), len(names))

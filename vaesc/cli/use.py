@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    add_model,
+    check_folder,
+    is_local_codes,
+    read_images,
+    save_npy,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError, DataError
 
 
@@ -80,6 +87,11 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
     from vaesc.datasets.files import reading, require_file
     from vaesc.datasets.npy import read_npz, read_npz_text
 
+    if is_local_codes(path):
+        raise DataError(
+            f"{path} holds local codes of `vaesc represent`, whose columns are anchors, not "
+            "atoms; only codes of `vaesc encode` can be decoded"
+        )
     # Not by scipy: it sets aside whatever memory a header claims.
     with reading(require_file(path), "codes of `vaesc encode`"):
         if (kind := read_npz_text(path, "format")) != "csr":

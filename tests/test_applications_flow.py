@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
 NAMES = get_args(Application)
 SMALL = {
     "applications": NAMES, "generation.n_samples": 200, "generation.n_components": 5,
-    "generation.binary_epochs": 0, "representation.n_atoms": 64,
+    "generation.binary_epochs": 0, "representation.n_anchors": 64,
     "representation.n_nonzero_coefs": 8, "semi_supervised.n_labels": [100],
     "semi_supervised.n_draws": 1, "semi_supervised.network_draws": 1, "dataset.limit": 400,
 }  # fmt: skip

@@ -366,7 +366,7 @@ class GenerationConfig:
 class RepresentationConfig:
     """Latents and codes as features: probes, neighbours, clusters."""
 
-    n_atoms: int = 8192
+    n_anchors: int = 8192
     """Anchors among the latents, of which local codes are made; fewer for few images."""
     n_nonzero_coefs: int = 128
     """Anchors of one local code."""
@@ -376,12 +376,12 @@ class RepresentationConfig:
     """Clusters that are looked for; 0: as many as the data set has classes, else 10."""
 
     def __post_init__(self) -> None:
-        _require(self.n_atoms >= 2, self, "n_atoms", "must be at least 2")
+        _require(self.n_anchors >= 2, self, "n_anchors", "must be at least 2")
         _require(
-            1 <= self.n_nonzero_coefs <= self.n_atoms,
+            1 <= self.n_nonzero_coefs <= self.n_anchors,
             self,
             "n_nonzero_coefs",
-            f"must be between 1 and n_atoms={self.n_atoms}",
+            f"must be between 1 and n_anchors={self.n_anchors}",
         )
         _require(self.n_neighbours >= 1, self, "n_neighbours", "must be at least 1")
         _require(

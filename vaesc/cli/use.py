@@ -15,6 +15,7 @@ from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
     check_folder,
+    is_local_codes,
     read_images,
     regular_file,
     save_npy,
@@ -88,8 +89,13 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
     from vaesc.datasets.files import reading
     from vaesc.datasets.npy import read_npz, read_npz_text
 
+    if is_local_codes(regular_file(path)):
+        raise DataError(
+            f"{path} holds local codes of `vaesc represent`, whose columns are anchors, not "
+            "atoms; only codes of `vaesc encode` can be decoded"
+        )
     # Not by scipy: it sets aside whatever memory a header claims.
-    with reading(regular_file(path), "codes of `vaesc encode`"):
+    with reading(path, "codes of `vaesc encode`"):
         if (kind := read_npz_text(path, "format")) != "csr":
             raise ValueError(f"a sparse matrix in {kind.upper()}, not CSR format")
         parts = read_npz(path, ("data", "indices", "indptr", "shape"))

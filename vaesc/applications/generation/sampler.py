@@ -23,7 +23,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -47,6 +47,8 @@ PRIORS: tuple[Prior, ...] = get_args(Prior)
 NEW: tuple[Prior, ...] = ("mixture", "coded", "sparse")
 """Those that make new images and are fitted to the model: the best of them is found on validation
 images and is the model's own."""
+BLOCK = 4096
+"""Images that are drawn at once: what chance gives to which image depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +157,28 @@ class Sampler:
             ConfigError: Arguments that exclude one another.
             DataError: There is no such class or atom.
         """
+        made = self.blocks(n, prior=prior, seed=seed, of_class=of_class, on=on, off=off)
+        return np.concatenate(list(made))
+
+    def blocks(
+        self,
+        n: int,
+        *,
+        prior: Prior | None = None,
+        seed: int = 0,
+        of_class: str | None = None,
+        on: Sequence[int] = (),
+        off: Sequence[int] = (),
+    ) -> Iterator[Floats]:
+        """Yield what :meth:`sample` returns, at most :data:`BLOCK` images at a time."""
+        if n < 1:
+            raise ConfigError(f"the number of samples must be at least 1, got {n}")
         prior = self._chosen(prior, of_class, on, off)
         rng = np.random.default_rng(derive_seed(seed, f"sample/{prior}"))
-        latents = self.latents(n, rng, prior=prior, of_class=of_class, on=on, off=off)
-        return self.model.decode_latents(latents)
+        for start in range(0, n, BLOCK):
+            size = min(BLOCK, n - start)
+            latents = self.latents(size, rng, prior=prior, of_class=of_class, on=on, off=off)
+            yield self.model.decode_latents(latents)
 
     def latents(
         self,

@@ -33,6 +33,8 @@ Splits = dict[str, Any]
 SPLITS = ("train", "validation", "test")
 N_COMPONENTS = 32
 """Principal components of pixels; of as many are the local codes and the layout of pixels made."""
+N_WIDE = 128
+"""The same for a second kind of local codes of pixels: which is better differs by data set."""
 PIXEL_ATOMS, PIXEL_LEVEL = 256, 10
 _PIXEL_IMAGES, _PIXEL_EPOCHS = 20_000, 3
 _NUMBERS = 64_000_000
@@ -101,6 +103,7 @@ def sources(
     pixels: Splits,
     components: Splits,
     of_pixels: Local,
+    wide: Callable[[Splits], Splits],
     latents: Splits,
     ours: Local,
 ) -> Iterator[Source]:
@@ -111,6 +114,7 @@ def sources(
         pixels: See :func:`pixels_of`.
         components: Theirs, see :func:`pca`.
         of_pixels: Local codes of `components`.
+        wide: Makes local codes of more components.
         latents: The model's, see :func:`latents_of`.
         ours: Local codes of `latents`.
     """
@@ -130,6 +134,13 @@ def sources(
         words=f"local codes of pixels' {components['train'].shape[1]} principal components",
         make=lambda: of_pixels.codes, baseline=True,
     )  # fmt: skip
+    n = min(N_WIDE, *pixels["train"].shape)
+    if n > components["train"].shape[1]:
+        yield Source(
+            name="pixel_local_codes_wide",
+            words=f"local codes of pixels' {n} principal components",
+            make=lambda: wide(pca(pixels, n)), baseline=True,
+        )  # fmt: skip
     if subject.article is not subject.model:
         yield Source(
             name="article_latents", words=f"latents of the article's VAE, d = "
@@ -156,11 +167,11 @@ def sources(
     )  # fmt: skip
 
 
-def pca(pixels: Splits) -> Splits:
+def pca(pixels: Splits, n_components: int = N_COMPONENTS) -> Splits:
     """Return the components of largest variance of the training images, as many as there are."""
     from sklearn.decomposition import PCA
 
-    n = min(N_COMPONENTS, *pixels["train"].shape)
+    n = min(n_components, *pixels["train"].shape)
     fitted = PCA(n, svd_solver="covariance_eigh").fit(pixels["train"])
     return {s: _applied(fitted.transform, x, n) for s, x in pixels.items()}
 

@@ -115,10 +115,9 @@ def probe_figures(
 
 def _probe_sentence(by_name: Mapping[str, Judged], best: Judged, anchors: str) -> str:
     """Say what local codes come to, what of it is the method's, and what the model's own do."""
-    local, own, alike, pursuit = (
-        by_name[name]
-        for name in ("local_codes", "model_codes", "pixel_local_codes", "pixel_codes")
-    )
+    local, own, pursuit = (by_name[n] for n in ("local_codes", "model_codes", "pixel_codes"))
+    of_pixels = [j for n, j in by_name.items() if n.startswith("pixel_local_codes")]
+    alike = max(of_pixels, key=lambda j: j.probe)
     return (
         f"A linear probe on local codes of the latents ({anchors}) names {local.probe:.2%} of the "
         f"test images' classes, {_than(local.probe, best.probe)} the best features made without "

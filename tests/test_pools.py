@@ -1,0 +1,315 @@
+"""Work pools: what Prefect's own workers make of our templates, and what a run asks for."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from docker.models.containers import _create_container_args
+from jsonschema import Draft202012Validator
+from prefect.workers.process import ProcessJobConfiguration
+from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+from project import ask
+
+from deployments import templates
+from flows.pools import KINDS, job_variables, kinds_of, template_of, with_requests
+from tasks.server import ENVIRONMENT
+from vaesc.errors import ConfigError
+from vaesc.resources import Requests
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "deployments" / "pools"
+PREFECT_YAML = ROOT / "deployments" / "prefect.yaml"
+NEEDS = Requests(memory_bytes=1536 << 20, cpus=4, gpus=2)
+CONFIGURATIONS = {
+    "process": ProcessJobConfiguration,
+    "docker": DockerWorkerJobConfiguration,
+    "kubernetes": KubernetesWorkerJobConfiguration,
+}
+OURS = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
+SECRET = re.compile(r"PASSWORD|SECRET|AUTH_STRING|API_KEY|AWS_|TOKEN")
+
+
+def rendered(kind, variables=None):
+    """Return the job configuration that a worker of this type makes of our template."""
+    template = template_of(kind, FOLDER)
+    values = job_variables(kind, NEEDS) if variables is None else variables
+    return asyncio.run(
+        CONFIGURATIONS[kind].from_template_and_values(template, values, client=object())
+    )
+
+
+@pytest.fixture
+def flow_run():
+    from uuid import uuid4
+
+    from prefect.client.schemas.objects import FlowRun
+
+    return FlowRun(flow_id=uuid4(), name="retrain-fashion-mnist")
+
+
+@pytest.fixture
+def job(flow_run):
+    """The manifest that a Kubernetes worker sends to the cluster."""
+    configuration = rendered("kubernetes")
+    configuration.prepare_for_flow_run(flow_run)
+    return configuration.job_manifest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_files_are_what_the_installed_workers_bring_and_ours(kind):
+    """After an update of Prefect: `python -m deployments.templates`, and look at the diff."""
+    made = templates.text_of(templates.TEMPLATES[kind]())
+    assert (FOLDER / f"{kind}.json").read_text() == made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_template_declares_what_it_uses_and_its_defaults_fit(kind):
+    template = template_of(kind, FOLDER)
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    schema = template["variables"]
+    Draft202012Validator.check_schema(schema)
+    assert used == set(schema["properties"])
+    defaults = {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
+    Draft202012Validator(schema).validate(defaults)
+    Draft202012Validator(schema).validate(defaults | job_variables(kind, NEEDS))
+
+
+def test_a_process_pool_is_what_it_always_was():
+    from prefect.workers.process import ProcessWorker
+
+    before = ProcessWorker.get_default_base_job_template()
+    before["variables"]["properties"]["env"]["default"] = OURS
+    assert json.dumps(template_of("process", FOLDER)) == json.dumps(before)
+    assert template_of("process", Path("nowhere")) == ProcessWorker.get_default_base_job_template()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_run_gets_what_vaesc_expects_of_prefect_and_no_secret(kind):
+    configuration = rendered(kind)
+    assert configuration.env.items() >= OURS.items()
+    assert not [name for name in configuration.env if SECRET.search(name)]
+    text = (FOLDER / f"{kind}.json").read_text()
+    assert "prefect.blocks" not in text
+    assert "://" not in re.sub(r"https://docker-py[^)\"]*", "", text), "an address"
+
+
+def test_threads_are_as_many_as_the_cores_asked_for():
+    for kind in ("docker", "kubernetes"):
+        assert rendered(kind).env["OMP_NUM_THREADS"] == "4"
+        assert rendered(kind).env["VAESC_HOME"] == "/data"
+    assert "OMP_NUM_THREADS" not in rendered("process").env
+
+
+def test_a_container_has_its_requests_and_little_else(flow_run):
+    configuration = rendered("docker")
+    configuration.prepare_for_flow_run(flow_run)
+    given = DockerWorker._build_container_settings(None, NoDocker(), configuration)
+    made = _create_container_args({**given, "version": "1.47", "detach": True})
+    host = made["host_config"]
+    assert host["Memory"] == 1536 << 20
+    assert host["CpuShares"] == 4096
+    assert host["ShmSize"] == 1 << 30
+    assert host["DeviceRequests"] == [
+        {"Driver": "", "Count": 2, "DeviceIDs": [], "Capabilities": [["gpu"]], "Options": {}}
+    ]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert host["Init"]
+    assert set(host["Tmpfs"]) == {"/tmp"}
+    assert host["Binds"] == ["vaesc-data:/data"]
+    assert not host.get("Privileged")
+    assert made["user"] == "1000:1000"
+    assert made["image"] == templates.IMAGE
+
+
+class NoDocker:
+    """What is asked of a Docker daemon before a container is created."""
+
+    def version(self):
+        return {"Version": "27.0.0"}
+
+
+def test_a_container_without_requests_is_not_limited():
+    create = rendered("docker", {}).container_create_kwargs
+    assert "nano_cpus" not in create
+    assert create["device_requests"] == []
+
+
+def test_a_pod_has_its_requests_and_its_gpus(job):
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "4", "memory": "1536Mi"},
+        "limits": {"memory": "1536Mi", "nvidia.com/gpu": 2},
+    }
+    assert container["image"] == templates.IMAGE
+
+
+def test_a_pod_without_gpus_asks_for_none():
+    variables = job_variables("kubernetes", Requests(memory_bytes=1 << 30, cpus=1, gpus=0))
+    (container,) = pod_of(rendered("kubernetes", variables))["containers"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+def pod_of(configuration):
+    return configuration.job_manifest["spec"]["template"]["spec"]
+
+
+def test_secrets_come_from_one_secret_by_reference(job):
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [
+        {"configMapRef": {"name": "vaesc", "optional": True}},
+        {"secretRef": {"name": "vaesc"}},
+    ]
+    assert not [e for e in container["env"] if SECRET.search(e["name"])]
+
+
+def test_a_pod_may_do_little(job):
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    mounted = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+    assert mounted == {"data": "/data", "tmp": "/tmp", "shm": "/dev/shm"}
+    assert [v["name"] for v in pod["volumes"]] == ["data", "tmp", "shm"]
+
+
+def test_prefect_not_kubernetes_runs_again_what_was_evicted(job):
+    spec = job["spec"]
+    assert spec["backoffLimit"] == 0
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+    environment = {e["name"]: e["value"] for e in spec["template"]["spec"]["containers"][0]["env"]}
+    assert environment["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
+
+
+def test_a_claim_takes_the_place_of_the_empty_folder():
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "vaesc"}}
+    pod = pod_of(rendered("kubernetes", {"data_volume": claim, "shm_size": "8Gi"}))
+    assert pod["volumes"][0] == claim
+    assert pod["volumes"][2]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+
+
+def entry(**pool):
+    return {"name": "a", "entrypoint": "x.py:f", "work_pool": {"name": "p", **pool}}
+
+
+def test_what_the_file_says_stands_before_what_was_reckoned():
+    given = entry(
+        type="kubernetes", job_variables={"memory_limit": "9Gi", "env": {"OMP_NUM_THREADS": "1"}}
+    )
+    made = with_requests(given, lambda _: NEEDS)
+    variables = made["work_pool"]["job_variables"]
+    assert variables["memory_limit"] == "9Gi"
+    assert variables["memory_request"] == "1536Mi"
+    assert variables["env"] == {"OMP_NUM_THREADS": "1"}
+    assert made["pull"][0]["prefect.deployments.steps.set_working_directory"] == {
+        "directory": "/app"
+    }
+    assert with_requests({**given, "pull": []}, lambda _: NEEDS)["pull"] == []
+    assert with_requests(entry(), lambda _: NEEDS) == entry()
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ([{"name": "a"}], "work_pool must have a name"),
+        ([entry(type="ecs")], "must be one of process, docker, kubernetes, got 'ecs'"),
+        ([entry(), entry(type="docker")], "is of type process in an earlier deployment"),
+        ([entry(job_variables=[1])], "must hold values by name"),
+        ([entry(job_variables={"env": [1]})], "must hold values by name"),
+    ],
+)
+def test_a_pool_that_makes_no_sense_is_refused(entries, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        kinds_of(entries)
+
+
+@pytest.mark.parametrize("text", [None, "[", "[]", "{}"])
+def test_a_template_that_is_none_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "docker.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"docker\.json"):
+        template_of("docker", tmp_path)
+
+
+def deployed(environment, file):
+    return subprocess.run(
+        [sys.executable, "-m", "vaesc", "deploy", "--file", str(file)],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory):
+    """Our deployments, in a pool of each type."""
+    folder = tmp_path_factory.mktemp("kinds")
+    (folder / "pools").symlink_to(FOLDER)
+    content = yaml.safe_load(PREFECT_YAML.read_text())
+    content["deployments"] = [
+        {**each, "name": f"{each['name']}-{kind}", "work_pool": {"name": kind, "type": kind}}
+        for kind in KINDS
+        for each in content["deployments"]
+    ]
+    file = folder / "prefect.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def said(served, all_kinds):
+    """What `vaesc deploy` says of them."""
+    done = deployed(served[0], all_kinds)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
+
+
+@pytest.mark.service
+def test_a_real_server_accepts_every_pool_and_deployment(served, said):
+    _, url = served
+    pools = {p["name"]: p for p in ask(url, "/work_pools/filter", {})}
+    assert {name: pools[name]["type"] for name in KINDS} == {kind: kind for kind in KINDS}
+    for kind in KINDS:
+        assert pools[kind]["base_job_template"] == template_of(kind, FOLDER)
+    found = {d["name"]: d for d in ask(url, "/deployments/filter", {})}
+    assert found["nightly-process"]["job_variables"] == {}
+    assert found["nightly-docker"]["job_variables"]["mem_limit"].endswith("m")
+    for name in ("nightly-kubernetes", "score-kubernetes"):  # score: what made its model
+        variables = found[name]["job_variables"]
+        assert re.fullmatch(r"\d+Mi", variables["memory_limit"])
+        assert found[name]["pull_steps"][0].popitem()[1] == {"directory": "/app"}
+        manifest = rendered("kubernetes", variables).job_manifest
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        assert container["resources"]["limits"]["memory"] == variables["memory_limit"]
+    assert "prefect worker start --pool kubernetes" in said
+
+
+@pytest.mark.service
+def test_a_pool_of_another_type_is_refused_in_one_sentence(served, said, all_kinds, tmp_path):
+    environment, _ = served
+    file = tmp_path / "prefect.yaml"
+    (tmp_path / "pools").symlink_to(FOLDER)
+    text = yaml.safe_load(all_kinds.read_text())
+    (one, *_) = text["deployments"]
+    one["work_pool"] = {"name": "process", "type": "kubernetes"}
+    file.write_text(yaml.safe_dump({"deployments": [one]}))
+    done = deployed(environment, file)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == (
+        "vaesc: work pool process is of type process on the Prefect server and of type "
+        "kubernetes here; name another pool, or delete that one: prefect work-pool delete process"
+    )

@@ -27,6 +27,7 @@ FLOORS = [
         "config_files",
         "origin",
         "processes",
+        "cgroup",
         "resources",
         "room",
         "scratch",

@@ -17,7 +17,7 @@ from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from project import ask
 
 from deployments import templates
-from flows.pools import KINDS, job_variables, kinds_of, template_of, with_requests
+from flows.pools import KINDS, PULL, job_variables, kinds_of, template_of, with_requests
 from tasks.server import ENVIRONMENT
 from vaesc.errors import ConfigError
 from vaesc.resources import Requests
@@ -202,6 +202,15 @@ def test_a_claim_takes_the_place_of_the_empty_folder():
     pod = pod_of(rendered("kubernetes", {"data_volume": claim, "shm_size": "8Gi"}))
     assert pod["volumes"][0] == claim
     assert pod["volumes"][2]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+
+
+def test_the_image_is_what_the_templates_expect():
+    lines = (FOLDER.parent / "Dockerfile").read_text()
+    assert f"useradd --create-home --uid {templates.USER} vaesc" in lines
+    assert all(step["directory"] == "/app" for each in PULL for step in each.values())
+    assert "WORKDIR /app\n" in lines
+    assert re.search(r"^ARG EXTRAS=stack$", lines, re.M)
+    assert f"image: {templates.IMAGE}\n" in (FOLDER.parent / "compose.yaml").read_text()
 
 
 def entry(**pool):

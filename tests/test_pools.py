@@ -322,3 +322,43 @@ def test_a_pool_of_another_type_is_refused_in_one_sentence(served, said, all_kin
         "vaesc: work pool process is of type process on the Prefect server and of type "
         "kubernetes here; name another pool, or delete that one: prefect work-pool delete process"
     )
+
+
+WORKER = list(yaml.safe_load_all((FOLDER / "worker.yaml").read_text()))
+
+
+def test_the_worker_may_only_make_jobs_and_watch_them():
+    role = next(each for each in WORKER if each["kind"] == "Role")
+    allowed = {r: set(rule["verbs"]) for rule in role["rules"] for r in rule["resources"]}
+    assert set(allowed) == {"jobs", "pods", "pods/log", "events"}
+    assert allowed["jobs"] == {"get", "list", "watch", "create", "delete"}
+    assert allowed["pods/log"] == {"get"}
+
+
+def test_the_login_at_prefect_reaches_a_job_by_reference(flow_run, monkeypatch):
+    """With the settings of worker.yaml, by the worker's own code."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+    from prefect_kubernetes.settings import KubernetesSettings
+    from prefect_kubernetes.worker import KubernetesWorker
+
+    deployment = next(each for each in WORKER if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    for each in container["env"]:
+        monkeypatch.setenv(each["name"], each.get("value", "default"))
+    settings = KubernetesSettings()
+    assert settings.observer.namespaces == {"default"}
+    configuration = rendered("kubernetes")
+    with temporary_settings({PREFECT_API_AUTH_STRING: "vaesc:hunter2"}):
+        configuration.prepare_for_flow_run(flow_run)
+    assert "hunter2" in json.dumps(configuration.job_manifest)
+    replace = KubernetesWorker._replace_env_variable_with_secret(
+        None, env_variable_name="PREFECT_API_AUTH_STRING", configuration=configuration,
+        secret_name=settings.worker.api_auth_string_secret_name,
+        secret_key=settings.worker.api_auth_string_secret_key,
+    )  # fmt: skip
+    asyncio.run(replace)
+    assert "hunter2" not in json.dumps(configuration.job_manifest)
+    (pod,) = configuration.job_manifest["spec"]["template"]["spec"]["containers"]
+    assert {"secretKeyRef": {"name": "vaesc", "key": "PREFECT_API_AUTH_STRING"}} in [
+        each.get("valueFrom") for each in pod["env"]
+    ]

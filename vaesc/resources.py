@@ -147,9 +147,10 @@ def _network(
     pixels = math.prod(shape)
     widths = [pixels, *hidden, 2 * latent_dim]
     weights = 2 * sum(a * b for a, b in pairwise(widths))
-    weights += sum(9 * a * b for a, b in pairwise([shape[-1], *channels]))
+    colours = shape[2] if len(shape) == 3 else 1
+    weights += sum(9 * a * b for a, b in pairwise([colours, *channels]))
     # A stage of convolutions works on no more than the picture's own size.
-    units = 2 * sum(widths) + 2 * pixels * sum(channels)
+    units = 2 * sum(widths) + 2 * (pixels // colours) * sum(channels)
     return weights * _FLOAT, units * _FLOAT
 
 

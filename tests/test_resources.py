@@ -1,6 +1,7 @@
 """What a run asks for grows with what it holds at once, and with nothing else."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,3 +85,15 @@ def test_gpus_are_asked_for_only_by_name():
     for device, gpus in (("auto", 0), ("cpu", 0), ("mps", 0), ("cuda", 1), ("cuda:1", 1)):
         config = PipelineConfig(runtime=RuntimeConfig(device=device))
         assert requests_for(config).gpus == gpus
+
+
+@pytest.mark.parametrize("name", ["ranks", "workers"])
+def test_every_process_has_memory_and_a_core_and_a_rank_its_gpu(name):
+    def asked(n):
+        how = SimpleNamespace(**{"device": "cuda", "block_size": 8192, name: n})
+        return requests_for(replace(PipelineConfig(), runtime=how), n_images=10**6, shape=SHAPE)
+
+    one, four = asked(1), asked(4)
+    assert 3 * one.memory_bytes < four.memory_bytes <= 4 * one.memory_bytes
+    assert four.cpus == 4
+    assert (one.gpus, four.gpus) == (1, 4 if name == "ranks" else 1)

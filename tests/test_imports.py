@@ -27,6 +27,8 @@ FLOORS = [
         "config_files",
         "origin",
         "processes",
+        "cgroup",
+        "resources",
         "room",
         "scratch",
         "serving",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaesc import cgroup
 from vaesc.training.order import Order, Window
 from vaesc.training.resident import ResidentBatches, load_split
 
@@ -88,10 +89,12 @@ def open_batches(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return about how much memory a device has left."""
+    """Return about how much memory a device has left; of a container, what its limit leaves."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        machine = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
-        return 2**32  # no such question on this system
+        machine = 2**32  # no such question on this system
+    allowed = cgroup.free_bytes()
+    return machine if allowed is None else min(machine, allowed)

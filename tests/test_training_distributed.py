@@ -390,6 +390,7 @@ class Interrupted(Exception):
 class Interrupter(Listener):
     def epoch(self, epoch, metrics):
         if epoch == 3:
+            self.seen = ranks_below(os.getpid())
             raise Interrupted
 
 
@@ -404,6 +405,23 @@ def test_other_parts_go_on_from_a_checkpoint_and_the_same_only_byte_for_byte(
     trained(dataset, tmp_path / "out", **options)
     assert "cut into (1, 2) parts" in caplog.text
     assert "resumed in epoch 3" in caplog.text
+    compare(tmp_path / "out", alone[0])
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_interrupted(dataset, alone, tmp_path, caplog):
+    """An error in this process, such as a lost server, ends its ranks."""
+    interrupter = Interrupter()
+    options = {"checkpoints": tmp_path / "checkpoints", "checkpoint_batches": 7}
+    with pytest.raises(Interrupted):
+        trained(dataset, tmp_path, ranks=2, listener=interrupter, **options)
+    assert len(interrupter.seen) == 3
+    require_dead(interrupter.seen)
+    (tmp_path / "out").mkdir()
+    caplog.set_level(logging.INFO, logger="vaesc")
+    trained(dataset, tmp_path / "out", **options)
+    assert "cut into (2, 1) parts" in caplog.text
+    assert "resumed in epoch" in caplog.text
     compare(tmp_path / "out", alone[0])
 
 

@@ -510,7 +510,7 @@ class GateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """How the work is done; no result depends on it."""
+    """How the work is done; no result depends on it, but for the last bits of a training."""
 
     device: str = how("auto")
     """Where torch computes: `auto` (cuda, then mps, then cpu), or a device such as `cuda:1`."""
@@ -520,6 +520,11 @@ class RuntimeConfig:
     """Compile the training step: `auto` when there is enough work to repay the compilation."""
     checkpoint_seconds: float = how(30.0)
     """Seconds between training's checkpoints, from which a killed run resumes; 0 writes none."""
+    ranks: int = how(1)
+    """Processes that share a training, each on a GPU of its own, or all on the CPU; 1 is the run's
+    own alone. Together they take `training.batch_size` images per step."""
+    accumulate: int = how(1)
+    """Micro-batches into which a process cuts its part of a batch, to train with less memory."""
 
     def __post_init__(self) -> None:
         _require(
@@ -530,6 +535,14 @@ class RuntimeConfig:
         )
         _require(self.block_size >= 1, self, "block_size", "must be at least 1")
         _require(self.checkpoint_seconds >= 0, self, "checkpoint_seconds", "must not be negative")
+        _require(1 <= self.ranks <= 64, self, "ranks", "must be between 1 and 64")
+        _require(self.accumulate >= 1, self, "accumulate", "must be at least 1")
+        _require(
+            self.ranks == 1 or self.device in ("auto", "cpu", "cuda"),
+            self,
+            "device",
+            f"must be auto, cpu or cuda with ranks={self.ranks}, of which each has its own",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,8 +169,8 @@ def _train(
         config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size,
         compile=config.runtime.compile, checkpoints=checkpoints,
-        checkpoint_seconds=config.runtime.checkpoint_seconds, start=inputs.get("start"),
-        listener=listener,
+        checkpoint_seconds=config.runtime.checkpoint_seconds, ranks=config.runtime.ranks,
+        accumulate=config.runtime.accumulate, start=inputs.get("start"), listener=listener,
     )  # fmt: skip
 
 

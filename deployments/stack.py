@@ -178,7 +178,7 @@ class Stack:
         program, *arguments = command
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         child = Child(
-            name, [_program(program), *arguments], log=self.folder / f"{program}.log",
+            name, [program(program), *arguments], log=self.folder / f"{program}.log",
             environment={**inherited, **environment}, folder=self.folder,
         )  # fmt: skip
         opened.callback(child.stop)
@@ -186,7 +186,7 @@ class Stack:
         return child
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Return the path of a program of this Python's environment, else of the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)

@@ -188,7 +188,7 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-class _moto:  # noqa: N801 - used like a function
+class _moto:
     """moto's server, which keeps nothing, with the bucket."""
 
     def __init__(self, folder: Path) -> None:

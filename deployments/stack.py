@@ -175,10 +175,10 @@ class Stack:
     def _child(
         self, opened: ExitStack, name: str, command: list[str], environment: dict[str, str]
     ) -> Child:
-        program, *arguments = command
+        name_of, *arguments = command
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         child = Child(
-            name, [program(program), *arguments], log=self.folder / f"{program}.log",
+            name, [program(name_of), *arguments], log=self.folder / f"{name_of}.log",
             environment={**inherited, **environment}, folder=self.folder,
         )  # fmt: skip
         opened.callback(child.stop)

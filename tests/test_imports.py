@@ -40,7 +40,7 @@ FLOORS = [
         "drift", "bundle",
     },
     {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
-    {"registry", "reproduction", "needed", "housekeeping", "cli"},
+    {"registry", "reproduction", "needed", "remote_care", "housekeeping", "cli"},
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from object_storage import BUCKET, Moto
 from deployments.storage import Storage
 from vaesc import bucket as bucket_module
 from vaesc.bucket import Bucket, BucketError
+from vaesc.cli import care
 from vaesc.errors import ConfigError, StoreError
 from vaesc.remote import STORE, RemoteStore, address
+from vaesc.remote_care import remote_garbage, remove
 from vaesc.shared import SharedStore, this_store
 from vaesc.store import MANIFEST, Spec, Store
 
@@ -128,6 +131,7 @@ def test_this_machines_older_work_is_not_replaced(stores, caplog):
 
 RACER = """
 import sys
+import time
 from pathlib import Path
 from vaesc.bucket import Bucket
 from vaesc.remote import RemoteStore
@@ -311,3 +315,67 @@ def test_no_entry_is_one_sentence_without_secrets(
         store.make(make_spec(), never)
     assert not any(os.environ[name] in str(caught.value) for name in SECRETS)
     assert caught.value.__cause__ is None
+
+
+def vaesc_in(home, url, *arguments, **environment):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+    return subprocess.run(
+        [sys.executable, "-m", "vaesc", *arguments], capture_output=True, text=True, timeout=120,
+        env={**kept, "VAESC_HOME": str(home), STORE: url, **environment}, check=False,
+    )  # fmt: skip
+
+
+def test_verify_looks_into_the_bucket_too(url, stores, tmp_path):
+    made = [stores[0].make(make_spec(source=s), build) for s in "st"]
+    flip(url, key_of(made[0], "big"))
+    done = vaesc_in(tmp_path / "home", url, "verify", "--json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["artifacts"] == []
+    whole = {check["digest"]: check["whole"] for check in found["shared"]}
+    assert whole == {made[0].digest: False, made[1].digest: True}
+    assert len(keys(url)) == 10  # nothing is moved
+
+
+DAY = 86_400.0
+
+
+def test_gc_keeps_what_a_model_came_from_what_is_recent_and_what_may_be_underway(url, stores):
+    parent, child, other = (make_spec(source=name) for name in ("parent", "child", "other"))
+    made = stores[0].make(parent, build)
+    stores[0].make(child, build, parents={"x": made.digest})
+    stores[0].make(other, build)
+    stray = f"{address('toy', other.digest)}/{'0' * 64}/half"
+    Bucket(url).write(stray, b"half")
+    remote, now = stores[0].remote, time.time()
+    assert remote_garbage(remote, set(), keep_days=0) == []  # all is younger than a day
+    old = remote_garbage(remote, {child.digest}, keep_days=30, now=now + 20 * DAY)
+    assert [item.reason for item in old] == ["upload that was never finished"]
+    old = remote_garbage(remote, {child.digest}, keep_days=30, now=now + 40 * DAY)
+    assert {item.path for item in old} == {f"{url}/{address('toy', other.digest)}"}
+    assert sum(item.bytes for item in old) > 10_240_000
+    assert remove(remote, old) == old
+    assert [check["digest"] for check in remote.verify()] == sorted([parent.digest, child.digest])
+    assert not any(other.digest in key for key in keys(url))
+
+
+def test_gc_lets_be_what_was_used_since_it_looked(stores):
+    made = stores[0].make(make_spec(), build)
+    remote = stores[0].remote
+    old = remote_garbage(remote, set(), keep_days=1, now=time.time() + 2 * DAY)
+    time.sleep(1.1)  # S3 tells times to the second
+    stores[1].open("toy", made.digest)
+    assert remove(remote, old) == []
+    assert stores[0].remote.manifest("toy", made.digest) is not None
+
+
+def test_doctor_says_whether_the_bucket_answers(url, tmp_path, monkeypatch):
+    monkeypatch.setenv(STORE, url)
+    assert care._shared_store()[0] == {
+        "what": "shared store", "found": f"{url} answers", "ok": True, "advice": "",
+    }  # fmt: skip
+    monkeypatch.setenv(STORE, "s3://nothing")
+    (finding,) = care._shared_store()
+    assert (finding["ok"], "has no bucket nothing" in finding["advice"]) == (False, True)
+    monkeypatch.setenv(STORE, "s3://key:hush@bucket")
+    assert "hush" not in json.dumps(care._shared_store())

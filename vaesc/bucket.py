@@ -112,6 +112,12 @@ class Bucket:
             **options,
         )  # fmt: skip
 
+    def to_open(self) -> Any:  # noqa: ANN401 - zarr's annotations are not followed
+        """Return a store of zarr's that reads below the prefix."""
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(self.client, read_only=True)
+
     def list(self, below: str = "") -> Iterator[Stored]:
         """Yield every object whose key begins with ``below/``; with none, all."""
         import obstore

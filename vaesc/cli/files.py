@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from vaesc.bucket import is_remote
 from vaesc.errors import DataError
 
 
@@ -20,6 +21,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="alias, version, models:/name/version, run id or folder (default: champion)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+
+
+def place(text: str) -> Path | str:
+    """Return what an argument names: a path, or a URL of S3 as it is."""
+    return text if is_remote(text) else Path(text)
 
 
 def check_folder(path: Path) -> None:

@@ -23,12 +23,12 @@ def homes(tmp_path_factory, moto):
     """Three empty homes, two of which share a bucket, and one Prefect server."""
     root = tmp_path_factory.mktemp("homes")
     alone = Project(root / "alone")
-    yield_from = alone.run()
+    local = alone.run()
     server = json.loads((alone.home / "prefect" / "server.json").read_text())["url"]
     shared = [Project(root / name, server) for name in ("first", "second")]
     for project in shared:
         project.env |= {**moto.environment, "VAESC_STORE": f"s3://{BUCKET}/team"}
-    yield alone, yield_from, shared
+    yield alone, local, shared
     stop_server(alone)
 
 

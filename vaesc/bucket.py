@@ -56,6 +56,11 @@ def is_remote(place: object) -> bool:
     return isinstance(place, str) and place.startswith(SCHEME)
 
 
+def place(text: str) -> Path | str:
+    """Return what somebody names: a path, or a URL of S3 as it is."""
+    return text if is_remote(text) else Path(text)
+
+
 class Bucket:
     """The objects of a bucket whose keys begin with a prefix; keys here are relative to it.
 

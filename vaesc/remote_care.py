@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from vaesc.bucket import Stored
 from vaesc.needed import followed
@@ -103,9 +104,7 @@ def remove(remote: RemoteStore, items: list[RemoteGarbage]) -> list[RemoteGarbag
     return gone
 
 
-def _manifest(
-    remote: RemoteStore, place: _Place, objects: list[Stored]
-) -> dict[str, object] | None:
+def _manifest(remote: RemoteStore, place: _Place, objects: list[Stored]) -> dict[str, Any] | None:
     """Return an artifact's manifest; None if it has none, or a damaged one."""
     if not any(each.key == f"{address(*place)}/{MANIFEST}" for each in objects):
         return None
@@ -116,7 +115,7 @@ def _manifest(
 
 
 def _divided(
-    place: _Place, objects: list[Stored], manifest: dict[str, object] | None
+    place: _Place, objects: list[Stored], manifest: dict[str, Any] | None
 ) -> tuple[list[Stored], list[Stored]]:
     """Return what belongs to the artifact of an address, and what to an upload beside it."""
     key = f"{address(*place)}/{MANIFEST}"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vaesc.bucket import is_remote
 from vaesc.errors import DataError
 
 
@@ -21,11 +20,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="alias, version, models:/name/version, run id or folder (default: champion)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-
-
-def place(text: str) -> Path | str:
-    """Return what an argument names: a path, or a URL of S3 as it is."""
-    return text if is_remote(text) else Path(text)
 
 
 def check_folder(path: Path) -> None:

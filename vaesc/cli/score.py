@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vaesc.cli.files import add_model, place
+from vaesc.bucket import place
+from vaesc.cli.files import add_model
 from vaesc.errors import ConfigError, VaescError
 
 ANNOUNCE = "tasks.score:announce"

@@ -108,7 +108,7 @@ def _heads(part: StoredFile, array: zarr.Array) -> Iterator[bytes]:
         yield part.read(0, 18)
         return
     n = math.prod(array.shards) // math.prod(array.chunks)
-    size = part.bytes
+    size = part.size
     if size < 16 * n + 4:
         return  # too short to be a shard: zarr says so
     for offset, length in struct.iter_unpack("<QQ", part.read(size - 16 * n - 4, 16 * n)):

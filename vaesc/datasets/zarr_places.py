@@ -34,7 +34,7 @@ class StoredFile(Protocol):
         """Name without its folder."""
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Length."""
 
     def read(self, start: int, n_bytes: int) -> bytes:
@@ -74,7 +74,7 @@ class LocalFile:
         return self.path.name
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Length."""
         return self.path.stat().st_size
 
@@ -125,7 +125,7 @@ class RemoteFile:
 
     bucket: Bucket
     key: str
-    bytes: int
+    size: int
 
     @property
     def name(self) -> str:
@@ -134,7 +134,7 @@ class RemoteFile:
 
     def read(self, start: int, n_bytes: int) -> bytes:
         """Return some of its bytes."""
-        length = min(n_bytes, self.bytes - start)
+        length = min(n_bytes, self.size - start)
         return self.bucket.read_range(self.key, start, length) if length > 0 else b""
 
     def digest(self) -> str:

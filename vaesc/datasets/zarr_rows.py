@@ -103,7 +103,7 @@ def _check(array: zarr.Array, origin: str, place: ZarrPlace, name: str) -> None:
             "(or with write_empty_chunks off, which cannot be told apart), write it again"
         )
     itemsize = np.dtype(array.dtype).itemsize
-    at_most = _ANYWAY + DEFLATE_RATIO * sum(each.bytes for each in files)
+    at_most = _ANYWAY + DEFLATE_RATIO * sum(each.size for each in files)
     check_claim(origin, max(math.prod(array.shape), math.prod(whole)) * itemsize, at_most)
     check_memory(f"one chunk of {origin}", math.prod(whole) * itemsize)
     check_chunks(array, place, files, origin)

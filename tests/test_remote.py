@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from object_storage import BUCKET, Moto
@@ -19,7 +21,7 @@ from vaesc.errors import ConfigError, StoreError
 from vaesc.remote import STORE, RemoteStore, address
 from vaesc.remote_care import remote_garbage, remove
 from vaesc.shared import SharedStore, this_store
-from vaesc.store import MANIFEST, Spec, Store
+from vaesc.store import MANIFEST, Spec, Store, read_artifact
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -169,6 +171,21 @@ def test_two_processes_on_two_machines_make_it_at_once_and_agree(url, tmp_path, 
     assert check["whole"]
     # On a server that honours the condition, both have what the first made.
     assert set(contents) == {check["content"]}
+
+
+def test_where_conditions_are_ignored_the_last_wins_and_all_is_whole(rclone, tmp_path):
+    racers = [racer("s3://vaesc/p", tmp_path / f"home-{i}", str(i)) for i in range(2)]
+    for each in racers:
+        assert each.stdout.readline() == "ready\n"
+    for each in racers:
+        each.stdin.write("\n")
+        each.stdin.flush()
+    contents = [each.communicate(timeout=60)[0].strip() for each in racers]
+    (check,) = RemoteStore(Bucket("s3://vaesc/p")).verify()
+    assert check["whole"]
+    assert check["content"] in contents
+    kept = [read_artifact(f).content for f in sorted(tmp_path.glob("home-*/toy/??/*"))]
+    assert kept == contents
 
 
 KILLED = """
@@ -379,3 +396,48 @@ def test_doctor_says_whether_the_bucket_answers(url, tmp_path, monkeypatch):
     assert (finding["ok"], "has no bucket nothing" in finding["advice"]) == (False, True)
     monkeypatch.setenv(STORE, "s3://key:hush@bucket")
     assert "hush" not in json.dumps(care._shared_store())
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Answers 503 so many times, and then with an object."""
+
+    times = 0
+
+    def do_GET(self):
+        body, code = b"<Error><Code>SlowDown</Code><Key>hush</Key></Error>", 503
+        if Busy.times <= 0:
+            body, code = b"whole", 200
+        Busy.times -= 1
+        self.send_response(code)
+        for name, value in (
+            ("Content-Length", str(len(body))), ("ETag", '"1"'),
+            ("Last-Modified", "Wed, 25 Nov 2026 00:00:00 GMT"),
+        ):  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    for name in SECRETS:
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setattr(bucket_module, "_RETRIES", 2)
+    yield Bucket("s3://vaesc")
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_busy_server_is_asked_again_and_given_up_in_the_end(busy):
+    Busy.times = 2
+    assert busy.read("key", 100) == b"whole"
+    Busy.times = 100
+    with pytest.raises(BucketError, match=r"fails to read s3://vaesc \(503.*SlowDown") as caught:
+        busy.read("key", 100)
+    assert "hush" not in str(caught.value)

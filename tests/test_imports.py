@@ -11,7 +11,7 @@ import vaesc
 
 PACKAGE = Path(vaesc.__file__).parent
 ROOT = PACKAGE.parent
-HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
+HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba", "obstore")
 FLOORS = [
     {
         "errors",

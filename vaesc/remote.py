@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vaesc.bucket import AT_ONCE, Bucket, Stored
-from vaesc.errors import StoreError
+from vaesc.errors import ConfigError, StoreError
 from vaesc.store import MANIFEST, PROVENANCE, DamagedError, checked_manifest
 from vaesc.untrusted import parse_json
 
@@ -44,9 +44,19 @@ _TELL_BYTES = 256 * 2**20
 
 
 def remote_store() -> RemoteStore | None:
-    """Return the store that ``VAESC_STORE`` names; None if it names none."""
+    """Return the store that ``VAESC_STORE`` names; None if it names none.
+
+    Raises:
+        ConfigError: It is no URL of S3.
+        StoreError: obstore is not installed.
+    """
     url = os.environ.get(STORE)
-    return RemoteStore(Bucket(url)) if url else None
+    if not url:
+        return None
+    try:
+        return RemoteStore(Bucket(url))
+    except ConfigError as error:
+        raise ConfigError(f"{STORE}: {error}") from None
 
 
 class RemoteStore:

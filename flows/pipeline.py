@@ -24,7 +24,7 @@ from tasks.register import register
 from tasks.retrain import Start, check_candidate, started_from
 from tasks.tracking import pipeline_run
 from tasks.train import train
-from vaesc.applications.requirements import check_applications
+from vaesc.applications.requirements import check_applications, check_outliers
 from vaesc.config import PipelineConfig
 
 
@@ -50,6 +50,7 @@ def pipeline(
     with on_record(), pipeline_run(config, tags=tags, candidate=candidate) as run:
         check_applications(config)
         dataset = ingest(config)
+        check_outliers(config, dataset.shape)
         if candidate:
             check_candidate(config, dataset)
         # 1. train a VAE by maximising the ELBO

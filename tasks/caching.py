@@ -52,7 +52,7 @@ class StepPolicy(CachePolicy):
         config = inputs["config"]
         if not isinstance(config, PipelineConfig):
             raise TypeError(f"config must be a PipelineConfig, got {type(config).__name__}")
-        given = {k: v for k, v in inputs.items() if k != "config" and v not in (None, ())}
+        given = {k: v for k, v in inputs.items() if k != "config" and v not in (None, (), "")}
         contents = {name: _content(v) for name, v in given.items()}
         return f"{self.step.name}-{self.step.spec(config, contents).digest}"
 

@@ -371,7 +371,7 @@ class GenerationConfig:
 class RepresentationConfig:
     """Latents and codes as features: probes, neighbours, clusters."""
 
-    n_atoms: int = 8192
+    n_anchors: int = 8192
     """Anchors among the latents, of which local codes are made; fewer for few images."""
     n_nonzero_coefs: int = 128
     """Anchors of one local code."""
@@ -381,12 +381,12 @@ class RepresentationConfig:
     """Clusters that are looked for; 0: as many as the data set has classes, else 10."""
 
     def __post_init__(self) -> None:
-        _require(self.n_atoms >= 2, self, "n_atoms", "must be at least 2")
+        _require(self.n_anchors >= 2, self, "n_anchors", "must be at least 2")
         _require(
-            1 <= self.n_nonzero_coefs <= self.n_atoms,
+            1 <= self.n_nonzero_coefs <= self.n_anchors,
             self,
             "n_nonzero_coefs",
-            f"must be between 1 and n_atoms={self.n_atoms}",
+            f"must be between 1 and n_anchors={self.n_anchors}",
         )
         _require(self.n_neighbours >= 1, self, "n_neighbours", "must be at least 1")
         _require(
@@ -433,15 +433,17 @@ class SemiSupervisedConfig:
     n_draws: int = 10
     """Draws of labelled images for each number of them."""
     network_draws: int = 2
-    """Draws, from the first on, in which networks are trained, too; those of the best method and
-    of its baseline are so in every draw of the smallest of `n_labels`."""
+    """Draws, from the first on, in which networks are trained, too: of the best method and of its
+    baseline; both are trained in every draw of the smallest of `n_labels`."""
+    m2_draws: int = 1
+    """Draws of the smallest of `n_labels` in which M1+M2 is trained."""
     n_images: int = 60_000
     """Training images, drawn with the seed, that the graph of nearest neighbours joins at most."""
     n_neighbours: int = 10
     """Neighbours in latent space that labels spread to from each image."""
     epochs: int = 2
     """Passes over the training images in each of the two rounds of self-training."""
-    m2_epochs: int = 4
+    m2_epochs: int = 20
     """Passes over the training latents for M1+M2."""
 
     def __post_init__(self) -> None:
@@ -452,7 +454,8 @@ class SemiSupervisedConfig:
             "n_labels",
             "must hold a number, and none twice",
         )
-        for name in ("n_draws", "network_draws", "n_neighbours", "epochs", "m2_epochs"):
+        counts = ("n_draws", "network_draws", "m2_draws", "n_neighbours", "epochs", "m2_epochs")
+        for name in counts:
             _require(getattr(self, name) >= 1, self, name, "must be at least 1")
         _require(self.n_images >= 10, self, "n_images", "must be at least 10")
 

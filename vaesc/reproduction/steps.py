@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vaesc import datasets
+from vaesc.applications.requirements import outside
 from vaesc.config import PipelineConfig, config_digest
 from vaesc.errors import RegistryError, StoreError
 from vaesc.progress import Listener
@@ -24,7 +25,7 @@ from vaesc.reproduction.comparison import (
     other_metrics,
 )
 from vaesc.shared import this_store
-from vaesc.steps import INGEST, REFINE, TRAIN, Step, run_step, steps_of
+from vaesc.steps import APPLICATIONS, INGEST, REFINE, TRAIN, Step, run_step, steps_of
 from vaesc.store import DamagedError, Store, read_artifact
 
 REGISTER = "register"
@@ -119,6 +120,8 @@ class _Again:
         with self.shown(step.name) as listener:
             if step is INGEST:
                 inputs = {"source": _fingerprint(self.config)}
+            elif seen := _outside(step, self.config):
+                inputs = {**inputs, "outside": seen}
             made = run_step(
                 step, self.config, {**inputs, **self._starts.get(step.name, {})},
                 store=Store(self.folder / "store"), listener=listener,
@@ -153,6 +156,11 @@ class _Again:
         digest = model_digest(self.folder / "model")
         seconds = time.perf_counter() - started
         return judged_model(self.run.steps[REGISTER], digest, cause, seconds)
+
+
+def _outside(step: Step, config: PipelineConfig) -> str:
+    """Return the fingerprint of what a step looks at beside the run's artifacts, if it does."""
+    return next((outside(n, config) for n, each in APPLICATIONS.items() if each is step), "")
 
 
 def _fingerprint(config: PipelineConfig) -> str:

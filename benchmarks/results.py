@@ -19,8 +19,8 @@ from typing import Any
 
 from vaesc.applications.findings import read_findings
 from vaesc.report.text import number
+from vaesc.shared import this_store
 from vaesc.steps import APPLICATIONS
-from vaesc.store import Store
 
 _HEAD = """# Results
 
@@ -58,7 +58,7 @@ def _of_run(path: Path) -> str:
 
 
 def _of_application(step: Mapping[str, Any]) -> Iterator[str]:
-    found = read_findings(Store().open(step["name"], step["digest"]).path)
+    found = read_findings(this_store().open(step["name"], step["digest"]).path)
     state = f"{step['seconds']:,.0f} s" if step["state"] == "computed" else "from the cache"
     yield f"### {found['title']}\n"
     yield f"{found['sentence']} ({state})\n"

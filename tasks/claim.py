@@ -31,9 +31,10 @@ from tasks.tracking import PARENT_RUN, PipelineRun
 from vaesc.config import PipelineConfig, config_digest, derive_seed, home, settings
 from vaesc.errors import VaescError
 from vaesc.registry.system import git_tags, system_tags
+from vaesc.shared import this_store
 from vaesc.source import source_digest
 from vaesc.steps import STEPS
-from vaesc.store import Artifact, Spec, Store
+from vaesc.store import Artifact, Spec
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -150,7 +151,7 @@ def _artifacts(summary: Mapping[str, Any]) -> dict[str, Artifact]:
     """Return the artifacts of a run by kind, each verified."""
     kinds = {step.name: step.kind for step in STEPS}
     return {
-        kinds[step["name"]]: Store().open(kinds[step["name"]], step["digest"])
+        kinds[step["name"]]: this_store().open(kinds[step["name"]], step["digest"])
         for step in summary["steps"]
         if step["name"] in kinds
     }
@@ -167,7 +168,7 @@ def _encode_seconds(
         source=source_digest("vaesc.evaluation.timing"),
     )  # fmt: skip
     paths = {kind: artifact.path for kind, artifact in artifacts.items()}
-    made = Store().make(
+    made = this_store().make(
         spec, lambda folder: encode_seconds(config.evaluation, config.dictionary, paths, folder)
     )
     found: dict[str, list[float]] = json.loads((made.path / SECONDS).read_bytes())

@@ -24,6 +24,7 @@ from tasks import events
 from tasks.logs import ProgressReporter
 from tasks.publish import in_prefect
 from tasks.tracking import StepRun, end_badly, flow_run_id
+from vaesc.bucket import place
 from vaesc.config import home
 from vaesc.errors import ConfigError, RegistryError, machine_told
 from vaesc.registry import Tracking, load_model, promotion
@@ -58,7 +59,7 @@ def score_batch(
     from vaesc.scoring import SUMMARY, check_paths, score_images
 
     folder = Path(out).expanduser() if out else home() / "scores" / flow_run_id()
-    check_paths(Path(path), folder)
+    check_paths(place(path), folder)
     loaded = load_model(model, name=name)
     version = _version_of(loaded)
     tracking = connect_tracking()
@@ -68,7 +69,7 @@ def score_batch(
         started = time.perf_counter()
         with machine_told(), reporter.shown():
             summary = score_images(
-                loaded, Path(path), folder, block_size=block_size, workers=workers,
+                loaded, place(path), folder, block_size=block_size, workers=workers,
                 alpha=alpha,
                 listener=StepRun(run_id, tracking, reporter),
             )  # fmt: skip

@@ -11,7 +11,7 @@ import vaesc
 
 PACKAGE = Path(vaesc.__file__).parent
 ROOT = PACKAGE.parent
-HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
+HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba", "obstore")
 FLOORS = [
     {
         "errors",
@@ -19,6 +19,9 @@ FLOORS = [
         "config",
         "records",
         "store",
+        "bucket",
+        "remote",
+        "shared",
         "untrusted",
         "arrays",
         "parts",
@@ -39,7 +42,7 @@ FLOORS = [
         "drift", "bundle",
     },
     {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
-    {"registry", "reproduction", "needed", "housekeeping", "cli"},
+    {"registry", "reproduction", "needed", "remote_care", "housekeeping", "cli"},
 ]  # fmt: skip
 
 

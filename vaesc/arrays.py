@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vaesc.bucket import Bucket, is_remote
+
 if TYPE_CHECKING:
     import scipy.sparse
     import zarr
@@ -32,10 +34,18 @@ def create_group(path: Path, attributes: dict[str, Any] | None = None) -> zarr.G
     return zarr.create_group(str(path), attributes=attributes, zarr_format=3)
 
 
-def open_group(path: Path) -> zarr.Group:
-    """Open a Zarr group for reading."""
+def open_group(path: Path | str) -> zarr.Group:
+    """Open a Zarr group for reading.
+
+    Args:
+        path: Its folder, or its URL ``s3://bucket/prefix``, which is read in place.
+    """
     import zarr
 
+    if is_remote(path):
+        bucket = Bucket(str(path))
+        with bucket.telling("read"):
+            return zarr.open_group(bucket.to_open(), mode="r")
     return zarr.open_group(str(path), mode="r")
 
 

@@ -54,7 +54,8 @@ class DatasetConfig:
     source: Source = "digits"
     """A built-in data set, `arrays` (your own file) or `folder` (of image files)."""
     path: str | None = how(None)
-    """Your images: a file (`arrays`: .npy, .npz, .zarr, IDX) or a folder of image files."""
+    """Your images: a file (`arrays`: .npy, .npz, .zarr, IDX; or Zarr at `s3://bucket/prefix`) or
+    a folder of image files."""
     labels: str | None = how(None)
     """File with one integer label per image of `path` (.npy or IDX); optional."""
     folder: str | None = how(None)
@@ -85,6 +86,10 @@ class DatasetConfig:
         )
         _require(self.n_patches >= 10, self, "n_patches", "must be at least 10")
         _require(4 <= self.patch_size <= 64, self, "patch_size", "must be between 4 and 64")
+        if self.path is not None and self.path.startswith("s3://") and "@" in self.path:
+            raise ValueError(  # without its value, unlike all others
+                "path must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if self.source in ("arrays", "folder"):
             _require(
                 self.path is not None,

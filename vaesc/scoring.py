@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.arrays import Appender, CsrAppender, create_array, create_group, open_group, read_csr
+from vaesc.bucket import is_remote
 from vaesc.bundle import GROUP, SparseVAE, squared_errors
 from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import WHOLE, Part, RawImages
@@ -54,8 +55,9 @@ UNUSUAL = 0.01
 """P-value up to which an image counts as unusual; of the model's own at most this share does."""
 _FORMAT = 1
 
-Images = Path | NDArray[Any]
-"""A folder of image files; a .npy, .npz, .zarr or IDX file; or an array, shape (n, ...)."""
+Images = Path | str | NDArray[Any]
+"""A folder of image files; a .npy, .npz, .zarr or IDX file; the URL of Zarr in a bucket
+(``s3://...``); or an array, shape (n, ...)."""
 
 
 def score_images(
@@ -110,7 +112,7 @@ def score_images(
     return summary
 
 
-def check_paths(images: Path, folder: Path) -> None:
+def check_paths(images: Path | str, folder: Path) -> None:
     """Refuse images that are not there and a folder that is, before a model is loaded.
 
     Raises:
@@ -284,7 +286,9 @@ def _opened(images: Images) -> tuple[list[Part], str]:
     return list(raw.parts.values()), source.fingerprint(config)
 
 
-def _config(images: Path) -> DatasetConfig:
+def _config(images: Path | str) -> DatasetConfig:
+    if is_remote(images):
+        return DatasetConfig(source="arrays", path=str(images))
     path = expanded(images)
     is_folder = path.is_dir() and not is_zarr(path)
     return DatasetConfig(source="folder" if is_folder else "arrays", path=str(path))

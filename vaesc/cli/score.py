@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vaesc.bucket import place
 from vaesc.cli.files import add_model
 from vaesc.errors import ConfigError, VaescError
 
@@ -38,7 +39,10 @@ def add_commands(
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--no-event", action="store_true", help="tell no Prefect server of drift")
     parser.add_argument(
-        "input", type=Path, metavar="IN", help="folder of images, or .npy, .npz, .zarr, IDX"
+        "input",
+        type=place,
+        metavar="IN",
+        help="folder of images, or .npy, .npz, .zarr, IDX, or Zarr at s3://bucket/prefix",
     )
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; must not exist")
     parser.set_defaults(function=score)

@@ -24,6 +24,7 @@ from vaesc.reproduction.comparison import (
     not_run,
     other_metrics,
 )
+from vaesc.shared import this_store
 from vaesc.steps import APPLICATIONS, INGEST, REFINE, TRAIN, Step, run_step, steps_of
 from vaesc.store import DamagedError, Store, read_artifact
 
@@ -185,7 +186,10 @@ def starts_of(run: RecordedRun) -> dict[str, dict[str, Record]]:
         manifest = (recorded and recorded.manifest) or {"inputs": {}}
         if "start" not in manifest["inputs"]:
             continue
-        folder = Store().path(step.kind, manifest["parents"]["start"])
+        store, address = this_store(), manifest["parents"]["start"]
+        folder = store.path(step.kind, address)
+        if not folder.is_dir():
+            store.find(step.kind, address)  # in the bucket, if there is one
         try:
             artifact = read_artifact(folder)
         except DamagedError:

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner
 
 from vaesc import __version__
 from vaesc.config import RuntimeConfig, home
@@ -30,6 +31,8 @@ from vaesc.errors import ConfigError, VaescError
 from vaesc.scratch import scratch
 from vaesc.shards import NOTE, Shard, Summary, Then, compute, digest_of_source, running
 from vaesc.sparse._blocks import resolve_threads
+
+R = TypeVar("R")
 
 CONNECT_SECONDS = 5
 START_SECONDS = 120
@@ -80,6 +83,23 @@ def runtime_of(runner: str, n_workers: int | None) -> RuntimeConfig:
         raise ConfigError(str(error)) from error
 
 
+_BODY: ContextVar[Callable[[], None]] = ContextVar("vaesc_body_of_flow")
+
+
+@flow(name="on-workers", flow_run_name="{what}", persist_result=False)
+def on_workers(what: str) -> None:
+    """Do what :meth:`Crew.run` was given, which is no parameter.
+
+    Prefect sends each task its flow, with its parameters and all that the function names: had it
+    a model for a parameter, every shard would. Hence a function that names one other.
+    """
+    _do_body()
+
+
+def _do_body() -> None:
+    _BODY.get()()
+
+
 class Crew:
     """The workers of one Dask cluster; a runner of shards."""
 
@@ -97,13 +117,6 @@ class Crew:
             self._address = address
         return self._address
 
-    def task_runner(self) -> TaskRunner[Any]:
-        """Return what lets a flow submit tasks to the workers."""
-        from prefect_dask import DaskTaskRunner
-
-        runner: TaskRunner[Any] = DaskTaskRunner(address=self.address())
-        return runner
-
     def map(self, shards: Sequence[Shard], then: Then) -> None:
         """Compute shards on the workers, as tasks of a flow; see :class:`vaesc.shards.Runner`.
 
@@ -114,10 +127,6 @@ class Crew:
             return
         from distributed.scheduler import KilledWorker
 
-        @flow(
-            name="shards", flow_run_name=f"{len(shards)}-shards-of-{shards[0].name.split()[0]}",
-            task_runner=self.task_runner(), persist_result=False,
-        )  # fmt: skip
         def submit_all() -> None:
             source = digest_of_source()
             started = [run_shard.submit(shard.to_json(), source) for shard in shards]
@@ -135,7 +144,20 @@ class Crew:
                     raise VaescError(_UNSEEN.format(who="a worker", folder=shard.part.parent))
                 then(shard, summary)
 
-        submit_all()
+        self.run(f"{len(shards)}-shards-of-{shards[0].name.split()[0]}", submit_all)
+
+    def run(self, name: str, body: Callable[[], R]) -> R:
+        """Run `body` as a flow whose tasks the workers run."""
+        from prefect_dask import DaskTaskRunner
+
+        runner: TaskRunner[Any] = DaskTaskRunner(address=self.address())
+        found: list[R] = []
+        token = _BODY.set(lambda: found.append(body()))
+        try:
+            on_workers.with_options(task_runner=runner)(name)
+        finally:
+            _BODY.reset(token)
+        return found[0]
 
     def close(self) -> None:
         """End a cluster that was started here."""
@@ -226,17 +248,12 @@ def run_shard(shard: dict[str, Any], source: str) -> Summary:
         ConfigError: This worker came late, and has another vaesc.
         VaescError: What the shard's function raised.
     """
+    return computed_alike(shard, source)
+
+
+def computed_alike(shard: Mapping[str, Any], source: str) -> Summary:
+    """Compute a shard if this process has the same vaesc as the one that asks."""
     if _own_source() != source:
         facts = {"version": __version__, "source": _own_source()}
         raise ConfigError(_UNLIKE.format(worker="a worker", **facts))
     return compute(Shard.from_json(shard))
-
-
-@contextmanager
-def tasks_on(runtime: RuntimeConfig, threads: int) -> Iterator[TaskRunner[Any]]:
-    """Provide what runs a flow's own tasks: so many threads, or a Dask cluster."""
-    if runtime.runner == "threads":
-        yield ThreadPoolTaskRunner(max_workers=threads)
-        return
-    with crew_of(runtime) as crew:
-        yield crew.task_runner()

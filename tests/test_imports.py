@@ -40,7 +40,7 @@ FLOORS = [
     },
     {
         "evaluation", "refinement", "applications", "report", "scoring", "scoring_shards", "steps",
-        "export", "gate",
+        "export", "gate", "sweep",
     },
     {"registry", "reproduction", "needed", "housekeeping", "cli"},
 ]  # fmt: skip

@@ -17,18 +17,18 @@ WORKERS = "tasks.workers"
 def add_runner(parser: argparse.ArgumentParser) -> None:
     """Add the option that says who does the work."""
     parser.add_argument(
-        "--runner", default="threads", metavar="threads|dask|dask://HOST:PORT",
+        "--runner", metavar="threads|dask|dask://HOST:PORT",
         help="this process, a Dask cluster of processes on this machine, or one that runs "
         "elsewhere and sees the same files (needs vaesc[dask]; default: threads)",
     )  # fmt: skip
 
 
 @contextmanager
-def workers_of(runner: str, n_workers: int | None) -> Iterator[Runner]:
+def workers_of(runner: str | None, n_workers: int | None) -> Iterator[Runner]:
     """Provide who computes shards: workers are tasks of a Prefect server, threads need none."""
     from vaesc import shards
 
-    if runner == "threads":
+    if runner in (None, "threads"):
         yield shards.HERE
         return
     module = import_module(WORKERS)

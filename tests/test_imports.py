@@ -35,13 +35,18 @@ FLOORS = [
         "room",
         "scratch",
         "serving",
+        "shards",
+        "csr_parts",
     },
     {"datasets", "models", "sparse", "metrics"},
     {
-        "training", "latents", "dictionary", "dictionary_files", "dead_atoms", "decoder_coding",
-        "drift", "bundle",
+        "training", "latents", "dictionary", "dictionary_files", "coding_shards", "dead_atoms",
+        "decoder_coding", "drift", "bundle",
     },
-    {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
+    {
+        "evaluation", "refinement", "applications", "report", "scoring", "scoring_shards", "steps",
+        "export", "gate", "sweep",
+    },
     {"registry", "reproduction", "needed", "remote_care", "housekeeping", "cli"},
 ]  # fmt: skip
 

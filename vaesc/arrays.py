@@ -11,6 +11,7 @@ pieces goes through an :class:`Appender`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,17 @@ def shard_blocks(array: zarr.Array, n_rows: int) -> Iterator[slice]:
     step = max(1, n_rows // shard) * shard
     for start in range(0, array.shape[0], step):
         yield slice(start, min(start + step, array.shape[0]))
+
+
+def move_shards(source: Path, target: Path) -> None:
+    """Move the shards that the array at `source` has into that at `target`, of the same shape.
+
+    What another process has written becomes part of an array without being read.
+    """
+    for path in sorted(p for p in (source / "c").rglob("*") if p.is_file()):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
 
 
 def write_array(

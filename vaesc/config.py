@@ -530,8 +530,20 @@ class RuntimeConfig:
     own alone. Together they take `training.batch_size` images per step."""
     accumulate: int = how(1)
     """Micro-batches into which a process cuts its part of a batch, to train with less memory."""
+    runner: str = how("threads")
+    """Who computes shards and seeds: `threads` of this process, a Dask cluster on this machine
+    (`dask`) or elsewhere (`dask://host:port`, the address of its scheduler)."""
+    workers: int = how(0)
+    """Processes of the `dask` cluster on this machine; 0: one a core."""
 
     def __post_init__(self) -> None:
+        _require(
+            bool(re.fullmatch(r"threads|dask|dask://\S+:\d{1,5}", self.runner, re.ASCII)),
+            self,
+            "runner",
+            "must be threads, dask or dask://host:port",
+        )
+        _require(0 <= self.workers <= 1024, self, "workers", "must be from 0 (one a core) to 1024")
         _require(
             bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII)),
             self,

@@ -31,6 +31,7 @@ from vaesc.dead_atoms import mend_dead_atoms
 from vaesc.dictionary_files import load_dictionary, save_dictionary, write_json
 from vaesc.errors import DataError
 from vaesc.progress import After, Listener
+from vaesc.shards import HERE, Runner
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -226,6 +227,7 @@ def learn(
     seed: int,
     listener: Listener,
     checkpoints: Path | None = None,
+    runner: Runner = HERE,
 ) -> dict[str, Any]:
     """Learn a dictionary on the training latents and code every split in it.
 
@@ -240,6 +242,7 @@ def learn(
         listener: Hears of every epoch.
         checkpoints: Keeps each finished pass: a killed run's successor goes on from there; to be
             deleted by the caller once what was written is safe. Default: none.
+        runner: Who codes the splits; no part of the result.
 
     Returns:
         Summary: ``n_atoms``, ``n_nonzero_coefs``, ``metrics`` and ``health`` (sentences on what
@@ -261,7 +264,16 @@ def learn(
         logger.warning("%s", sentence)
     save_dictionary(dictionary, folder)
     write_json(folder / HISTORY, history)
-    codes = _write_codes(dictionary, latents, folder)
+    if runner is HERE:
+        codes = {split: dictionary.encode(latents.latents(split)) for split in SPLITS}
+    else:
+        from vaesc.coding_shards import coded_by_shards
+
+        codes = {
+            split: coded_by_shards(runner, folder, latents_folder, split, checkpoints=checkpoints)
+            for split in SPLITS
+        }
+    _write_codes(dictionary, codes, folder)
     return {
         "n_atoms": dictionary.n_atoms,
         "n_nonzero_coefs": dictionary.n_nonzero_coefs,
@@ -465,17 +477,15 @@ def fit_scaling(latents: NDArray[Any], scaling: str) -> tuple[Floats, Floats]:
 
 
 def _write_codes(
-    dictionary: LatentDictionary, latents: LatentStore, folder: Path
-) -> dict[str, csr_array]:
-    """Code every split, write the codes, and return them."""
+    dictionary: LatentDictionary, codes: Mapping[str, csr_array], folder: Path
+) -> None:
+    """Write the codes of every split."""
     from vaesc.arrays import create_group, write_csr
 
     attributes = {"n_nonzero_coefs": dictionary.n_nonzero_coefs, "coder": dictionary.coder}
     group = create_group(folder / CODES, attributes)
-    codes = {split: dictionary.encode(latents.latents(split)) for split in SPLITS}
     for split, matrix in codes.items():
         write_csr(group, f"{split}/codes", matrix)
-    return codes
 
 
 def _metrics(

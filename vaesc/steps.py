@@ -40,6 +40,7 @@ from vaesc.records import (
     TrainedVAE,
 )
 from vaesc.room import require_room
+from vaesc.shards import runner
 from vaesc.shared import this_store
 from vaesc.source import source_digest
 from vaesc.store import Artifact, Spec, Store
@@ -182,7 +183,8 @@ def _extract(
 
     return extract(
         inputs["dataset"], inputs["vae"], folder, device=config.runtime.device,
-        block_size=config.runtime.block_size, listener=listener,
+        block_size=config.runtime.block_size, listener=listener, checkpoints=checkpoints,
+        runner=runner(),
     )  # fmt: skip
 
 
@@ -193,7 +195,7 @@ def _learn(
 
     return learn(
         config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener,
-        checkpoints=checkpoints,
+        checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 

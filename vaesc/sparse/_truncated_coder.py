@@ -14,6 +14,11 @@ from vaesc.sparse._workspace import aligned_zeros
 _DEPENDENT = 1e-10
 
 
+def row_bytes_of(n_atoms: int, d: int) -> int:
+    """Memory that one sample takes in a block."""
+    return 8 * max(n_atoms, d, 64)
+
+
 class TruncatedCoder:
     """One dictionary made ready for coding by the lasso's path, at levels that rise."""
 
@@ -33,7 +38,7 @@ class TruncatedCoder:
             check_finite_rows(rows, np.arange(start, stop))
             self._code_block(rows, slots.rows(start, stop))
 
-        row_bytes = 8 * max(len(self.dictionary), X.shape[1], 64)
+        row_bytes = row_bytes_of(len(self.dictionary), X.shape[1])
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
         return slots
 

@@ -53,8 +53,9 @@ def score_by_shards(
 
     with parts_folder(None, folder / "scores") as parts:
         batch.model.save(parts / "model")
+        where = images if isinstance(images, str) else str(images.expanduser().resolve())
         common = {
-            "model": str(parts / "model"), "images": images if isinstance(images, str) else str(images.expanduser().resolve()),
+            "model": str(parts / "model"), "images": where,
             "fingerprint": fingerprint,
         }  # fmt: skip
         how = {"device": str(batch.model.vae.device), "block_size": block_size}

@@ -1,15 +1,26 @@
-"""Linear cost and bounded memory: the same model over 10^4, 10^5, ... images, up to N.
+"""Beyond one machine, as figures: linear cost, workers, ranks, a store on S3.
+
+============ ======================================================================================
+linear       the same model over 10^4, 10^5, ... images, up to N: cost and memory
+workers      Dask against one process, a worker killed (:mod:`benchmarks.workers`)
+ranks        a training shared by two processes, one killed (:mod:`benchmarks.ranks`)
+shared_store store on S3, MLflow on PostgreSQL (:mod:`benchmarks.shared_store`)
+============ ======================================================================================
 
 Images are Fashion-MNIST's, shifted and with noise, streamed into a Zarr array (never all in
 memory); a brief training makes a model of the article's size; then, for each number of images, a
 process of its own extracts latents, codes them, decodes and measures, and writes codes and errors
 to Zarr. Its rate is given by the clock, and by the CPU time it used: what else the machine did
-meanwhile is in the first and hardly in the second. The last line is one JSON object.
+meanwhile is in the first and hardly in the second.
+
+``--only`` names some parts. The last line is one JSON object of all figures; exit code 1 if
+digests differ that must not.
 
 ::
 
     .venv/bin/python -m benchmarks.scale --images 10000000       # or: make scale
     .venv/bin/python -m benchmarks.scale --images 1000000        # or: make scale N=1000000
+    .venv/bin/python -m benchmarks.scale --only workers ranks
 """
 
 from __future__ import annotations
@@ -17,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +39,8 @@ from benchmarks.models import briefly, make_model
 from benchmarks.scoring import score_apart, synthesise
 
 _SMALLEST = 10_000
+_MOST_FOR_WORKERS = 1_000_000
+PARTS = ("linear", "workers", "ranks", "shared_store")
 
 
 def main() -> int:
@@ -37,13 +51,42 @@ def main() -> int:
     parser.add_argument("--preset", default="fashion-mnist")
     parser.add_argument("--model", type=Path, help="a saved model, instead of training one")
     parser.add_argument("--folder", type=Path, help="where to put the files for the while")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
+    found: dict[str, Any] = {}
+    failed = False
+    for part in options.only:
+        print(f"== {part}", flush=True)
+        if part == "linear":
+            found[part] = _linear(options)
+        else:
+            found[part], code = _apart(part, options)
+            failed = failed or code != 0
+    print(json.dumps(found))
+    return int(failed)
+
+
+def _linear(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         model = options.model or make_model(briefly(options.preset, "article"), folder)
-        rows = [_row(n, model, options.preset, folder) for n in sizes(options.images)]
-    print(json.dumps({"linear": summary(rows)}))
-    return 0
+        return summary([_row(n, model, options.preset, folder) for n in sizes(options.images)])
+
+
+def _apart(part: str, options: argparse.Namespace) -> tuple[Any, int]:
+    """Run another benchmark, and return its figures and its exit code."""
+    command = [sys.executable, "-m", f"benchmarks.{part}"]
+    if part == "workers":
+        command += ["--images", str(min(options.images, _MOST_FOR_WORKERS))]
+        command += ["--folder", str(options.folder)] if options.folder else []
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.splitlines()
+    print("\n".join(lines[:-1]), flush=True)
+    try:
+        figures = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return {"failed": f"exit code {done.returncode}"}, done.returncode or 1
+    return figures.get(part, figures), done.returncode
 
 
 def sizes(most: int) -> list[int]:

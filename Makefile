@@ -12,7 +12,7 @@ UV        := uv==0.13.9
 PIP_AUDIT := pip-audit==2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run claim test faults fuzz check bench bench-sparse bench-training bench-streaming scale operate serve stack ui stop lock hashes audit clean
+.PHONY: help setup setup-dev run claim test test-long faults fuzz check bench bench-sparse bench-training bench-streaming scale operate serve stack ui stop lock hashes audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET
 
 test: $(DEV) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-long: $(DEV) ## run the tests that take minutes and are no part of `make test`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 faults: $(DEV) ## kill trainings at 50 moments, break runs at 300 points: the next one is whole (an hour; ARGS="--all": hours)
 	$(BIN)/python -m tests.faults.kills

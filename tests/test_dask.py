@@ -189,6 +189,7 @@ def test_what_a_shard_complains_of_arrives_as_its_sentence(project):
     )
 
 
+@pytest.mark.long
 def test_a_run_on_workers_makes_the_artifacts_of_a_run_on_threads(project, tmp_path):
     small = ("--set", "refine.epochs=0", "--set", "evaluation.topk_epochs=0")
     ran = project.run(*small, "--set", "runtime.runner=dask", "--set", "runtime.workers=2")

@@ -7,7 +7,7 @@ import pytest
 from object_storage import BUCKET, Moto
 from project import STEPS, Project, artifacts, states, stop_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

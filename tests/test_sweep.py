@@ -89,6 +89,7 @@ def test_cells_are_ranked_and_failed_ones_kept():
 @pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_two_cells_make_one_table_and_a_third_fails_alone(project):
     sweep = (
         "sweep", "--config", str(project.config), "--set", "refine.epochs=0",

@@ -249,6 +249,7 @@ def test_an_error_in_a_rank_is_one_sentence(dataset, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ranks_that_die_for_ever_are_given_up(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "RESTARTS", 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -271,6 +272,7 @@ def step_of(dataset, **runtime):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_step_makes_the_same_bytes(dataset, pair, tmp_path, monkeypatch):
     monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
     record, config = step_of(dataset, ranks=2)
@@ -321,6 +323,7 @@ def test_no_rank_survives_who_wanted_it(dataset, tmp_path, way):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_by_hand_writes_the_same_bytes(dataset, pair, tmp_path):
     settings = tmp_path / "config.toml"
     settings.write_text(TOML)
@@ -445,6 +448,7 @@ def test_a_rank_without_torchrun_says_how_it_is_started(dataset, capsys, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_gradient_has_the_same_curve(dataset, alone, tmp_path):
     summary = trained(dataset, tmp_path, accumulate=3, compile="always")
     assert summary["engine"] == {

@@ -66,10 +66,18 @@ class Reader:
         self._model = stream.model.Bernoulli(perfect=False)
 
     def decisions(self, probability: NDArray[Any]) -> NDArray[np.bool_]:
-        """Read decisions, shape (n,), of which each is yes with `probability` in 65536ths."""
+        """Read decisions, shape (n,), of which each is yes with `probability` in 65536ths.
+
+        Raises:
+            DataError: No coder can have written these bits.
+        """
         if not len(probability):
             return np.zeros(0, bool)
-        return np.asarray(self._coder.decode(self._model, _exact(probability)) != 0)
+        try:
+            found = self._coder.decode(self._model, _exact(probability))
+        except AssertionError as error:  # what constriction raises, and nothing else
+            raise DataError("it is damaged: no coder writes such bits; fetch it again") from error
+        return np.asarray(found != 0)
 
 
 def write_choices(writer: Writer, chosen: NDArray[Any], shares: NDArray[Any]) -> None:

@@ -21,6 +21,7 @@ from vaesc.registry import connect, load_model, register
 from vaesc.registry.connection import _create_sqlite
 from vaesc.registry.failures import prepare_environment
 from vaesc.store import file_digest
+from vaesc.training.threads import one_thread
 
 SHAPE = (4, 5)
 N_ATOMS = 12
@@ -103,7 +104,7 @@ def look_up_while_it_moves(client, versions, *, lookups=20, moves=50):
     def look():
         begin.wait(60)
         model = load_model("champion", device="cpu")
-        return model.origin, model.reconstruct(images()).tobytes()
+        return model.origin, reconstructed(model)
 
     with ThreadPoolExecutor(lookups) as pool:
         looks = [pool.submit(look) for _ in range(lookups)]
@@ -114,6 +115,12 @@ def look_up_while_it_moves(client, versions, *, lookups=20, moves=50):
             client.set_registered_model_alias("vaesc", "champion", str(version))
             made += 1
         return [found.result() for found in looks]
+
+
+def reconstructed(model):
+    """Return reconstructions as bytes; on one thread, whose number may change their last bits."""
+    with one_thread():
+        return model.reconstruct(images()).tobytes()
 
 
 def images(n=6, seed=0):

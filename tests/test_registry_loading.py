@@ -15,8 +15,8 @@ from registry_homes import (
     damage,
     enter_home,
     files_of,
-    images,
     look_up_while_it_moves,
+    reconstructed,
     registered,
     same_model,
     saved,
@@ -135,7 +135,7 @@ def test_a_folder_says_where_it_is(tmp_path):
 
 def test_twenty_lookups_during_fifty_moves_are_whole(two):
     expected = {
-        record.digest: (record.version, tiny_model(seed).reconstruct(images()).tobytes())
+        record.digest: (record.version, reconstructed(tiny_model(seed)))
         for seed, record in enumerate(two)
     }
     found = look_up_while_it_moves(connect().client, [1, 2])

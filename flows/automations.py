@@ -30,7 +30,7 @@ from tasks.server import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
 
-FLOWS = ("pipeline", "retrain", "claim", "score")
+FLOWS = ("pipeline", "retrain", "claim", "score", "sweep")
 """The flows that are ours: others on the same server may send heartbeats more rarely, or none."""
 
 OURS = "vaesc: "

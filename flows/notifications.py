@@ -36,7 +36,7 @@ BLOCK = "vaesc-alerts"
 URL_VARIABLE = "VAESC_WEBHOOK_URL"
 """Environment variable with the address, from which ``vaesc deploy`` makes the block."""
 
-WATCHED = ("retrain", "score", "claim")
+WATCHED = ("retrain", "score", "claim", "sweep")
 """Flows whose failure is told. The pipeline's is told by the retraining that called it: once."""
 
 _FAILURES = ("Failed", "Crashed", "TimedOut")

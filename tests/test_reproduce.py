@@ -167,7 +167,7 @@ def test_other_code_differs_where_it_is_used_and_what_works_on_it_follows(first,
     source = tmp_path / "source"
     for package in ("vaesc", "tasks", "flows"):
         shutil.copytree(ROOT / package, source / package)
-    module = source / "vaesc" / "training" / "fit.py"
+    module = source / "vaesc" / "training" / "prepare.py"
     changed = module.read_text().replace('"train/init"', '"train/another"')
     assert changed != module.read_text()
     module.write_text(changed)

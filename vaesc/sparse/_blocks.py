@@ -45,11 +45,18 @@ def block_rows(row_bytes: int, block_bytes: int, *, most: int = 2048) -> int:
 
 
 @cache
-def _blas() -> Any:  # noqa: ANN401 - threadpoolctl has no types
+def _blas() -> list[Any]:
+    """Return what sets the threads of each BLAS in this process."""
     import scipy.linalg  # noqa: F401 - it has a BLAS of its own, found only once loaded
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-    return ThreadpoolController().select(user_api="blas")
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _set_threads(library: Any, n_threads: int) -> None:  # noqa: ANN401
+    # threadpoolctl (3.8) obeys one thread alone: that which first set a limit, while it lives.
+    # Here the count decides, and who leaves last is often not who came first.
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(n_threads)
 
 
 class _SharedLimit:
@@ -58,20 +65,23 @@ class _SharedLimit:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.limit: Any = None
+        self.before: list[int] = []
+        """Threads of each BLAS when nobody limits them."""
 
     def enter(self) -> None:
         with self.lock:
             if self.users == 0:
-                self.limit = _blas().limit(limits=1)
+                self.before = [library.get_num_threads() for library in _blas()]
+                for library in _blas():
+                    _set_threads(library, 1)
             self.users += 1
 
     def leave(self) -> None:
         with self.lock:
             self.users -= 1
             if self.users == 0:
-                self.limit.restore_original_limits()
-                self.limit = None
+                for library, n_threads in zip(_blas(), self.before, strict=True):
+                    _set_threads(library, n_threads)
 
 
 _LIMIT = _SharedLimit()

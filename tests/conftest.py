@@ -66,3 +66,14 @@ def served(tmp_path_factory):
     url = json.loads((home / "prefect" / "server.json").read_text())["url"]
     yield {**environment, "PREFECT_API_URL": url}, url
     subprocess.run([*tool, "stop"], env=environment, cwd=root, check=True)
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory):
+    """A test file's own S3 server, which honours conditions and ranges."""
+    from object_storage import Moto
+
+    server = Moto(tmp_path_factory.mktemp("moto"))
+    server.start()
+    yield server
+    server.stop()

@@ -1,6 +1,5 @@
 """Dask's workers, really: the same bytes from any number of them, also when one is killed."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -11,12 +10,7 @@ from project import Project, artifacts, states, stop_server
 
 from vaesc.config import RuntimeConfig
 
-pytestmark = [
-    pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        importlib.util.find_spec("prefect_dask") is None, reason="needs vaesc[dask]"
-    ),
-]  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 TESTS = Path(__file__).parent
 
 START = """

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from object_storage import BUCKET, Moto
+from object_storage import BUCKET
 
 from deployments.storage import Storage
 from vaesc import bucket as bucket_module
@@ -40,14 +40,6 @@ def build(folder: Path):
 
 def never(folder):
     pytest.fail("built twice")
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory):
-    server = Moto(tmp_path_factory.mktemp("moto"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -166,15 +158,20 @@ def racer(url, root, who):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("names", [("same", "same"), ("one", "other")])
-def test_two_processes_on_two_machines_make_it_at_once_and_agree(url, tmp_path, names):
-    racers = [racer(url, tmp_path / f"home-{i}", who) for i, who in enumerate(names)]
+def contents_of(racers):
+    """Let all go at once, and return what each says it got."""
     for each in racers:
         assert each.stdout.readline() == "ready\n"
     for each in racers:
         each.stdin.write("\n")
         each.stdin.flush()
-    contents = [each.communicate(timeout=60)[0].strip() for each in racers]
+    return [each.communicate(timeout=60)[0].strip() for each in racers]
+
+
+@pytest.mark.parametrize("names", [("same", "same"), ("one", "other")])
+def test_two_processes_on_two_machines_make_it_at_once_and_agree(url, tmp_path, names):
+    racers = [racer(url, tmp_path / f"home-{i}", who) for i, who in enumerate(names)]
+    contents = contents_of(racers)
     remote = RemoteStore(Bucket(url))
     (check,) = remote.verify()
     assert check["whole"]
@@ -184,12 +181,7 @@ def test_two_processes_on_two_machines_make_it_at_once_and_agree(url, tmp_path, 
 
 def test_where_conditions_are_ignored_the_last_wins_and_all_is_whole(rclone, tmp_path):
     racers = [racer("s3://vaesc/p", tmp_path / f"home-{i}", str(i)) for i in range(2)]
-    for each in racers:
-        assert each.stdout.readline() == "ready\n"
-    for each in racers:
-        each.stdin.write("\n")
-        each.stdin.flush()
-    contents = [each.communicate(timeout=60)[0].strip() for each in racers]
+    contents = contents_of(racers)
     (check,) = RemoteStore(Bucket("s3://vaesc/p")).verify()
     assert check["whole"]
     assert check["content"] in contents

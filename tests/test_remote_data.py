@@ -22,14 +22,6 @@ from vaesc.errors import ConfigError, DataError, StoreError
 from vaesc.store import file_digest
 
 
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory):
-    server = Moto(tmp_path_factory.mktemp("moto"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def url(moto, monkeypatch, tmp_path):
     monkeypatch.setattr(bucket_module, "_RETRIES", 1)

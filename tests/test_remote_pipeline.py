@@ -4,18 +4,10 @@ import json
 import os
 
 import pytest
-from object_storage import BUCKET, Moto
+from object_storage import BUCKET
 from project import STEPS, Project, artifacts, states, stop_server
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory):
-    server = Moto(tmp_path_factory.mktemp("moto"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ class Stack:
         opened.callback(postgres.stop)
         self._checks = [postgres.check]
         s3 = self._s3(opened, known)
-        s3.wait_until(lambda: _listens(self.storage["MLFLOW_S3_ENDPOINT_URL"]), 30)
+        s3.wait_until(lambda: listens(self.storage["MLFLOW_S3_ENDPOINT_URL"]), 30)
         # Both take their time to migrate their databases: together.
         mlflow = self._mlflow(opened, known, postgres.environment)
         prefect = self._prefect(opened, known, postgres.environment)
@@ -127,11 +127,8 @@ class Stack:
             "AWS_ACCESS_KEY_ID": known.s3_key, "AWS_SECRET_ACCESS_KEY": known.s3_secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }  # fmt: skip
-        environment = {
-            "RCLONE_AUTH_KEY": f'"{known.s3_key},{known.s3_secret}"',  # quoted: a CSV of pairs
-            "RCLONE_CONFIG": str(self.folder / "rclone.conf"),
-        }
         command = [*S3, f"--addr=127.0.0.1:{port}", str(self.folder / "s3")]
+        environment = s3_environment(self.folder, known.s3_key, known.s3_secret)
         return self._child(opened, "the S3 server", command, environment)
 
     def _mlflow(self, opened: ExitStack, known: Secrets, postgres: dict[str, str]) -> Child:
@@ -191,11 +188,22 @@ def program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise ServerError(f"{name} is not installed; run `make setup`, or pip install '.[stack]'")
+        raise ServerError(
+            f"{name} is not installed; run `make setup-dev`, or pip install '.[stack]'"
+        )
     return found
 
 
-def _listens(url: str) -> bool:
+def s3_environment(folder: Path, key: str, secret: str) -> dict[str, str]:
+    """Return what rclone's server must be told: whom it lets in, and no file of anybody's."""
+    return {
+        "RCLONE_AUTH_KEY": f'"{key},{secret}"',  # quoted: a CSV of pairs
+        "RCLONE_CONFIG": str(folder / "rclone.conf"),
+    }
+
+
+def listens(url: str) -> bool:
+    """Say whether somebody listens at a URL's host and port."""
     host, _, port = url.rpartition("/")[2].partition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0

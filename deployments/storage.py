@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deployments.stack import BUCKET, S3, program
+from deployments.stack import BUCKET, S3, listens, program, s3_environment
 from tasks.children import Child, free_port
 
 
@@ -38,18 +37,17 @@ class Storage:
     def start(self) -> None:
         """Start it, the first time or again, and wait until it answers."""
         (self.objects / BUCKET).mkdir(parents=True, exist_ok=True)
-        known = self.environment
-        pair = f"{known['AWS_ACCESS_KEY_ID']},{known['AWS_SECRET_ACCESS_KEY']}"
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RCLONE_"))},
-            "RCLONE_AUTH_KEY": f'"{pair}"', "RCLONE_CONFIG": str(self.folder / "rclone.conf"),
-        }  # fmt: skip
+        key, secret = (
+            self.environment[f"AWS_{n}"] for n in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+        )
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RCLONE_"))}
+        environment = {**inherited, **s3_environment(self.folder, key, secret)}
         command = [program(S3[0]), *S3[1:], f"--addr=127.0.0.1:{self.port}", str(self.objects)]
         self._child = Child(
             "the S3 server", command, log=self.folder / "rclone.log", environment=environment,
             folder=self.folder,
         )  # fmt: skip
-        self._child.wait_until(self._listens, 30)
+        self._child.wait_until(lambda: listens(self.environment["AWS_ENDPOINT_URL"]), 30)
 
     def stop(self) -> None:
         """End it; what it keeps stays."""
@@ -70,7 +68,3 @@ class Storage:
     ) -> None:
         """Stop."""
         self.stop()
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0

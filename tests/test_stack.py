@@ -71,7 +71,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_and_says_why(monkeypatch):
             seen.update(descendants(os.getpid()))
             return False
 
-        monkeypatch.setattr(stack, "_listens", listens)
+        monkeypatch.setattr(stack, "listens", listens)
         with (
             pytest.raises(ServerError, match=r"S3 server has ended with \d .*unknown"),
             stack.Stack(folder),

@@ -66,7 +66,7 @@ class Shard:
         module, _, _ = self.function.partition(":")
         return {
             "function": self.function,
-            "arguments": json.loads(canonical_json(dict(self.arguments))),
+            "arguments": _plain(dict(self.arguments)),
             "source": source_digest(module),
         }
 
@@ -145,7 +145,7 @@ def compute(shard: Shard) -> Summary:
             _publish(folder, shard, identity)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return json.loads(canonical_json(summary))  # type: ignore[no-any-return]
+    return _plain(summary)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
@@ -218,6 +218,12 @@ def _made(shard: Shard, identity: Summary) -> Summary | None:
     logger.warning("the part of %s is damaged or of other work: it is made again", shard.name)
     shutil.rmtree(shard.part, ignore_errors=True)
     return None
+
+
+def _plain(values: Summary) -> Summary:
+    """Return what JSON makes of it, as it comes back from a part's note."""
+    plain: Summary = json.loads(canonical_json(values))
+    return plain
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,6 +209,18 @@ class _Words(_Speaker):
         sys.stdout.write(f"{json.dumps(summary)}\n")
 
 
+class _Handler(logging.Handler):
+    """Hands what is logged on to a function."""
+
+    def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__(logging.INFO)
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand it on."""
+        self._take(record)
+
+
 class _Events(_Speaker):
     """For :mod:`vaesc.training.launch`: a JSON object a line, and nothing else on that pipe."""
 
@@ -217,9 +229,7 @@ class _Events(_Speaker):
         self._pipe = os.dup(1)
         os.dup2(2, 1)  # what libraries print is none of it
         if me.rank == 0:
-            handler = logging.Handler(logging.INFO)
-            handler.emit = self._log  # type: ignore[method-assign]
-            logging.getLogger("vaesc").addHandler(handler)
+            logging.getLogger("vaesc").addHandler(_Handler(self._log))
             logging.getLogger("vaesc").setLevel(logging.INFO)
 
     def _say(self, event: str, **facts: Any) -> None:  # noqa: ANN401

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,10 +55,28 @@ with ThreadPoolExecutor(1) as pool:
     assert pool.submit(coded).result() == here
 """
 
+IMAGES = """
+from registry_homes import images, tiny_model
+from vaesc.shards import in_order
+from vaesc.training.threads import one_thread
 
-@pytest.mark.parametrize("program", [LIMIT, CODES], ids=["limit", "codes"])
+model = tiny_model()
+latents = model.latents(images())
+
+def decoded(_):
+    return model.unit_images(latents).tobytes()
+
+with one_thread():
+    here = {*in_order(decoded, range(20), 1)}
+    assert len(here) == 1
+    assert {*in_order(decoded, range(20), 3)} == here
+"""
+
+
+@pytest.mark.parametrize("program", [LIMIT, CODES, IMAGES], ids=["limit", "codes", "images"])
 def test_two_threads_of_blas_change_nothing(program):
     two = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
+    two["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **two}, capture_output=True,
         text=True, timeout=120,

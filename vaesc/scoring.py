@@ -249,14 +249,7 @@ class Batch:
         # What is made at the first call is made once, not by all workers at the same time.
         self.model.unit_reconstructions(np.zeros((1, *self.model.shape), np.float32))
         with one_thread():
-            yield from in_order(self._alone, wanted, n_workers)
-
-    def _alone(self, span: Span) -> Block:
-        """Score a span; torch's number of threads is each thread's own, and a new one's is all."""
-        from vaesc.training.threads import one_thread
-
-        with one_thread():
-            return self._scored(span)
+            yield from in_order(self._scored, wanted, n_workers)
 
     def _scored(self, span: Span) -> Block:
         model, part, rows, limits = self.model, self.parts[span.part], span.rows, span.limits

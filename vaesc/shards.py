@@ -149,12 +149,15 @@ def compute(shard: Shard) -> Summary:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
-    """Yield ``function(item)`` of each item, in order; a few are computed ahead, side by side."""
+    """Yield ``function(item)`` of each item, in order; a few are computed ahead, side by side.
+
+    Each thread computes on one core: the caller sees to its own (``one_thread``).
+    """
     if n_threads == 1:
         yield from map(function, items)
         return
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(n_threads, "vaesc-shard") as pool:
+    with ThreadPoolExecutor(n_threads, "vaesc-shard", _one_core) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
@@ -165,6 +168,13 @@ def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
         finally:
             for each in waiting:
                 each.cancel()
+
+
+def _one_core() -> None:
+    """Tell torch for this thread: whatever the caller has set, a new one's products share all."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -103,8 +103,18 @@ def test_a_run_calls_nobody_else_unless_it_is_asked_to(watched):
 
     # Whoever asks for telemetry keeps it; and that it is seen here shows that it was off above.
     watched.env |= ASKED_FOR
-    watched.run()
-    deadline = time.monotonic() + 90
-    while not all(any(who in host for host in watched.elsewhere()) for who in BOTH):
-        assert time.monotonic() < deadline, watched.elsewhere()
-        time.sleep(0.5)
+    # Prefect's server tries once, as it starts, and not again for hours where its first write
+    # finds SQLite busy with the rest of its start: then it is started anew.
+    for _ in range(4):
+        watched.run()
+        deadline = time.monotonic() + 45
+        while not (seen := saw_both(watched)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if seen:
+            break
+        stop_server(watched)
+    assert saw_both(watched), watched.elsewhere()
+
+
+def saw_both(watched):
+    return all(any(who in host for host in watched.elsewhere()) for who in BOTH)

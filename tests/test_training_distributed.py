@@ -304,7 +304,9 @@ t.trained(dataset, folder, config, ranks=2, listener=Say())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)]
+)
 def test_no_rank_survives_who_wanted_it(dataset, tmp_path, way):
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     parent = subprocess.Popen(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._blocks import AMORTISED_ROWS, DEFAULT_BLOCK_BYTES, BlockRunner, block_rows
 from vaesc.sparse._coder import GreedyCoder, Slots
 from vaesc.sparse._validation import Rule, check_finite_rows, working_dtype
 from vaesc.sparse._workspace import aligned_zeros
@@ -33,7 +33,7 @@ class TruncatedCoder:
             check_finite_rows(rows, np.arange(start, stop))
             self._code_block(rows, slots.rows(start, stop))
 
-        row_bytes = 8 * max(len(self.dictionary), X.shape[1], 64)
+        row_bytes = _row_bytes(len(self.dictionary), X.shape[1])
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
         return slots
 
@@ -64,6 +64,26 @@ class TruncatedCoder:
         slots.values[:] = np.ldexp(values, (shift - self.shift)[:, None])
         with np.errstate(over="ignore"):  # the square of a huge sample
             slots.residual[:] = np.ldexp(slots.residual, 2 * shift)
+
+
+def _row_bytes(n_atoms: int, n_features: int) -> int:
+    return 8 * max(n_atoms, n_features, 64)
+
+
+def rows_coded_together(rule: str, n_atoms: int, n_features: int) -> int:
+    """Return how many float32 samples a coder takes at once.
+
+    A split that is cut at multiples of it is coded to the same bytes, part by part.
+
+    Args:
+        rule: ``ols``, ``omp``, ``lasso``, or ``lista`` for an amortised coder.
+        n_atoms: Number of atoms, K.
+        n_features: Number of dimensions, d.
+    """
+    if rule == "lista":
+        return AMORTISED_ROWS
+    row_bytes = 4 * max(n_atoms, 64) if rule != "lasso" else _row_bytes(n_atoms, n_features)
+    return block_rows(row_bytes, DEFAULT_BLOCK_BYTES)
 
 
 def coder_for(dictionary: NDArray[Any], level: int, rule: Rule) -> GreedyCoder | TruncatedCoder:

@@ -40,7 +40,9 @@ class LatentRows:
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Return consecutive latents, shape (m, d)."""
         found = self.latents.latents(self.split, rows)
-        return found if self.mean is None else (found - self.mean) / self.scale
+        if self.mean is None or self.scale is None:
+            return found
+        return np.asarray((found - self.mean) / self.scale)
 
 
 def scaled_latents(latents: LatentStore, split: str, mean: Floats, scale: Floats) -> windows.Rows:

@@ -67,7 +67,7 @@ class Pool:
             return self._values
         sizes = np.bincount(self.groups, minlength=GROUPS)[:, None]
         mean = self._values.sum(axis=0) / self.n
-        values = mean + (self._values - sizes * mean) * (GROUPS / self.n)
+        values = np.asarray(mean + (self._values - sizes * mean) * (GROUPS / self.n))
         values[:, ~self._filled] = np.nan
         return values
 

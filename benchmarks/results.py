@@ -3,7 +3,8 @@
 ::
 
     vaesc run --preset mnist-all --json > mnist-all.json
-    python -m benchmarks.results mnist-all.json fashion-all.json --write docs/results.md
+    vaesc run --preset fashion-all --json > fashion-all.json
+    python -m benchmarks.results *-all.json --preface docs/preface.md --write docs/results.md
 
 A run's JSON names its steps' artifacts; the figures come from those, each checked by its SHA-256.
 """
@@ -18,8 +19,8 @@ from typing import Any
 
 from vaesc.applications.findings import read_findings
 from vaesc.report.text import number
+from vaesc.shared import this_store
 from vaesc.steps import APPLICATIONS
-from vaesc.store import Store
 
 _HEAD = """# Results
 
@@ -33,8 +34,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="what `vaesc run --json` printed")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write it there, too")
+    parser.add_argument("--preface", type=Path, metavar="FILE.md", help="what stands before it")
     options = parser.parse_args()
-    text = _HEAD + "".join(map(_of_run, options.runs))
+    preface = "\n" + options.preface.read_text() if options.preface else ""
+    text = _HEAD + preface + "".join(map(_of_run, options.runs))
     print(text)
     if options.write:
         options.write.write_text(text)
@@ -55,7 +58,7 @@ def _of_run(path: Path) -> str:
 
 
 def _of_application(step: Mapping[str, Any]) -> Iterator[str]:
-    found = read_findings(Store().open(step["name"], step["digest"]).path)
+    found = read_findings(this_store().open(step["name"], step["digest"]).path)
     state = f"{step['seconds']:,.0f} s" if step["state"] == "computed" else "from the cache"
     yield f"### {found['title']}\n"
     yield f"{found['sentence']} ({state})\n"
@@ -63,11 +66,23 @@ def _of_application(step: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     yield from map(_row, found["figures"])
     yield ""
+    for table in found["tables"]:
+        yield from _table(table)
     tried = [f["shortfall"] for f in found["figures"] if f["shortfall"]]
     notes = list(dict.fromkeys([*tried, *found["notes"]]))
     yield from (f"- {note}" for note in notes)
     if notes:
         yield ""
+
+
+def _table(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of the findings, folded away: each baseline's numbers are there."""
+    yield f"<details><summary>{table['title']}</summary>\n"
+    yield _cells(*table["head"])
+    yield _cells(*["---"] * len(table["head"]))
+    for row in table["rows"]:
+        yield _cells(*(cell if isinstance(cell, str) else number(cell) for cell in row))
+    yield "\n</details>\n"
 
 
 def _row(figure: Mapping[str, Any]) -> str:

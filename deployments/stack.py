@@ -175,10 +175,10 @@ class Stack:
     def _child(
         self, opened: ExitStack, name: str, command: list[str], environment: dict[str, str]
     ) -> Child:
-        program, *arguments = command
+        name_of, *arguments = command
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         child = Child(
-            name, [_program(program), *arguments], log=self.folder / f"{program}.log",
+            name, [program(name_of), *arguments], log=self.folder / f"{name_of}.log",
             environment={**inherited, **environment}, folder=self.folder,
         )  # fmt: skip
         opened.callback(child.stop)
@@ -186,7 +186,7 @@ class Stack:
         return child
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Return the path of a program of this Python's environment, else of the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)

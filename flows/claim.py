@@ -7,27 +7,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks import logs
 from tasks.alive import on_record
-from tasks.claim import Seed, no_seed_outlives, run_seed, weigh_seeds_of
+from tasks.claim import seed_of, weigh_seeds_of
+from tasks.runs import AT_ONCE, none_outlives, run_all
 from tasks.tracking import pipeline_run
 from vaesc.config_files import load_config
-from vaesc.errors import ConfigError
-
-_AT_ONCE: Any = ThreadPoolTaskRunner(max_workers=2 * (os.cpu_count() or 1))
-"""Seeds that run at once, on one thread each; those beyond the processors share them."""
+from vaesc.errors import ConfigError, VaescError
 
 
 @flow(
-    name="claim", flow_run_name="claim-{preset}-{seeds}-seeds", task_runner=_AT_ONCE,
+    name="claim", flow_run_name="claim-{preset}-{seeds}-seeds", task_runner=AT_ONCE,
     persist_result=False,
 )  # fmt: skip
 def claim(
@@ -58,12 +54,11 @@ def claim(
     config = load_config(preset, path, list(settings))
     tags = {"vaesc.seeds": str(seeds)}
     run_of_claim = pipeline_run(config, name=f"claim-{config.preset}", tags=tags)
-    with on_record(), run_of_claim as run, no_seed_outlives():
-        started = [
-            run_seed.submit(
-                Seed(preset, config_file, tuple(settings), config.seed + i), run.run_id
-            )
-            for i in range(seeds)
-        ]
-        summaries = [future.result() for future in started]
+    seed_runs = [seed_of(preset, config_file, settings, config.seed + i) for i in range(seeds)]
+    with on_record(), run_of_claim as run, none_outlives():
+        summaries = []
+        for found in run_all(seed_runs, run.run_id, config.runtime):
+            if isinstance(found, VaescError):
+                raise found
+            summaries.append(found)
         return weigh_seeds_of(run, summaries)

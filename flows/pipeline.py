@@ -24,7 +24,8 @@ from tasks.register import register
 from tasks.retrain import Start, check_candidate, started_from
 from tasks.tracking import pipeline_run
 from tasks.train import train
-from vaesc.applications.requirements import check_applications
+from tasks.workers import workers
+from vaesc.applications.requirements import check_applications, check_outliers
 from vaesc.config import PipelineConfig
 
 
@@ -47,9 +48,14 @@ def pipeline(
     """
     logs.install()
     tags = started_from(start, config)
-    with on_record(), pipeline_run(config, tags=tags, candidate=candidate) as run:
+    with (
+        on_record(),
+        pipeline_run(config, tags=tags, candidate=candidate) as run,
+        workers(config.runtime),
+    ):
         check_applications(config)
         dataset = ingest(config)
+        check_outliers(config, dataset.shape)
         if candidate:
             check_candidate(config, dataset)
         # 1. train a VAE by maximising the ELBO

@@ -26,6 +26,7 @@ def score(
     block_size: int = 8192,
     workers: int | None = None,
     alpha: float = 1e-3,
+    runner: str = "threads",
 ) -> dict[str, Any]:
     """Score a batch of images, compare it with what the model is made for, and say if it drifted.
 
@@ -35,15 +36,16 @@ def score(
         name: The registered model, where `model` does not name one.
         out: Folder to write, which must not exist; default: one in ``scores`` of the home.
         block_size: Images in memory at once, for each worker.
-        workers: Blocks computed side by side; default: one a core.
+        workers: Blocks computed side by side, or processes of the cluster; default: one a core.
         alpha: Largest probability of an alarm on images that are like the model's own.
+        runner: Who scores: ``threads``, ``dask`` or ``dask://host:port``.
 
     Returns:
         What was found and where the scores lie, as ``vaesc score --json`` prints it.
     """
     logs.install()
     with on_record():
-        summary = score_batch(path, model, name, out, block_size, workers, alpha)
+        summary = score_batch(path, model, name, out, block_size, workers, alpha, runner)
         show_drift(summary)
         summary["event"] = summary["drift"]["drifted"] and announce(summary)
         return summary

@@ -6,12 +6,12 @@ that a server runs.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,19 @@ from typing import Any
 import yaml
 from prefect import Flow
 from prefect import serve as prefect_serve
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron, Interval, Schedule
-from prefect.workers.process import ProcessWorker
 
 from flows.automations import automations, install, remove_others
 from flows.drift_automation import drift_automation, is_anothers
 from flows.notifications import notifications
-from tasks.server import ENVIRONMENT
+from flows.pools import PROCESS, keep_pool, kinds_of, with_requests
 from vaesc.config import PipelineConfig
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError
+from vaesc.resources import Requests, requests_for
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +160,18 @@ def deploy(file: Path) -> None:
     """
     entries = read_deployments(file)
     retrained = retrained_on_drift(entries)
+    kinds = kinds_of(entries)
     for entry in entries:
         runner_deployment(entry)
-    for pool in sorted({entry["work_pool"]["name"] for entry in entries}):
-        _work_pool(pool)
-    _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+    for pool, kind in sorted(kinds.items()):
+        keep_pool(pool, kind, file.parent / "pools")
+    with tempfile.TemporaryDirectory(prefix="vaesc-deploy-") as scratch:
+        read = _prefect_file(file, entries, Path(scratch))
+        _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(read))
     keep_automations(entries, retrained)
-    logger.warning("start a worker with: prefect worker start --pool %s", pool)
+    for pool, kind in sorted(kinds.items()):
+        needs = "" if kind == PROCESS else f" (of vaesc[pools], where {kind} can be reached)"
+        logger.warning("start a worker%s with: prefect worker start --pool %s", needs, pool)
 
 
 def retrained_on_drift(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -238,30 +240,35 @@ def keep_automations(entries: Sequence[Mapping[str, Any]], retrained: Mapping[st
     remove_others(wanted, partial(is_anothers, models=retrained, deployments=read))
 
 
-def _work_pool(name: str) -> None:
-    """Create a pool of processes, or see that its runs get what vaesc expects of Prefect.
-
-    The pool says it, since a worker is started by hand, and one without it would send heartbeats
-    too rarely to be believed alive. What else somebody has set in the pool stands.
-    """
-    ours = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
-    with get_client(sync_client=True) as client:
-        try:
-            template = copy.deepcopy(client.read_work_pool(name).base_job_template)
-        except ObjectNotFound:
-            template = copy.deepcopy(ProcessWorker.get_default_base_job_template())
-            _set_default_environment(template, ours)
-            client.create_work_pool(
-                WorkPoolCreate(name=name, type="process", base_job_template=template)
-            )
-        else:
-            _set_default_environment(template, ours)
-            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+def _prefect_file(file: Path, entries: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Return the file that `prefect deploy` is to read: with requests, if a pool needs any."""
+    written = [with_requests(entry, partial(_requests_of, entries)) for entry in entries]
+    if written == [dict(entry) for entry in entries]:
+        return file
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if content.get("pull"):  # the user's own way to the code serves every deployment without one
+        for entry, before in zip(written, entries, strict=True):
+            if before.get("pull") is None:
+                entry.pop("pull", None)
+    made = folder / "prefect.yaml"
+    made.write_text(yaml.safe_dump({**content, "deployments": written}), encoding="utf-8")
+    return made
 
 
-def _set_default_environment(template: dict[str, Any], ours: dict[str, str]) -> None:
-    variable = template["variables"]["properties"].setdefault("env", {})
-    variable["default"] = {**(variable.get("default") or {}), **ours}
+def _requests_of(entries: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> Requests:
+    """Return what a run of a deployment asks for: by its settings, or those of its model."""
+    name = (entry.get("parameters") or {}).get("name")
+    trained = [e for e in entries if e["entrypoint"] == RETRAIN and not _absent_file(e)]
+    if entry in trained:
+        return requests_for(_settings_of(entry))
+    settings = (_settings_of(each) for each in trained)
+    found = next((s for s in settings if s.registry.model_name == name), None)
+    if found is None:
+        logger.warning(
+            "deployment %s: its settings are not known here, so its requests are those of the "
+            "article's network; say others in work_pool.job_variables", entry["name"],
+        )  # fmt: skip
+    return requests_for(found or PipelineConfig())
 
 
 def _schedule(entry: dict[str, Any]) -> Schedule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.inputs import model_inputs
 from tasks.step import StepTask, step_task
 from tasks.tracking import current
+from vaesc.applications.requirements import outside
 from vaesc.config import Application, PipelineConfig
 from vaesc.records import Applied, Dataset, Dictionary, Latents, Refined, TrainedVAE
 from vaesc.steps import APPLICATIONS, Step, run_step
@@ -21,7 +22,8 @@ def apply(
     refined: Refined | None = None,
 ) -> Applied:
     """Put the run's model to one use, and measure it beside its baselines."""
-    return _TASKS[name](config, dataset, vae, latents, dictionary, refined)
+    seen = outside(name, config)
+    return _TASKS[name](config, dataset, vae, latents, dictionary, refined, seen)
 
 
 def _task(step: Step) -> StepTask[..., Applied]:
@@ -33,8 +35,11 @@ def _task(step: Step) -> StepTask[..., Applied]:
         latents: Latents,
         dictionary: Dictionary,
         refined: Refined | None = None,
+        outside: str = "",
     ) -> Artifact:
         inputs = model_inputs(dataset, vae, latents, dictionary, refined)
+        if outside:
+            inputs["outside"] = outside
         with current().nested(step.name) as run:
             return run_step(step, config, inputs, run_id=run.id, listener=run)
 

@@ -25,6 +25,7 @@ from pydantic import Field
 from vaesc.config import PipelineConfig, home
 from vaesc.errors import StoreError
 from vaesc.records import ModelVersion, Record, record_from_json
+from vaesc.shared import this_store
 from vaesc.steps import Step
 from vaesc.store import Store
 
@@ -51,7 +52,7 @@ class StepPolicy(CachePolicy):
         config = inputs["config"]
         if not isinstance(config, PipelineConfig):
             raise TypeError(f"config must be a PipelineConfig, got {type(config).__name__}")
-        given = {k: v for k, v in inputs.items() if k != "config" and v not in (None, ())}
+        given = {k: v for k, v in inputs.items() if k != "config" and v not in (None, (), "")}
         contents = {name: _content(v) for name, v in given.items()}
         return f"{self.step.name}-{self.step.spec(config, contents).digest}"
 
@@ -91,7 +92,9 @@ def verify(record: Record) -> None:
             raise StoreError(f"model {record.name} version {record.version} is not registered")
         return
     folder = Path(record.uri)
-    artifact = Store(folder.parents[2]).use(folder.parents[1].name, record.digest)
+    store, root = this_store(), folder.parents[2]
+    store = store if store.root == root else Store(root)
+    artifact = store.use(folder.parents[1].name, record.digest)
     if artifact.content != record.content:
         raise StoreError(f"{artifact.kind} {record.digest[:12]} was made anew and differs")
 

@@ -20,9 +20,9 @@ from vaesc.records import Dataset, Refined, TrainedVAE
 from vaesc.registry import candidates, connect, freezing, promotion
 from vaesc.registry.failures import AbsentError
 from vaesc.registry.lookup import DECISION_TAG, find_version
+from vaesc.shared import this_store
 from vaesc.source import source_digest
 from vaesc.steps import REFINE, TRAIN, steps_of
-from vaesc.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def champion_artifacts(config: PipelineConfig) -> Start | None:
     found: dict[str, Any] = {}
     for step in (TRAIN, REFINE):
         address = tags.get(f"vaesc.digest.{step.name}")
-        artifact = Store().find(step.kind, address) if address else None
+        artifact = this_store().find(step.kind, address) if address else None
         if address and artifact is None:
             logger.warning(
                 "the champion's %s is not in this store: %s starts cold", step.kind, step.name

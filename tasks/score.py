@@ -24,6 +24,10 @@ from tasks import events
 from tasks.logs import ProgressReporter
 from tasks.publish import in_prefect
 from tasks.tracking import StepRun, end_badly, flow_run_id
+from tasks.workers import runtime_of
+from tasks.workers import workers as at_work
+from vaesc import shards
+from vaesc.bucket import place
 from vaesc.config import home
 from vaesc.errors import ConfigError, RegistryError, machine_told
 from vaesc.registry import Tracking, load_model, promotion
@@ -49,6 +53,7 @@ def score_batch(
     block_size: int,
     workers: int | None,
     alpha: float,
+    runner: str = "threads",
 ) -> dict[str, Any]:
     """Score images with the version that `model` means now, and record it in MLflow.
 
@@ -57,8 +62,9 @@ def score_batch(
     """
     from vaesc.scoring import SUMMARY, check_paths, score_images
 
+    runtime = runtime_of(runner, workers)
     folder = Path(out).expanduser() if out else home() / "scores" / flow_run_id()
-    check_paths(Path(path), folder)
+    check_paths(place(path), folder)
     loaded = load_model(model, name=name)
     version = _version_of(loaded)
     tracking = connect_tracking()
@@ -66,10 +72,10 @@ def score_batch(
     with _recorded(tracking, version, path, folder) as run_id:
         reporter = ProgressReporter("score", get_run_logger())
         started = time.perf_counter()
-        with machine_told(), reporter.shown():
+        with machine_told(), reporter.shown(), at_work(runtime):
             summary = score_images(
-                loaded, Path(path), folder, block_size=block_size, workers=workers,
-                alpha=alpha,
+                loaded, place(path), folder, block_size=block_size, workers=workers,
+                alpha=alpha, runner=shards.runner(),
                 listener=StepRun(run_id, tracking, reporter),
             )  # fmt: skip
         seconds = time.perf_counter() - started

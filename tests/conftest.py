@@ -1,7 +1,10 @@
 """What all tests share. Nothing here may import vaesc before VAESC_HOME is set."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -45,3 +48,21 @@ def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
     yield project
     stop_server(project)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A Prefect server of a test file's own: the environment that points at it, and its URL."""
+    from project import clean_environment
+
+    root, home = Path(__file__).parents[1], tmp_path_factory.mktemp("served")
+    environment = {
+        **clean_environment(),
+        "VAESC_HOME": str(home),
+        "PREFECT_HOME": str(home / "no-profile"),
+    }
+    tool = [sys.executable, "-m", "tasks.server"]
+    subprocess.run([*tool, "start"], env=environment, cwd=root, check=True)
+    url = json.loads((home / "prefect" / "server.json").read_text())["url"]
+    yield {**environment, "PREFECT_API_URL": url}, url
+    subprocess.run([*tool, "stop"], env=environment, cwd=root, check=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,15 @@ topk_epochs = 1
 def clean_environment():
     """Return this process's environment without what points at anybody's servers."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
+
+
+def ask(url, path, body):
+    """POST to a Prefect API, and return its answer."""
+    request = urllib.request.Request(
+        f"{url}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read())
 
 
 class Project:

@@ -3,7 +3,9 @@
 import csv
 import filecmp
 import functools
+import gzip
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,13 +29,21 @@ from vaesc.applications.anomaly.atoms import AtomUse
 from vaesc.applications.anomaly.detector import Detector, Verdict
 from vaesc.applications.anomaly.explain import explain
 from vaesc.applications.anomaly.images import taken
-from vaesc.applications.anomaly.one_class import auroc, usable_classes
-from vaesc.applications.anomaly.outliers import outliers
+from vaesc.applications.anomaly.one_class import OneClass, auroc, usable_classes
+from vaesc.applications.anomaly.outliers import Told, outliers
+from vaesc.applications.anomaly.tell import one_class_figures, sentence
 from vaesc.applications.anomaly.views import DIRECTIONS, pixel_windows, pixels, strokes
 from vaesc.applications.findings import read_findings
+from vaesc.applications.requirements import check_applications, check_outliers, outside
 from vaesc.applications.subject import open_subject
 from vaesc.bundle import SparseVAE
-from vaesc.config import AnomalyConfig, DatasetConfig, DictionaryConfig, VAEConfig
+from vaesc.config import (
+    AnomalyConfig,
+    DatasetConfig,
+    DictionaryConfig,
+    PipelineConfig,
+    VAEConfig,
+)
 from vaesc.datasets import ingest
 from vaesc.dictionary import LatentDictionary, learn
 from vaesc.drift.reference import conformal_p_values
@@ -384,6 +394,53 @@ def test_outliers_that_are_named_must_be_there_and_fit(subject, monkeypatch, tmp
         assert block.shape[1:] == (8, 8)
         assert 0 <= block.min() <= block.max() <= 1
     assert "made" in note
+
+
+def anomalous(folder=None, outliers="fashion-mnist", **dataset):
+    """The config of a run that tells outliers from its own images."""
+    return PipelineConfig(
+        applications=("anomaly",), dataset=DatasetConfig(**dataset),
+        anomaly=AnomalyConfig(outliers=outliers, outliers_folder=folder and str(folder)),
+    )  # fmt: skip
+
+
+def test_a_runs_own_images_are_no_outliers_of_it():
+    with pytest.raises(ConfigError, match="outliers=mnist is the run's own data set"):
+        check_applications(anomalous(outliers="mnist", source="mnist"))
+
+
+@pytest.mark.dataset
+def test_outliers_of_another_shape_are_refused_before_training(fashion_mnist):
+    check_outliers(anomalous(fashion_mnist), (28, 28))
+    with pytest.raises(DataError, match=r"shape \(28, 28\), the model takes \(8, 8\)"):
+        check_outliers(anomalous(fashion_mnist), (8, 8))
+
+
+@pytest.mark.dataset
+def test_other_outliers_are_another_input_of_the_step(fashion_mnist, tmp_path):
+    def seen():
+        return outside("anomaly", anomalous(tmp_path / "f"))
+
+    shutil.copytree(fashion_mnist, tmp_path / "f")
+    before = seen()
+    assert before == seen() == outside("anomaly", anomalous(fashion_mnist))
+    name = tmp_path / "f" / "t10k-images-idx3-ubyte.gz"
+    pixels = bytearray(gzip.decompress(name.read_bytes()))
+    pixels[-1] ^= 1
+    name.write_bytes(gzip.compress(bytes(pixels), mtime=0))
+    assert seen() != before
+    assert outside("anomaly", anomalous(outliers="made")) == ""
+
+
+def test_a_score_that_loses_to_one_without_a_vae_says_so():
+    methods = ("combined", "PCA residual", "pixel 5-NN", "stroke_neighbours", "reconstruction")
+    lost = OneClass(classes=("a",), methods=methods, auroc=np.array([[0.9, 0.8, 0.85, 0.95, 0.7]]))
+    score, vae = one_class_figures(lost, "mnist")
+    assert (score.baseline, vae.ours, vae.baseline) == (0.95, 0.7, 0.8)
+    assert "does not beat the best score without a VAE" in sentence(
+        lost, [Told(kind="x", auroc=1.0, likelihood=0.2, examples=np.zeros((0, 2, 2)))], 0.05,
+        AnomalyConfig(),
+    )  # fmt: skip
 
 
 # The command

@@ -91,6 +91,16 @@ def test_atoms_can_be_switched_off_and_on(model, banned, forced):
     assert (dense.sum(axis=1) == min(max(3, len(forced)), 12 - len(banned))).all()
 
 
+@given(st.lists(st.integers(0, 5), max_size=8), st.lists(st.integers(6, 11), max_size=8))
+@settings(max_examples=25, deadline=None)
+def test_an_atom_named_twice_is_switched_once(model, banned, forced):
+    def drawn(banned, forced):
+        return model.sample(30, np.random.default_rng(8), banned=banned, forced=forced)
+
+    once = drawn(sorted(set(banned)), sorted(set(forced)))
+    np.testing.assert_array_equal(drawn(banned, forced).toarray(), once.toarray())
+
+
 def test_switching_an_atom_on_brings_its_companions(model):
     drawn = model.sample(200, np.random.default_rng(7), forced=[2])
     assert (drawn.indices < 6).mean() > 0.99

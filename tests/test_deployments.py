@@ -1,17 +1,15 @@
 """What runs when: every deployment fits its flow, and a real server accepts and runs it."""
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
-from project import clean_environment
+from project import ask
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "deployments" / "prefect.yaml"
@@ -125,30 +123,6 @@ def test_a_run_is_given_three_heartbeats_time():
     assert SILENCE.total_seconds() == 3 * int(ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     names = [each.name for each in automations()]
     assert len(names) == len(set(names))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A Prefect server, and the environment that points at it."""
-    home = tmp_path_factory.mktemp("served")
-    environment = {
-        **clean_environment(),
-        "VAESC_HOME": str(home),
-        "PREFECT_HOME": str(home / "no-profile"),
-    }
-    tool = [sys.executable, "-m", "tasks.server"]
-    subprocess.run([*tool, "start"], env=environment, cwd=ROOT, check=True)
-    url = json.loads((home / "prefect" / "server.json").read_text())["url"]
-    yield {**environment, "PREFECT_API_URL": url}, url
-    subprocess.run([*tool, "stop"], env=environment, cwd=ROOT, check=True)
-
-
-def ask(url, path, body):
-    request = urllib.request.Request(
-        f"{url}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read())
 
 
 @pytest.mark.service

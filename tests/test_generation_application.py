@@ -293,6 +293,24 @@ def test_the_command_writes_what_the_sampler_draws(registered, sampler, tmp_path
     np.testing.assert_array_equal(np.load(out), sampler.sample(3, of_class="8"))
 
 
+def test_the_command_writes_block_by_block(registered, sampler, tmp_path, monkeypatch):
+    """Never more images in memory than a block, and the bytes that numpy would save."""
+    monkeypatch.setattr("vaesc.applications.generation.sampler.BLOCK", 8)
+    sizes = []
+    decode = SparseVAE.decode_latents
+
+    def listening(self, latents):
+        sizes.append(len(latents))
+        return decode(self, latents)
+
+    monkeypatch.setattr(SparseVAE, "decode_latents", listening)
+    out, saved = tmp_path / "made.npy", tmp_path / "saved.npy"
+    assert command(registered, out, "-n", 21, "--prior", "sparse") == 0
+    assert sizes == [8, 8, 5]
+    np.save(saved, sampler.sample(21, prior="sparse"))
+    assert out.read_bytes() == saved.read_bytes()
+
+
 def test_the_command_draws_contact_sheets_and_ways(registered, sampler, tmp_path):
     sheets = [tmp_path / f"{i}.png" for i in range(2)]
     for sheet in sheets:
@@ -318,6 +336,8 @@ def test_the_command_draws_contact_sheets_and_ways(registered, sampler, tmp_path
         (["made.npy", "--seed", "-1"], 2, "must not be negative"),
         (["nowhere/made.npy"], 1, "folder nowhere does not exist"),
         (["made.npy", "--interpolate", "two.npy", "--class", "1"], 2, "draws nothing"),
+        (["made.npy", "--interpolate", "two.npy", "-n", "100001"], 2, "at most 100000 images"),
+        (["made.npy", "-n", str(10**15), "--prior", "sparse"], 2, "ask for fewer"),
         (["made.npy", "--interpolate", "three.npy"], 1, "must hold two images"),
         (["made.npy", "--class", "dog"], 1, "knows no class 'dog'"),
         (["made.npy", "--prior", "mixture", "--on", "3"], 2, "not mixture"),

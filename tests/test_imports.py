@@ -11,7 +11,7 @@ import vaesc
 
 PACKAGE = Path(vaesc.__file__).parent
 ROOT = PACKAGE.parent
-HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba")
+HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba", "obstore")
 FLOORS = [
     {
         "errors",
@@ -19,6 +19,9 @@ FLOORS = [
         "config",
         "records",
         "store",
+        "bucket",
+        "remote",
+        "shared",
         "untrusted",
         "arrays",
         "parts",
@@ -27,18 +30,25 @@ FLOORS = [
         "config_files",
         "origin",
         "processes",
+        "cgroup",
+        "resources",
         "room",
         "scratch",
         "serving",
+        "shards",
+        "csr_parts",
         "windows",
     },
     {"datasets", "models", "sparse", "metrics"},
     {
         "training", "latents", "latent_rows", "latent_codes", "dictionary", "dictionary_files",
-        "dead_atoms", "decoder_coding", "drift", "bundle",
+        "coding_shards", "dead_atoms", "decoder_coding", "drift", "bundle",
     },
-    {"evaluation", "refinement", "applications", "report", "scoring", "steps", "export", "gate"},
-    {"registry", "reproduction", "needed", "housekeeping", "cli"},
+    {
+        "evaluation", "refinement", "applications", "report", "scoring", "scoring_shards", "steps",
+        "export", "gate", "sweep",
+    },
+    {"registry", "reproduction", "needed", "remote_care", "housekeeping", "cli"},
 ]  # fmt: skip
 
 

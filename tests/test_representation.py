@@ -1,10 +1,12 @@
 """Local codes, probes and clusters: optimality, invariances, known answers, refusals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_array, random_array
+from scipy.sparse import csr_array, load_npz, random_array, save_npz
 
 from vaesc.applications.representation.clusters import (
     agreement,
@@ -28,6 +30,7 @@ from vaesc.applications.representation.probes import (
     neighbours_accuracy,
 )
 from vaesc.cli import main
+from vaesc.cli.files import is_local_codes, save_local_codes
 from vaesc.errors import DataError
 
 
@@ -36,8 +39,10 @@ def latents(n=600, d=6, seed=0):
     return (rng.normal(size=(n, d)) * np.linspace(3, 0.5, d) + 5).astype(np.float32)
 
 
-def fitted(z, n_atoms=80, k=8, seed=1):
-    return fit_local_coder(z, n_atoms=n_atoms, n_nonzero_coefs=k, rng=np.random.default_rng(seed))
+def fitted(z, n_anchors=80, k=8, seed=1):
+    return fit_local_coder(
+        z, n_anchors=n_anchors, n_nonzero_coefs=k, rng=np.random.default_rng(seed)
+    )
 
 
 def blobs(n=300, seed=0, apart=8.0, d=5):
@@ -65,7 +70,7 @@ def test_codes_have_k_entries_of_the_nearest_anchors_and_sum_to_one():
 def test_a_code_meets_the_optimality_condition_of_its_equation(seed):
     """The gradient of the Lagrangian vanishes: it is the same number for every anchor used."""
     z = latents(200, seed=seed)
-    coder = fitted(z, n_atoms=40, k=5)
+    coder = fitted(z, n_anchors=40, k=5)
     codes, points = coder.encode(z[:20]), coder.points(z[:20]).astype(np.float64)
     for row, point in enumerate(points):
         used = slice(codes.indptr[row], codes.indptr[row + 1])
@@ -154,6 +159,40 @@ def test_groups_that_lie_apart_are_told_apart_by_every_probe(kind):
     assert few_shot_probe(data, 5, np.random.default_rng(0)) > 0.95
 
 
+def strengths(validation, test, rng):
+    """The strength chosen with these kinds of validation and test images.
+
+    Training labels are half noise. Copies of training images with their labels are named best by
+    a probe that is hardly held back and knows them by heart, new images with true labels by one
+    that is held back.
+    """
+    truth, of_new = rng.integers(0, 2, 300), rng.integers(0, 2, 300)
+    x, new = rng.normal(size=(2, 300, 300)).astype(np.float32)
+    x[:, :10] += truth[:, None]
+    new[:, :10] += of_new[:, None]
+    noisy = np.where(rng.random(300) < 0.3, 1 - truth, truth)
+    kinds = {"copies": (x, noisy), "new": (new, of_new)}
+    (a, of_a), (b, of_b) = kinds[validation], kinds[test]
+    return linear_probe(
+        Labelled(
+            train=x, validation=a, test=b, train_classes=noisy, validation_classes=of_a,
+            test_classes=of_b,
+        )
+    )[1]  # fmt: skip
+
+
+@given(st.integers(0, 20))
+@settings(max_examples=5, deadline=None)
+def test_a_probe_chooses_its_strength_by_validation_images_whatever_the_test_images_say(seed):
+    chosen = {
+        pair: strengths(*pair, np.random.default_rng(seed))
+        for pair in (("copies", "copies"), ("copies", "new"), ("new", "copies"), ("new", "new"))
+    }
+    assert chosen["copies", "new"] == chosen["copies", "copies"]
+    assert chosen["new", "copies"] == chosen["new", "new"]
+    assert chosen["copies", "new"] > chosen["new", "copies"]
+
+
 def test_labels_without_meaning_are_guessed():
     x, _ = blobs(1500)
     y = np.random.default_rng(7).integers(0, 3, 1500)
@@ -205,7 +244,7 @@ def test_matching_is_at_least_as_good_as_any_naming(seed):
 
 def test_codes_carry_clusters_to_new_images():
     x, y = blobs(600)
-    coder = fitted(x, n_atoms=60, k=5)
+    coder = fitted(x, n_anchors=60, k=5)
     codes = coder.encode(x)
     membership = memberships(codes[:400], y[:400], 3)
     total = membership.sum(axis=1)
@@ -215,7 +254,7 @@ def test_codes_carry_clusters_to_new_images():
 
 def test_codes_are_placed_between_the_images_of_their_anchors():
     x, y = blobs(600)
-    codes = fitted(x, n_atoms=60, k=5).encode(x)
+    codes = fitted(x, n_anchors=60, k=5).encode(x)
     places = np.eye(3)[y]
     at = placed(codes[:400], places[:400], codes[400:])
     np.testing.assert_array_equal(at.argmax(axis=1), y[400:])
@@ -237,6 +276,7 @@ def test_the_layout_keeps_groups_apart_and_is_the_same_twice():
         (["cluster", "in.npy", "out.npz"], "must end in .csv"),
         (["cluster", "in.npy", "out.csv", "--n-clusters", "0"], "at least 1"),
         (["cluster", "missing.npy", "out.csv"], "missing.npy"),
+        (["decode", "local.npz", "out.npy"], "local codes of `vaesc represent`"),
     ],
 )
 def test_commands_say_what_is_wrong_in_one_sentence(
@@ -244,8 +284,25 @@ def test_commands_say_what_is_wrong_in_one_sentence(
 ):
     monkeypatch.chdir(tmp_path)
     np.save("in.npy", np.zeros((2, 8, 8)))
+    with Path("local.npz").open("wb") as out:
+        save_local_codes(out, csr_array(np.eye(3, dtype=np.float32)))
     assert main(arguments) in (1, 2)
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npy", "local.npz"]
+
+
+def test_local_codes_are_scipys_with_a_mark(tmp_path):
+    codes = csr_array(random_array((7, 9), density=0.4, rng=3, dtype=np.float32))
+    for name in ("local.npz", "again.npz"):
+        with (tmp_path / name).open("wb") as out:
+            save_local_codes(out, codes)
+    found = load_npz(tmp_path / "local.npz")
+    assert type(found) is csr_array
+    assert found.dtype == np.float32
+    assert (found != codes).nnz == 0
+    assert (tmp_path / "local.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+    assert is_local_codes(tmp_path / "local.npz")
+    save_npz(tmp_path / "plain.npz", codes)
+    assert not is_local_codes(tmp_path / "plain.npz")

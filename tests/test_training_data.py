@@ -74,7 +74,7 @@ def test_streamed_training_writes_the_same_bytes(tmp_path, monkeypatch):
     kinds = []
     for name, memory in (("resident", 2**30), ("streamed", 1000)):
         monkeypatch.setattr(streamed, "free_bytes", lambda _, memory=memory: memory)
-        monkeypatch.setattr("vaesc.training.fit.free_bytes", lambda _, memory=memory: memory)
+        monkeypatch.setattr("vaesc.training.prepare.free_bytes", lambda _, memory=memory: memory)
         batches = open_batches(open_dataset(dataset), CPU, batch_size=20, seed=0, block_size=100)
         kinds.append(type(batches))
         (tmp_path / name).mkdir()

@@ -152,7 +152,7 @@ def test_a_machine_without_a_compiler_says_so_and_trains(dataset, tmp_path, monk
 
 
 def test_a_machine_without_bf16_says_so_and_trains(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("vaesc.training.fit.has_bf16", lambda _: False)
+    monkeypatch.setattr("vaesc.training.prepare.has_bf16", lambda _: False)
     training = TrainingConfig(epochs=1, precision="bf16")
     summary = train(MODEL, training, dataset, tmp_path, seed=0, device="cpu")
     assert summary["engine"]["precision"] == "float32"

@@ -1,16 +1,20 @@
 """Samples beyond memory: what fits a window is treated as an array, what does not is streamed."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from vaesc import windows
 from vaesc.arrays import create_group, open_group, read_csr, write_array
+from vaesc.coding_shards import code_by_shards
 from vaesc.config import DictionaryConfig
 from vaesc.dictionary import fit_dictionary, learn, load_dictionary
-from vaesc.latent_codes import code_ranges, code_rows, write_codes
+from vaesc.latent_codes import code_ranges, write_codes
 from vaesc.latent_rows import LatentRows, fit_scaling
 from vaesc.latents import open_latents
 from vaesc.progress import SILENT, Listener
+from vaesc.shards import HERE
 from vaesc.sparse import learn_dictionary
 
 D, K, LEVEL = 6, 24, 2
@@ -187,14 +191,12 @@ def test_a_killed_streamed_step_goes_on_to_the_same_bytes(latents, small, tmp_pa
 @pytest.mark.parametrize("coder", ["ols", "lasso", "lista"])
 def test_ranges_are_coded_by_anybody_to_the_same_bytes(latents, coder, tmp_path, monkeypatch):
     monkeypatch.setattr("vaesc.latent_codes.ROWS", 1024)
+    monkeypatch.setattr("vaesc.coding_shards.ROWS", 2048)
     config = DictionaryConfig(**{**CONFIG.__dict__, "coder": coder, "lista_epochs": 1})
     dictionary, summary = learned(latents, tmp_path / "here", config)
 
-    def elsewhere(ranges):
-        found = {r: code_rows(latents, tmp_path / "here", *r) for r in reversed(ranges)}
-        return [found[r] for r in ranges]
-
     (tmp_path / "there").mkdir()
+    elsewhere = partial(code_by_shards, HERE, tmp_path / "here", latents)
     metrics = write_codes(dictionary, open_latents(latents), tmp_path / "there", elsewhere)
     assert summary["metrics"].items() >= metrics.items()
     for path in (tmp_path / "there").rglob("*"):

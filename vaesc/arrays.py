@@ -11,11 +11,14 @@ pieces goes through an :class:`Appender`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from vaesc.bucket import Bucket, is_remote
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -32,10 +35,18 @@ def create_group(path: Path, attributes: dict[str, Any] | None = None) -> zarr.G
     return zarr.create_group(str(path), attributes=attributes, zarr_format=3)
 
 
-def open_group(path: Path) -> zarr.Group:
-    """Open a Zarr group for reading."""
+def open_group(path: Path | str) -> zarr.Group:
+    """Open a Zarr group for reading.
+
+    Args:
+        path: Its folder, or its URL ``s3://bucket/prefix``, which is read in place.
+    """
     import zarr
 
+    if is_remote(path):
+        bucket = Bucket(str(path))
+        with bucket.telling("read"):
+            return zarr.open_group(bucket.to_open(), mode="r")
     return zarr.open_group(str(path), mode="r")
 
 
@@ -85,6 +96,17 @@ def shard_blocks(array: zarr.Array, n_rows: int) -> Iterator[slice]:
     step = max(1, n_rows // shard) * shard
     for start in range(0, array.shape[0], step):
         yield slice(start, min(start + step, array.shape[0]))
+
+
+def move_shards(source: Path, target: Path) -> None:
+    """Move the shards that the array at `source` has into that at `target`, of the same shape.
+
+    What another process has written becomes part of an array without being read.
+    """
+    for path in sorted(p for p in (source / "c").rglob("*") if p.is_file()):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
 
 
 def write_array(

@@ -54,7 +54,8 @@ class DatasetConfig:
     source: Source = "digits"
     """A built-in data set, `arrays` (your own file) or `folder` (of image files)."""
     path: str | None = how(None)
-    """Your images: a file (`arrays`: .npy, .npz, .zarr, IDX) or a folder of image files."""
+    """Your images: a file (`arrays`: .npy, .npz, .zarr, IDX; or Zarr at `s3://bucket/prefix`) or
+    a folder of image files."""
     labels: str | None = how(None)
     """File with one integer label per image of `path` (.npy or IDX); optional."""
     folder: str | None = how(None)
@@ -85,6 +86,10 @@ class DatasetConfig:
         )
         _require(self.n_patches >= 10, self, "n_patches", "must be at least 10")
         _require(4 <= self.patch_size <= 64, self, "patch_size", "must be between 4 and 64")
+        if self.path is not None and self.path.startswith("s3://") and "@" in self.path:
+            raise ValueError(  # without its value, unlike all others
+                "path must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if self.source in ("arrays", "folder"):
             _require(
                 self.path is not None,
@@ -366,7 +371,7 @@ class GenerationConfig:
 class RepresentationConfig:
     """Latents and codes as features: probes, neighbours, clusters."""
 
-    n_atoms: int = 8192
+    n_anchors: int = 8192
     """Anchors among the latents, of which local codes are made; fewer for few images."""
     n_nonzero_coefs: int = 128
     """Anchors of one local code."""
@@ -376,12 +381,12 @@ class RepresentationConfig:
     """Clusters that are looked for; 0: as many as the data set has classes, else 10."""
 
     def __post_init__(self) -> None:
-        _require(self.n_atoms >= 2, self, "n_atoms", "must be at least 2")
+        _require(self.n_anchors >= 2, self, "n_anchors", "must be at least 2")
         _require(
-            1 <= self.n_nonzero_coefs <= self.n_atoms,
+            1 <= self.n_nonzero_coefs <= self.n_anchors,
             self,
             "n_nonzero_coefs",
-            f"must be between 1 and n_atoms={self.n_atoms}",
+            f"must be between 1 and n_anchors={self.n_anchors}",
         )
         _require(self.n_neighbours >= 1, self, "n_neighbours", "must be at least 1")
         _require(
@@ -428,15 +433,17 @@ class SemiSupervisedConfig:
     n_draws: int = 10
     """Draws of labelled images for each number of them."""
     network_draws: int = 2
-    """Draws, from the first on, in which networks are trained, too; those of the best method and
-    of its baseline are so in every draw of the smallest of `n_labels`."""
+    """Draws, from the first on, in which networks are trained, too: of the best method and of its
+    baseline; both are trained in every draw of the smallest of `n_labels`."""
+    m2_draws: int = 1
+    """Draws of the smallest of `n_labels` in which M1+M2 is trained."""
     n_images: int = 60_000
     """Training images, drawn with the seed, that the graph of nearest neighbours joins at most."""
     n_neighbours: int = 10
     """Neighbours in latent space that labels spread to from each image."""
     epochs: int = 2
     """Passes over the training images in each of the two rounds of self-training."""
-    m2_epochs: int = 4
+    m2_epochs: int = 20
     """Passes over the training latents for M1+M2."""
 
     def __post_init__(self) -> None:
@@ -447,7 +454,8 @@ class SemiSupervisedConfig:
             "n_labels",
             "must hold a number, and none twice",
         )
-        for name in ("n_draws", "network_draws", "n_neighbours", "epochs", "m2_epochs"):
+        counts = ("n_draws", "network_draws", "m2_draws", "n_neighbours", "epochs", "m2_epochs")
+        for name in counts:
             _require(getattr(self, name) >= 1, self, name, "must be at least 1")
         _require(self.n_images >= 10, self, "n_images", "must be at least 10")
 
@@ -507,7 +515,7 @@ class GateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """How the work is done; no result depends on it."""
+    """How the work is done; no result depends on it, but for the last bits of a training."""
 
     device: str = how("auto")
     """Where torch computes: `auto` (cuda, then mps, then cpu), or a device such as `cuda:1`."""
@@ -517,8 +525,25 @@ class RuntimeConfig:
     """Compile the training step: `auto` when there is enough work to repay the compilation."""
     checkpoint_seconds: float = how(30.0)
     """Seconds between training's checkpoints, from which a killed run resumes; 0 writes none."""
+    ranks: int = how(1)
+    """Processes that share a training, each on a GPU of its own, or all on the CPU; 1 is the run's
+    own alone. Together they take `training.batch_size` images per step."""
+    accumulate: int = how(1)
+    """Micro-batches into which a process cuts its part of a batch, to train with less memory."""
+    runner: str = how("threads")
+    """Who computes shards and seeds: `threads` of this process, a Dask cluster on this machine
+    (`dask`) or elsewhere (`dask://host:port`, the address of its scheduler)."""
+    workers: int = how(0)
+    """Processes of the `dask` cluster on this machine; 0: one a core."""
 
     def __post_init__(self) -> None:
+        _require(
+            bool(re.fullmatch(r"threads|dask|dask://\S+:\d{1,5}", self.runner, re.ASCII)),
+            self,
+            "runner",
+            "must be threads, dask or dask://host:port",
+        )
+        _require(0 <= self.workers <= 1024, self, "workers", "must be from 0 (one a core) to 1024")
         _require(
             bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII)),
             self,
@@ -527,6 +552,14 @@ class RuntimeConfig:
         )
         _require(self.block_size >= 1, self, "block_size", "must be at least 1")
         _require(self.checkpoint_seconds >= 0, self, "checkpoint_seconds", "must not be negative")
+        _require(1 <= self.ranks <= 64, self, "ranks", "must be between 1 and 64")
+        _require(self.accumulate >= 1, self, "accumulate", "must be at least 1")
+        _require(
+            self.ranks == 1 or self.device in ("auto", "cpu", "cuda"),
+            self,
+            "device",
+            f"must be auto, cpu or cuda with ranks={self.ranks}, of which each has its own",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

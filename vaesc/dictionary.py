@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from vaesc.errors import DataError
 from vaesc.latent_codes import CODES, SPLITS, write_codes
 from vaesc.latent_rows import LatentRows, fit_scaling, scaled_latents
 from vaesc.progress import After, Listener
+from vaesc.shards import HERE, Runner
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -227,6 +228,7 @@ def learn(
     seed: int,
     listener: Listener,
     checkpoints: Path | None = None,
+    runner: Runner = HERE,
 ) -> dict[str, Any]:
     """Learn a dictionary on the training latents and code every split in it.
 
@@ -241,6 +243,7 @@ def learn(
         listener: Hears of every epoch.
         checkpoints: Keeps each finished pass: a killed run's successor goes on from there; to be
             deleted by the caller once what was written is safe. Default: none.
+        runner: Who codes the splits; no part of the result.
 
     Returns:
         Summary: ``n_atoms``, ``n_nonzero_coefs``, ``metrics`` and ``health`` (sentences on what
@@ -263,7 +266,12 @@ def learn(
         logger.warning("%s", sentence)
     save_dictionary(dictionary, folder)
     write_json(folder / HISTORY, history)
-    measured = write_codes(dictionary, latents, folder)
+    coded = None
+    if runner is not HERE:
+        from vaesc.coding_shards import code_by_shards
+
+        coded = partial(code_by_shards, runner, folder, latents_folder, checkpoints=checkpoints)
+    measured = write_codes(dictionary, latents, folder, coded)
     return {
         "n_atoms": dictionary.n_atoms,
         "n_nonzero_coefs": dictionary.n_nonzero_coefs,

@@ -1,14 +1,13 @@
 """Codes of every split, written and measured a window of latents at a time.
 
-:func:`code_rows` codes one range of rows and knows nothing but folders, a split and two numbers,
-so that ranges may be coded by anybody, in any order, on any machine; :func:`code_ranges` says
-which ranges there are. A range ends where the coder ends a block of its own: products have the
-shapes that they have when a split is coded in one call, and codes the same bytes.
+Codes are made here, in the ranges of :func:`code_ranges`, or by many workers
+(:mod:`vaesc.coding_shards`). A range ends where the coder ends a block of its own: products have
+the shapes that they have when a split is coded in one call, and codes the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,30 +29,8 @@ CODES = "codes.zarr"
 ROWS = 2**16
 """About so many latents to a range: 4 MB of codes at k = 8."""
 
-Mapped = Callable[[list[tuple[str, int, int]]], Iterable["csr_array"]]
-"""Ranges (split, start, stop) -> their codes, in the order of the ranges."""
-
-
-def code_rows(
-    latents_folder: Path | str, dictionary_folder: Path | str, split: str, start: int, stop: int
-) -> csr_array:
-    """Return the codes of consecutive latents, at the dictionary's own sparsity level.
-
-    Args:
-        latents_folder: Artifact of :func:`vaesc.latents.extract`.
-        dictionary_folder: Folder of :func:`vaesc.dictionary_files.save_dictionary`.
-        split: ``train``, ``validation`` or ``test``.
-        start: First row, where a range of :func:`code_ranges` starts.
-        stop: Row after the last.
-
-    Returns:
-        Shape (stop - start, K).
-    """
-    from vaesc.dictionary_files import load_dictionary
-    from vaesc.latents import open_latents
-
-    dictionary = load_dictionary(Path(dictionary_folder))
-    return dictionary.encode(open_latents(Path(latents_folder)).latents(split, slice(start, stop)))
+Coded = Callable[[str, Callable[["csr_array"], None]], None]
+"""``coded(split, take)`` hands over the codes of a split, in order, some rows at a time."""
 
 
 def code_ranges(dictionary: LatentDictionary, n: int) -> list[tuple[int, int]]:
@@ -69,7 +46,7 @@ def write_codes(
     dictionary: LatentDictionary,
     latents: LatentStore,
     folder: Path,
-    mapped: Mapped | None = None,
+    coded: Coded | None = None,
 ) -> dict[str, float]:
     """Code every split, write ``codes.zarr``, and return what the codes are like.
 
@@ -77,7 +54,8 @@ def write_codes(
         dictionary: Codes the latents.
         latents: Latents of every split.
         folder: Folder to write into.
-        mapped: Codes many ranges, elsewhere perhaps (:func:`code_rows`); default: here.
+        coded: Codes a split, elsewhere perhaps (:func:`vaesc.coding_shards.code_by_shards`);
+            default: here.
 
     Returns:
         Metrics: ``train/dead_fraction``, and ``validation/fvu`` (where latents vary),
@@ -85,29 +63,24 @@ def write_codes(
     """
     from vaesc.arrays import CsrAppender, create_group, write_csr
 
-    def here(ranges: list[tuple[str, int, int]]) -> Iterator[csr_array]:
-        for split, start, stop in ranges:
-            yield dictionary.encode(latents.latents(split, slice(start, stop)))
+    def here(split: str, take: Callable[[csr_array], None]) -> None:
+        for start, stop in code_ranges(dictionary, latents.n(split)):
+            take(dictionary.encode(latents.latents(split, slice(start, stop))))
 
     attributes = {"n_nonzero_coefs": dictionary.n_nonzero_coefs, "coder": dictionary.coder}
-    group = create_group(folder / CODES, attributes)
-    found: dict[str, float] = {}
+    group, found = create_group(folder / CODES, attributes), dict[str, float]()
     for split in SPLITS:
         rows = LatentRows(latents, split)
-        n, n_atoms = rows.shape[0], dictionary.n_atoms
-        ranges = [(split, *limits) for limits in code_ranges(dictionary, n)]
-        parts = (mapped or here)(ranges)
+        shape, name = (rows.shape[0], dictionary.n_atoms), f"{split}/codes"
         tally = _Tally.of(dictionary, rows)
         if windows.fits(rows):
-            codes = _stacked(list(parts), (n, n_atoms))
-            write_csr(group, f"{split}/codes", codes)
-            tally.add(codes, 0)
+            parts: list[csr_array] = []
+            (coded or here)(split, tally.told(parts.append))
+            write_csr(group, name, _stacked(parts, shape))
         else:
-            most = n * min(dictionary.n_nonzero_coefs, *dictionary.dictionary.shape)
-            appender = CsrAppender(group, f"{split}/codes", (n, n_atoms), most, np.float32)
-            for (_, start, _), part in zip(ranges, parts, strict=True):
-                appender.append(part)
-                tally.add(part, start)
+            most = shape[0] * min(dictionary.n_nonzero_coefs, *dictionary.dictionary.shape)
+            appender = CsrAppender(group, name, shape, most, np.float32)
+            (coded or here)(split, tally.told(appender.append))
             appender.close()
         if split != "test":
             found |= tally.metrics(split)
@@ -135,13 +108,24 @@ class _Tally:
     missed: float = 0.0
     variation: float = 0.0
     nonzero: int = 0
+    coded: int = 0
 
     @classmethod
     def of(cls, dictionary: LatentDictionary, rows: LatentRows) -> _Tally:
         mean = moments(rows)[0] if rows.split == "validation" else None
         return cls(dictionary, rows, mean, np.zeros(dictionary.n_atoms, np.int64))
 
-    def add(self, codes: csr_array, start: int) -> None:
+    def told(self, take: Callable[[csr_array], None]) -> Callable[[csr_array], None]:
+        """Return `take`, with codes counted as they pass."""
+
+        def passed(codes: csr_array) -> None:
+            take(codes)
+            self.add(codes)
+
+        return passed
+
+    def add(self, codes: csr_array) -> None:
+        start, self.coded = self.coded, self.coded + codes.shape[0]
         used = codes.indices[codes.data != 0]
         self.uses += np.bincount(used, minlength=len(self.uses))
         self.nonzero += len(used)

@@ -12,17 +12,17 @@ they come from.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaesc.arrays import create_array, create_group, open_group, shard_blocks
+from vaesc.arrays import create_array, create_group, move_shards, open_group, shard_blocks
 from vaesc.errors import DataError
 from vaesc.metrics import count_active
 from vaesc.progress import SILENT, Listener
+from vaesc.shards import HERE, Runner, Shard, in_order, name_of, parts_folder
 from vaesc.store import file_digest
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ Array = np.ndarray[Any, Any]
 
 SPLITS = ("train", "validation", "test")
 _NAME = "latents.zarr"
+_PART = "part.zarr"
+_ARRAYS = ("latents", "latent_std")
 
 
 def extract(
@@ -45,8 +47,13 @@ def extract(
     device: str = "auto",
     block_size: int = 8192,
     listener: Listener = SILENT,
+    checkpoints: Path | None = None,
+    runner: Runner = HERE,
 ) -> dict[str, Any]:
     """Encode every split and write ``latents.zarr``.
+
+    Each shard of the arrays is one of :mod:`vaesc.shards`: written once, by whoever encodes it,
+    and moved into its place.
 
     Args:
         dataset_folder: Folder of the dataset's artifact.
@@ -55,6 +62,9 @@ def extract(
         device: Where to compute, see :func:`vaesc.models.resolve_device`.
         block_size: Images in memory at once; no part of the result.
         listener: Hears of progress.
+        checkpoints: Keeps shards that are done, for a killed call's successor; to be deleted by
+            the caller once what was written is safe. Default: none are kept.
+        runner: Who encodes the shards; no part of the result.
 
     Returns:
         The summary: latent_dim, n_samples (of all splits), metrics (``<split>/active_units``).
@@ -63,10 +73,10 @@ def extract(
         DataError: The VAE was trained on images of another shape, or a latent is not finite.
     """
     from vaesc.datasets.reader import open_dataset
-    from vaesc.models import load_vae, resolve_device
+    from vaesc.models import load_vae
 
     dataset = open_dataset(dataset_folder)
-    vae = load_vae(vae_folder, resolve_device(device))
+    vae = load_vae(vae_folder, "cpu")
     if vae.shape != tuple(dataset.shape):
         raise DataError(
             f"the VAE encodes images of shape {vae.shape}, but the dataset's have shape "
@@ -74,10 +84,67 @@ def extract(
         )
     counts = {split: dataset.n(split) for split in SPLITS}
     group = create_group(folder / _NAME, _origin(dataset_folder, vae_folder, vae, counts))
-    heard = _Counted(listener, sum(counts.values()))
-    active = {s: _extract_split(vae, dataset, s, group, block_size, heard) for s in SPLITS}
-    metrics = {f"{s}/active_units": v for s, v in active.items() if counts[s]}
-    return {"latent_dim": vae.latent_dim, "n_samples": heard.total, "metrics": metrics}
+    inputs = {"dataset": str(dataset_folder.resolve()), "vae": str(vae_folder.resolve())}
+    spreads = {split: Spread() for split in SPLITS}
+    total = sum(counts.values())
+
+    def adopt(shard: Shard, found: dict[str, Any]) -> None:
+        """Move a shard's files into the arrays; rows are added to the split's spread in order."""
+        split = shard.arguments["split"]
+        for name in _ARRAYS:
+            move_shards(shard.part / _PART / name, folder / _NAME / split / name)
+        spreads[split].merge(found["n"], np.array(found["mean"]), np.array(found["squares"]))
+        listener.progress(sum(spread.n for spread in spreads.values()), total)
+
+    with parts_folder(checkpoints, folder) as parts:
+        shards = [
+            Shard(
+                name=(name := f"extract {split}/{number}"), function=f"{__name__}:extract_shard",
+                part=parts / name_of(name),
+                arguments={**inputs, "split": split, "start": rows.start, "stop": rows.stop},
+                how={"device": device, "block_size": block_size},
+            )
+            for split in SPLITS
+            for number, rows in enumerate(_shard_rows(group, split, counts[split], vae.latent_dim))
+        ]  # fmt: skip
+        runner.map(shards, adopt)
+    active = {s: float(count_active(spreads[s].variance())) for s in SPLITS if counts[s]}
+    metrics = {f"{s}/active_units": v for s, v in active.items()}
+    return {"latent_dim": vae.latent_dim, "n_samples": total, "metrics": metrics}
+
+
+def extract_shard(
+    folder: Path,
+    *,
+    dataset: str,
+    vae: str,
+    split: str,
+    start: int,
+    stop: int,
+    device: str,
+    block_size: int,
+) -> dict[str, Any]:
+    """Encode the rows of one shard of the arrays and write that shard alone.
+
+    Returns:
+        ``n``, and ``mean`` and ``squares`` (about that mean) of each latent dimension.
+
+    Raises:
+        DataError: A latent is not finite.
+    """
+    from vaesc.datasets.reader import open_dataset
+    from vaesc.models import load_vae, resolve_device
+
+    images, model = open_dataset(Path(dataset)), load_vae(Path(vae), resolve_device(device))
+    blocks = list(_encode(model, images, split, slice(start, stop), block_size))
+    mean, std = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise DataError(f"a latent of the {split} split is not finite; train the VAE again")
+    group = create_group(folder / _PART)
+    for name, values in zip(_ARRAYS, (mean, std), strict=True):
+        _array(group, name, images.n(split), model.latent_dim)[start:stop] = values
+    n, centre, squares = moments(mean)
+    return {"n": n, "mean": centre.tolist(), "squares": squares.tolist()}
 
 
 @dataclass(frozen=True)
@@ -114,19 +181,6 @@ def open_latents(folder: Path) -> LatentStore:
     return LatentStore(open_group(folder / _NAME))
 
 
-@dataclass
-class _Counted:
-    """Tells a listener how many images are done, over all splits."""
-
-    listener: Listener
-    total: int
-    done: int = 0
-
-    def add(self, n: int) -> None:
-        self.done += n
-        self.listener.progress(self.done, self.total)
-
-
 def _origin(
     dataset_folder: Path, vae_folder: Path, vae: VAE, counts: dict[str, int]
 ) -> dict[str, Any]:
@@ -141,74 +195,62 @@ def _origin(
     }
 
 
-def _extract_split(
-    vae: VAE,
-    dataset: ImageDataset,
-    split: str,
-    group: zarr.Group,
-    block_size: int,
-    heard: _Counted,
-) -> float:
-    """Write one split, a shard at a time, and return its number of active units."""
-    shape = (dataset.n(split), vae.latent_dim)
-    means, stds = (
-        create_array(group, f"{split}/{name}", shape, np.float32, ("sample", "latent"))
-        for name in ("latents", "latent_std")
-    )
-    spread, written = _Spread(), list[Future[None]]()
-    # One shard at a time: two writers inside one shard would lose data. It is written while the
-    # next one is encoded.
-    with ThreadPoolExecutor(1, "vaesc-write") as writer:
-        for rows in shard_blocks(means, 1):
-            blocks = list(_encode(vae, dataset, split, rows, block_size, heard))
-            mean, std = (np.concatenate(part) for part in zip(*blocks, strict=True))
-            if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-                raise DataError(
-                    f"a latent of the {split} split is not finite; train the VAE again"
-                )
-            for done in written:
-                done.result()
-            written = [
-                writer.submit(array.__setitem__, rows, values)
-                for array, values in ((means, mean), (stds, std))
-            ]
-            spread.add(mean)
-        for done in written:
-            done.result()
-    return float(count_active(spread.variance()))
+def _shard_rows(group: zarr.Group, split: str, n: int, latent_dim: int) -> list[slice]:
+    """Create both arrays of a split and return the rows of each of their shards."""
+    means, _ = (_array(group, f"{split}/{name}", n, latent_dim) for name in _ARRAYS)
+    return list(shard_blocks(means, 1))
+
+
+def _array(group: zarr.Group, name: str, n: int, latent_dim: int) -> zarr.Array:
+    return create_array(group, name, (n, latent_dim), np.float32, ("sample", "latent"))
 
 
 def _encode(
-    vae: VAE, dataset: ImageDataset, split: str, rows: slice, block_size: int, heard: _Counted
+    vae: VAE, dataset: ImageDataset, split: str, rows: slice, block_size: int
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield posterior mean and standard deviation of `rows`, group by group."""
+    """Yield posterior mean and standard deviation of `rows`, group by group.
+
+    Groups are computed side by side, each on one thread: their bytes are those of any machine.
+    """
     import torch
 
     from vaesc.models.elbo import group_images
+    from vaesc.sparse._blocks import resolve_threads
+    from vaesc.training.threads import one_thread
 
-    for x in group_images(dataset, split, rows, block_size):
+    def encoded(x: torch.Tensor) -> tuple[Array, Array]:
         with torch.inference_mode():
             mean, log_var = vae.encode(x.to(vae.device))
-        yield mean.cpu().numpy(), torch.exp(log_var / 2).cpu().numpy()
-        heard.add(len(x))
+            return mean.cpu().numpy(), torch.exp(log_var / 2).cpu().numpy()
+
+    n_threads = resolve_threads(None) if vae.device.type == "cpu" else 1
+    with one_thread():
+        yield from in_order(encoded, group_images(dataset, split, rows, block_size), n_threads)
 
 
 @dataclass
-class _Spread:
+class Spread:
     """Variance of each dimension over rows that arrive in blocks (Chan et al. 1979)."""
 
     n: int = 0
     mean: Array | float = 0.0
     squares: Array | float = 0.0
 
-    def add(self, block: Array) -> None:
-        values = block.astype(np.float64)
-        n, mean = len(values), values.mean(axis=0)
+    def merge(self, n: int, mean: Array, squares: Array) -> None:
+        """Add the :func:`moments` of the next rows."""
         total = self.n + n
         shift = mean - self.mean
-        self.squares += ((values - mean) ** 2).sum(axis=0) + shift**2 * (self.n * n / total)
+        self.squares += squares + shift**2 * (self.n * n / total)
         self.mean += shift * (n / total)
         self.n = total
 
     def variance(self) -> Array:
+        """Return the variance of all rows, shape (d,)."""
         return np.asarray(self.squares / max(self.n, 1))
+
+
+def moments(block: Array) -> tuple[int, Array, Array]:
+    """Return the number of rows, their mean and their squared distances to it, shape (d,) each."""
+    values = block.astype(np.float64)
+    mean = values.mean(axis=0)
+    return len(values), mean, ((values - mean) ** 2).sum(axis=0)

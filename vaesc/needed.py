@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,14 +70,18 @@ def _registered(tracking: Tracking) -> Iterator[str]:
 
 def with_lineage(store: Store, addresses: set[str]) -> set[str]:
     """Return `addresses` and those of everything that they were made from."""
-    parents = {folder.name: _parents(folder) for folder in store.folders()}
+    return followed({folder.name: _parents(folder) for folder in store.folders()}, addresses)
+
+
+def followed(parents: Mapping[str, Sequence[str]], addresses: set[str]) -> set[str]:
+    """Return `addresses` and all that their `parents` lead to."""
     kept: set[str] = set()
     waiting = list(addresses)
     while waiting:
         address = waiting.pop()
         if address not in kept:
             kept.add(address)
-            waiting += parents.get(address, [])
+            waiting += parents.get(address, ())
     return kept
 
 

@@ -22,6 +22,25 @@ class Listener:
 SILENT = Listener()
 
 
+class Within(Listener):
+    """Passes on the progress of a part of the work, as its share of the whole.
+
+    Args:
+        listener: Hears it.
+        start: Share of the whole that is done when the part begins.
+        end: The same when it ends.
+    """
+
+    def __init__(self, listener: Listener, start: float, end: float) -> None:
+        self._listener, self._start, self._end = listener, start, end
+
+    def progress(self, done: float, total: float, **figures: float) -> None:
+        """Pass on, as a share of 1."""
+        share = done / total if total else 1.0
+        whole = self._start + (self._end - self._start) * share
+        self._listener.progress(whole, 1.0, **figures)
+
+
 class After(Listener):
     """Passes on what it hears of a second attempt, its epochs counted on from the first's."""
 

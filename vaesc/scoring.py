@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.arrays import Appender, CsrAppender, create_array, create_group, open_group, read_csr
+from vaesc.bucket import is_remote
 from vaesc.bundle import GROUP, SparseVAE, squared_errors
 from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import WHOLE, Part, RawImages
@@ -41,6 +40,7 @@ from vaesc.drift import ALPHA, Drift, Reference, Statistics, compare
 from vaesc.drift.null import rank_of
 from vaesc.errors import ConfigError, DataError
 from vaesc.progress import SILENT, Listener
+from vaesc.shards import HERE, Runner, in_order, spans
 from vaesc.store import check_absent, whole_or_absent
 from vaesc.untrusted import check_all_inside, read_json
 
@@ -54,8 +54,9 @@ UNUSUAL = 0.01
 """P-value up to which an image counts as unusual; of the model's own at most this share does."""
 _FORMAT = 1
 
-Images = Path | NDArray[Any]
-"""A folder of image files; a .npy, .npz, .zarr or IDX file; or an array, shape (n, ...)."""
+Images = Path | str | NDArray[Any]
+"""A folder of image files; a .npy, .npz, .zarr or IDX file; the URL of Zarr in a bucket
+(``s3://...``); or an array, shape (n, ...)."""
 
 
 def score_images(
@@ -67,6 +68,7 @@ def score_images(
     workers: int | None = None,
     alpha: float = ALPHA,
     listener: Listener = SILENT,
+    runner: Runner = HERE,
 ) -> dict[str, Any]:
     """Score images and write what comes of it to `folder`.
 
@@ -80,6 +82,8 @@ def score_images(
             a few hundred MB where images are coded by descent. No part of the result.
         alpha: Largest probability that drift is seen where there is none.
         listener: Hears of progress.
+        runner: Who scores: threads of this process, or workers, to whom the images must be a
+            path that they see too. No part of the result.
 
     Returns:
         What ``summary.json`` holds.
@@ -88,8 +92,14 @@ def score_images(
         DataError: The model has no reference; or an image cannot be read, or has a shape or range
             that is not the model's. Nothing is written then.
         StoreError: `folder` exists, or cannot be written.
-        ConfigError: A setting is out of its range.
+        ConfigError: A setting is out of its range, or images in memory are to be scored elsewhere.
     """
+    elsewhere = runner is not HERE
+    if elsewhere and isinstance(images, np.ndarray):
+        raise ConfigError(
+            "images in memory cannot be scored by other processes; save them as .npy and give "
+            "the path, or score with threads"
+        )
     for name, value in (("block_size", block_size), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -101,16 +111,24 @@ def score_images(
         )
     with whole_or_absent(Path(folder)) as made:
         parts, fingerprint = _opened(images)
-        batch = _Batch(model, model.reference, parts)
-        statistics = batch.write(made / SCORES, block_size, workers, listener)
+        batch = Batch(model, model.reference, parts)
+        written = _Written(batch, made / SCORES, listener)
+        if isinstance(images, np.ndarray) or not elsewhere:
+            for block in batch.blocks(batch.spans(block_size), workers):
+                written.take(block)
+        else:
+            from vaesc.scoring_shards import score_by_shards
+
+            score_by_shards(runner, batch, images, fingerprint, block_size, made, written.take)
+        statistics = written.close()
         drift = compare(model.reference, statistics, alpha=alpha)
-        summary = _summary(batch, statistics, drift, fingerprint)
+        summary = _summary(batch, statistics, written.n_unusual, drift, fingerprint)
         text = json.dumps(summary, indent=1, sort_keys=True, allow_nan=False)
         (made / SUMMARY).write_text(text + "\n", encoding="utf-8")
     return summary
 
 
-def check_paths(images: Path, folder: Path) -> None:
+def check_paths(images: Path | str, folder: Path) -> None:
     """Refuse images that are not there and a folder that is, before a model is loaded.
 
     Raises:
@@ -172,7 +190,7 @@ def open_scores(folder: Path) -> Scores:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """What a model makes of a few images."""
 
     codes: csr_array
@@ -181,7 +199,16 @@ class _Block:
     statistics: Statistics
 
 
-class _Batch:
+@dataclass(frozen=True)
+class Span:
+    """Consecutive images of one part, and the black and white of all of its floats."""
+
+    part: int
+    rows: range
+    limits: tuple[float, float] | None
+
+
+class Batch:
     """Images that are checked against a model, and what it makes of them."""
 
     def __init__(self, model: SparseVAE, reference: Reference, parts: list[Part]) -> None:
@@ -194,65 +221,44 @@ class _Batch:
             )
         self.shape = shape
         self.n = sum(part.images.shape[0] for part in parts)
-        self.n_unusual = 0
 
-    def write(
-        self, path: Path, block_size: int, workers: int | None, listener: Listener
-    ) -> Statistics:
-        """Write codes, errors and p-values, and return the statistics of all images."""
-        model = self.model
-        group = create_group(path, {"format": _FORMAT, "model": model.digest or ""})
-        shape = (self.n, model.n_atoms)
-        most = self.n * min(model.n_nonzero_coefs, model.n_atoms)
-        codes = CsrAppender(group, "codes", shape, most, np.float32)
-        mse, p_values = (
-            Appender(create_array(group, name, (self.n,), np.float32, ("sample",)))
-            for name in ("mse", "p_value")
-        )
-        found: Statistics | None = None
-        for block in self._blocks(max(1, block_size // GROUP) * GROUP, workers):
-            codes.append(block.codes)
-            mse.append(block.mse)
-            p_values.append(block.p_values)
-            self.n_unusual += int(np.count_nonzero(block.p_values <= UNUSUAL))
-            found = block.statistics if found is None else found + block.statistics
-            listener.progress(found.n_images, self.n)
-        for appender in (codes, mse, p_values):
-            appender.close()
-        assert found is not None  # an empty source was refused
-        return found
+    def spans(self, size: int, block_size: int | None = None) -> list[Span]:
+        """Return all images in spans of about `size`, whole groups of the network's.
 
-    def _blocks(self, size: int, workers: int | None) -> Iterator[_Block]:
-        """Yield what the model makes of each block, in order; a few are computed ahead."""
+        Args:
+            size: Images of a span.
+            block_size: Images in memory at once while pixels are looked at; default: `size`.
+
+        Raises:
+            DataError: A pixel is not finite, or far outside the model's range.
+        """
+        looked_at = whole_groups(block_size or size)
+        ranges = [_range_of(part, looked_at, self.model) for part in self.parts]
+        return [
+            Span(i, rows, limits)
+            for i, (part, limits) in enumerate(zip(self.parts, ranges, strict=True))
+            for rows in spans(part.images.shape[0], whole_groups(size))
+        ]
+
+    def blocks(self, wanted: Iterable[Span], workers: int | None) -> Iterator[Block]:
+        """Yield what the model makes of each span, in order; a few are computed ahead."""
         from vaesc.sparse._blocks import resolve_threads
         from vaesc.training.threads import one_thread
 
         n_workers = resolve_threads(workers) if self.model.vae.device.type == "cpu" else 1
-        ranges = [_range_of(part, size, self.model) for part in self.parts]
-        waiting: deque[Future[_Block]] = deque()
         # What is made at the first call is made once, not by all workers at the same time.
         self.model.unit_reconstructions(np.zeros((1, *self.model.shape), np.float32))
-        with one_thread(), ThreadPoolExecutor(n_workers, "vaesc-score") as pool:
-            try:
-                for part, limits in zip(self.parts, ranges, strict=True):
-                    for rows in _row_blocks(part, size):
-                        waiting.append(pool.submit(self._scored, part, rows, limits))
-                        if len(waiting) > n_workers:
-                            yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for each in waiting:
-                    each.cancel()
+        with one_thread():
+            yield from in_order(self._scored, wanted, n_workers)
 
-    def _scored(self, part: Part, rows: slice, limits: tuple[float, float] | None) -> _Block:
-        model = self.model
+    def _scored(self, span: Span) -> Block:
+        model, part, rows, limits = self.model, self.parts[span.part], span.rows, span.limits
         block = part.images[np.arange(rows.start, rows.stop)]
         unit = self._unit(block, part, rows.start, limits).reshape(len(block), *model.shape)
         codes = model.codes_of_unit(unit)
         mse = squared_errors(unit, model.unit_images(model.dictionary.decode(codes)))
         p_values = self.reference.p_values(mse)
-        return _Block(codes, mse, p_values, Statistics.of(self.reference, codes, mse))
+        return Block(codes, mse, p_values, Statistics.of(self.reference, codes, mse))
 
     def _unit(
         self, block: NDArray[Any], part: Part, start: int, limits: tuple[float, float] | None
@@ -271,6 +277,52 @@ class _Batch:
             raise
 
 
+class _Written:
+    """Writes codes, errors and p-values as they come, and adds up their statistics."""
+
+    def __init__(self, batch: Batch, path: Path, listener: Listener) -> None:
+        model = batch.model
+        group = create_group(path, {"format": _FORMAT, "model": model.digest or ""})
+        most = batch.n * min(model.n_nonzero_coefs, model.n_atoms)
+        self._codes = CsrAppender(group, "codes", (batch.n, model.n_atoms), most, np.float32)
+        self._mse, self._p_values = (
+            Appender(create_array(group, name, (batch.n,), np.float32, ("sample",)))
+            for name in ("mse", "p_value")
+        )
+        self._n, self._listener = batch.n, listener
+        self._found: Statistics | None = None
+        self.n_unusual = 0
+
+    def take(self, block: Block) -> None:
+        """Write the next images' block."""
+        self._codes.append(block.codes)
+        self._mse.append(block.mse)
+        self._p_values.append(block.p_values)
+        self.n_unusual += int(np.count_nonzero(block.p_values <= UNUSUAL))
+        self._found = block.statistics if self._found is None else self._found + block.statistics
+        self._listener.progress(self._found.n_images, self._n)
+
+    def close(self) -> Statistics:
+        """Write what is held back, and return the statistics of all images."""
+        for appender in (self._codes, self._mse, self._p_values):
+            appender.close()
+        assert self._found is not None  # an empty source was refused
+        return self._found
+
+
+def open_parts(images: Path | str) -> list[Part]:
+    """Return the parts that hold the images of a path."""
+    config = _config(images)
+    raw = source_of(config).load(config, seed=0)
+    check_shape(raw)
+    return list(raw.parts.values())
+
+
+def whole_groups(size: int) -> int:
+    """Return about `size`, in whole groups of the network's."""
+    return max(1, size // GROUP) * GROUP
+
+
 def _opened(images: Images) -> tuple[list[Part], str]:
     """Return the parts that hold the images, and the SHA-256 of their files."""
     if isinstance(images, np.ndarray):
@@ -278,21 +330,15 @@ def _opened(images: Images) -> tuple[list[Part], str]:
         check_shape(raw)
         return list(raw.parts.values()), digest_of_arrays(images)
     config = _config(images)
-    source = source_of(config)
-    raw = source.load(config, seed=0)
-    check_shape(raw)
-    return list(raw.parts.values()), source.fingerprint(config)
+    return open_parts(images), source_of(config).fingerprint(config)
 
 
-def _config(images: Path) -> DatasetConfig:
+def _config(images: Path | str) -> DatasetConfig:
+    if is_remote(images):
+        return DatasetConfig(source="arrays", path=str(images))
     path = expanded(images)
     is_folder = path.is_dir() and not is_zarr(path)
     return DatasetConfig(source="folder" if is_folder else "arrays", path=str(path))
-
-
-def _row_blocks(part: Part, size: int) -> Iterator[slice]:
-    n = part.images.shape[0]
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _range_of(part: Part, size: int, model: SparseVAE) -> tuple[float, float] | None:
@@ -307,7 +353,7 @@ def _range_of(part: Part, size: int, model: SparseVAE) -> tuple[float, float] | 
     if part.images.dtype.kind != "f":
         return None
     ends = [(math.inf, 0), (-math.inf, 0)]
-    for rows in _row_blocks(part, size):
+    for rows in spans(part.images.shape[0], size):
         block = part.images[np.arange(rows.start, rows.stop)].reshape(rows.stop - rows.start, -1)
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
@@ -334,7 +380,7 @@ def _range_of(part: Part, size: int, model: SparseVAE) -> tuple[float, float] | 
 
 
 def _summary(
-    batch: _Batch, statistics: Statistics, drift: Drift, fingerprint: str
+    batch: Batch, statistics: Statistics, n_unusual: int, drift: Drift, fingerprint: str
 ) -> dict[str, Any]:
     """Return what there is to say of a batch; nothing of when, where and how fast."""
     model, reference = batch.model, batch.reference
@@ -343,7 +389,7 @@ def _summary(
         "n_images": statistics.n_images,
         "mse": statistics.mse,
         "l0": statistics.l0,
-        "unusual_fraction": batch.n_unusual / statistics.n_images,
+        "unusual_fraction": n_unusual / statistics.n_images,
         "drift": drift.to_json(),
         "model": {
             "digest": model.digest,

@@ -40,6 +40,8 @@ from vaesc.records import (
     TrainedVAE,
 )
 from vaesc.room import require_room
+from vaesc.shards import runner
+from vaesc.shared import this_store
 from vaesc.source import source_digest
 from vaesc.store import Artifact, Spec, Store
 
@@ -107,7 +109,7 @@ def run_step(
         step: Which step.
         config: The run's config.
         inputs: The records it works on by name; for ingest, the fingerprint of the source's files.
-        store: Where artifacts lie; default: the store in :func:`vaesc.config.home`.
+        store: Where artifacts lie; default: :func:`vaesc.shared.this_store`.
         run_id: The MLflow run on whose behalf this is done.
         listener: Hears of progress.
         checkpoints: Where a killed attempt leaves what its successor goes on from; default: in
@@ -125,7 +127,7 @@ def run_step(
     spec = step.spec(config, contents)
     # Outside the artifact, and under its address: a killed attempt's successor finds it.
     resumed = (checkpoints or home() / "checkpoints") / spec.digest
-    there = store or Store()
+    there = store or this_store()
     for path in paths.values():
         there.note_use(path)
     dataset = next((r for r in records.values() if isinstance(r, Dataset)), None)
@@ -169,8 +171,8 @@ def _train(
         config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size,
         compile=config.runtime.compile, checkpoints=checkpoints,
-        checkpoint_seconds=config.runtime.checkpoint_seconds, start=inputs.get("start"),
-        listener=listener,
+        checkpoint_seconds=config.runtime.checkpoint_seconds, ranks=config.runtime.ranks,
+        accumulate=config.runtime.accumulate, start=inputs.get("start"), listener=listener,
     )  # fmt: skip
 
 
@@ -181,7 +183,8 @@ def _extract(
 
     return extract(
         inputs["dataset"], inputs["vae"], folder, device=config.runtime.device,
-        block_size=config.runtime.block_size, listener=listener,
+        block_size=config.runtime.block_size, listener=listener, checkpoints=checkpoints,
+        runner=runner(),
     )  # fmt: skip
 
 
@@ -192,7 +195,7 @@ def _learn(
 
     return learn(
         config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener,
-        checkpoints=checkpoints,
+        checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 

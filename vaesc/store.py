@@ -156,8 +156,13 @@ class Store:
             found = self.find(spec.kind, spec.digest)
             if found:
                 found.touch()
-                return found
-            return self._build(spec, build, dict(parents or {}), dict(provenance or {}))
+                return self._settled(found)
+            made = self._build(spec, build, dict(parents or {}), dict(provenance or {}))
+            return self._settled(made)
+
+    def _settled(self, artifact: Artifact) -> Artifact:
+        """Do what is to be done, under its lock, before an artifact is handed out; return it."""
+        return artifact
 
     def _build(
         self,
@@ -218,7 +223,7 @@ class Store:
         with self._held(kind, digest):
             artifact = self.open(kind, digest)
             artifact.touch()
-            return artifact
+            return self._settled(artifact)
 
     def note_use(self, folder: Path) -> None:
         """Note that the artifact in `folder` is used, unverified; others' folders are let be."""
@@ -348,17 +353,9 @@ def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
     try:
         check_all_inside(folder)
         manifest = read_json(folder / MANIFEST)
-        spec = Spec(**{key: manifest[key] for key in ("kind", "config", "inputs", "source")})
-        listed: dict[str, dict[str, Any]] = manifest["files"]
-        content = manifest["content"]
-        if manifest["format"] != _FORMAT:
-            raise DamagedError(f"manifest format {manifest['format']!r}, expected {_FORMAT}")
-        if not spec.digest == manifest["digest"] == folder.name:
-            raise DamagedError("the manifest does not describe this address")
-        if _content_digest(listed) != content:
-            raise DamagedError("the manifest's content digest is wrong")
+        spec = checked_manifest(manifest, folder.name)
         if files:
-            _check_files(folder, listed)
+            _check_files(folder, manifest["files"])
         summary = read_json(folder / SUMMARY)
     except DamagedError:
         raise
@@ -367,9 +364,28 @@ def read_artifact(folder: Path, *, files: bool = True) -> Artifact:
             raise
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     return Artifact(
-        kind=spec.kind, digest=spec.digest, content=content, path=folder,
+        kind=spec.kind, digest=spec.digest, content=manifest["content"], path=folder,
         summary=summary, provenance=_read_provenance(folder),
     )  # fmt: skip
+
+
+def checked_manifest(manifest: Any, digest: str) -> Spec:  # noqa: ANN401 - whatever was read
+    """Return what went into an artifact, as its manifest says, which is held against its address.
+
+    Raises:
+        DamagedError: It is not the manifest of `digest`, or not as it was written.
+    """
+    try:
+        spec = Spec(**{key: manifest[key] for key in ("kind", "config", "inputs", "source")})
+        if manifest["format"] != _FORMAT:
+            raise DamagedError(f"manifest format {manifest['format']!r}, expected {_FORMAT}")
+        if not spec.digest == manifest["digest"] == digest:
+            raise DamagedError("the manifest does not describe this address")
+        if _content_digest(manifest["files"]) != manifest["content"]:
+            raise DamagedError("the manifest's content digest is wrong")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}") from error
+    return spec
 
 
 def last_use(folder: Path) -> float:

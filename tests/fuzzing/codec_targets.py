@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -83,7 +84,7 @@ def _seeds() -> list[bytes]:
 
 
 def _prepare() -> None:
-    header = unpack(_seeds()[0])
+    header = unpack(io.BytesIO(_seeds()[0]))
     assert header.n_images == 5
     Reader(b"\0\0\0\0")
 

@@ -17,8 +17,7 @@ shows, and what the registered model needs to do the same elsewhere (:mod:`vaesc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +59,9 @@ def apply(
     """
     from vaesc.applications.findings import write_findings
     from vaesc.applications.subject import open_subject
+    from vaesc.applications.threads import one_thread_everywhere
 
-    with _one_thread_everywhere():
+    with one_thread_everywhere():
         subject = open_subject(
             inputs, folder, seed=seed, n_nonzero_coefs=n_nonzero_coefs, device=device,
             block_size=block_size, listener=listener,
@@ -72,20 +72,3 @@ def apply(
     return {
         "application": name, "metrics": dict(findings.metrics()), "sentence": findings.sentence,
     }  # fmt: skip
-
-
-@contextmanager
-def _one_thread_everywhere() -> Iterator[None]:
-    """Let torch, BLAS and scikit-learn compute on one thread.
-
-    What several threads add up ends in other last bits than one thread's sum, and a part that is
-    registered must be the same bytes on any number of cores.
-    """
-    import sklearn.cluster  # noqa: F401 - it has an OpenMP of its own, found only once loaded
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    from vaesc.sparse._blocks import single_threaded_blas
-    from vaesc.training.threads import one_thread
-
-    with one_thread(), single_threaded_blas(), threadpool_limits(1, user_api="openmp"):
-        yield

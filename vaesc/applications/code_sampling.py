@@ -40,6 +40,7 @@ def sample(
     from scipy.sparse import csr_array as csr
 
     _check(model, banned, forced)
+    banned, forced = sorted(set(banned)), sorted(set(forced))  # twice asked for is asked for once
     free = np.setdiff1d(np.arange(model.n_atoms), [*banned, *forced])
     classes = _classes(model, n, rng, banned, forced)
     shares = model.counts / model.counts.sum()

@@ -28,6 +28,7 @@ from vaesc.cli import (
     run,
     sample,
     score,
+    sweep,
     use,
 )
 from vaesc.config import expanded
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vaesc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (
-        run, reproduce, claim, operate, models, use, sample, codec, represent, detect, label,
-        score, care,
+        run, reproduce, claim, sweep, operate, models, use, sample, codec, represent, detect,
+        label, score, care,
     ):  # fmt: skip
         module.add_commands(commands, common)
     return parser

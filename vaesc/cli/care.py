@@ -45,22 +45,30 @@ def add_commands(
 def verify(options: argparse.Namespace) -> int:
     """Check every artifact and every registered model; exit 1 if one is damaged."""
     from vaesc.housekeeping import verify_models, verify_store
+    from vaesc.remote import remote_store
     from vaesc.store import Store
 
     checks = list(verify_store(Store()))
+    remote = remote_store()
+    shared = list(remote.verify()) if remote else []
     if not options.json:
         for check in checks:
             name = f"{check['kind']:<12}{check['digest'][:12]}"
             print(f"{name}  {check['content'][:12]:<12}  {_state(check)}")
+        for check in shared:
+            name = f"{check['kind']:<12}{check['digest'][:12]}"
+            print(f"{name}  {check['content'][:12]:<12}  {_state(check)} (in the bucket)")
     models = list(verify_models())
-    damaged = sum(not c["whole"] for c in [*checks, *models])
+    damaged = sum(not c["whole"] for c in [*checks, *shared, *models])
     if options.json:
-        print(json.dumps({"artifacts": checks, "models": models, "damaged": damaged}))
+        found = {"artifacts": checks, "shared": shared, "models": models, "damaged": damaged}
+        print(json.dumps(found))
         return 1 if damaged else 0
     for check in models:
         name = f"{check['name']} {check['version']}"
         print(f"{'model':<12}{name:<14}{check['digest'][:12]:<12}  {_state(check)}")
-    print(f"{len(checks)} artifacts and {len(models)} models, {damaged} damaged")
+    where = f" here, {len(shared)} in {remote.bucket}" if remote else ""
+    print(f"{len(checks)} artifacts{where} and {len(models)} models, {damaged} damaged")
     return 1 if damaged else 0
 
 
@@ -72,20 +80,28 @@ def gc(options: argparse.Namespace) -> int:
     """Delete what no registered model and no recent run refers to."""
     from vaesc.housekeeping import collect_garbage, last_uses
     from vaesc.needed import registered_addresses, work_in_progress
+    from vaesc.remote import remote_store
+    from vaesc.remote_care import remote_garbage, remove
     from vaesc.store import Store
 
     store = Store()
     seen = last_uses(store)  # before all else: see collect_garbage
     if options.yes and (working := work_in_progress(store)):
         raise VaescError(f"{working[0]} is in progress; wait for its end, then collect")
-    items = collect_garbage(
+    roots = registered_addresses()
+    items: list[Any] = collect_garbage(
         store,
-        registered_addresses(),
+        roots,
         keep_days=options.keep_days,
         quarantine=options.quarantine,
         delete=options.yes,
         seen=seen,
     )
+    if remote := remote_store():
+        found = remote_garbage(
+            remote, roots, keep_days=options.keep_days, quarantine=options.quarantine
+        )
+        items += remove(remote, found) if options.yes else found
     for item in items:
         print(f"{item.bytes / 1e6:>9.1f} MB  {item.reason:<28}{item.path}")
     verb = "deleted" if options.yes else "would delete (say --yes to do it)"
@@ -163,7 +179,23 @@ def _places() -> list[dict[str, Any]]:
             if welcome else "it refuses our credentials: set PREFECT_API_AUTH_STRING",
         ),
         _finding("mlflow", shown(tracking), *_mlflow_answers(tracking)),
+        *_shared_store(),
     ]  # fmt: skip
+
+
+def _shared_store() -> list[dict[str, Any]]:
+    """Return whether the bucket that this machine shares answers; nothing, if it shares none."""
+    from vaesc.remote import STORE, remote_store
+
+    try:
+        remote = remote_store()
+        if remote is None:
+            return []
+        remote.bucket.has()
+    except VaescError as error:
+        url = "" if "@" in os.environ[STORE] else os.environ[STORE]
+        return [_finding("shared store", url, False, str(error))]
+    return [_finding("shared store", f"{remote.bucket} answers", True, "")]
 
 
 def _mlflow_answers(uri: str) -> tuple[bool, str]:

@@ -7,11 +7,20 @@ What is decompressed is written block by block, and appears only once all of it 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from vaesc.cli.files import add_model, check_folder, read_images, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    regular_file,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ def add_commands(
             )
         parser.add_argument("input", type=Path, metavar="IN")
         parser.add_argument("output", type=Path, metavar="OUT")
-        parser.set_defaults(function=function)
+        parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 
 def compress(options: argparse.Namespace) -> int:
@@ -69,39 +78,53 @@ def compress(options: argparse.Namespace) -> int:
 
 
 def decompress(options: argparse.Namespace) -> int:
-    """Write the images of a compressed file, or some of them."""
+    """Write the images of a compressed file, or some of them; no more of it is read than that."""
     import time
 
-    from numpy.lib import format as npy
-
-    from vaesc.datasets.files import require_file
+    from vaesc.applications.compression.files import unpack
 
     _check_suffix(options.output, ".npy")
     check_folder(options.output)
     rows = _rows(options.rows)
-    data = require_file(options.input).read_bytes()
-    codec = _codec(options)
-    try:
+    with regular_file(options.input).open("rb") as file:
+        with _told_of(options.input):
+            unpack(file)  # what is no such file is said before a model is loaded, for seconds
+        codec = _codec(options)
         start = time.perf_counter()
-        header = codec.header(data)
-        first, last, _ = rows.indices(header.n_images)
-        if options.rows and not first < last:
-            raise ConfigError(
-                f"--rows {options.rows} names no image: there are {header.n_images}, from 0"
-            )
-        with whole_or_absent(options.output) as out:
-            shape = (last - first, *codec.model.shape)
-            npy.write_array_header_1_0(
-                out, {"descr": codec.descr, "fortran_order": False, "shape": shape}
-            )
-            for part in codec.parts(data, header, slice(first, last)):
-                out.write(part.tobytes())
-        seconds = time.perf_counter() - start
-    except DataError as error:
-        raise DataError(f"{options.input}: {error}") from error
-    n = last - first
-    print(f"{n} images: {options.input} -> {options.output}, {n / seconds:.0f} images/s")
+        with _told_of(options.input):
+            n = _written(codec, file, rows, options.output)
+    rate = n / (time.perf_counter() - start)
+    print(f"{n} images: {options.input} -> {options.output}, {rate:.0f} images/s")
     return 0
+
+
+def _written(codec: Codec, file: IO[bytes], rows: slice, path: Path) -> int:
+    """Write the images `rows` of an open file to `path`, and return how many they are."""
+    from numpy.lib import format as npy
+
+    header = codec.header(file)
+    first, last, _ = rows.indices(header.n_images)
+    if rows != slice(None) and not first < last:
+        raise ConfigError(
+            f"--rows {_shown(rows)} names no image: there are {header.n_images}, from 0"
+        )
+    facts = {
+        "descr": codec.descr, "fortran_order": False, "shape": (last - first, *codec.model.shape)
+    }  # fmt: skip
+    with whole_or_absent(path) as out:
+        npy.write_array_header_1_0(out, facts)
+        for part in codec.parts(file, header, slice(first, last)):
+            out.write(part.tobytes())
+    return last - first
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Let what is wrong with a file's content name the file."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _codec(options: argparse.Namespace) -> Codec:
@@ -118,6 +141,10 @@ def _rows(text: str | None) -> slice:
     if not found:
         raise ConfigError(f"--rows must be two numbers such as 100:200, got {text!r}")
     return slice(*(int(number) if number else None for number in found.groups()))
+
+
+def _shown(rows: slice) -> str:
+    return ":".join("" if end is None else str(end) for end in (rows.start, rows.stop))
 
 
 def _check_suffix(path: Path, suffix: str) -> None:

@@ -13,7 +13,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +50,7 @@ def add_commands(
     )  # fmt: skip
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT")
-    parser.set_defaults(function=detect)
+    parser.set_defaults(function=detect, kept=NOTHING_KEPT)
 
 
 def detect(options: argparse.Namespace) -> int:
@@ -55,14 +61,14 @@ def detect(options: argparse.Namespace) -> int:
     _check(options)
     images = read_images(options.input)
     from vaesc.applications.anomaly.detector import Detector
+    from vaesc.applications.threads import one_thread_everywhere
     from vaesc.registry import load_model
-    from vaesc.training.threads import one_thread
 
     model = load_model(options.model, device=options.device)
     detector = Detector.of(model)
     rate = options.false_alarm_rate
     rate = detector.false_alarm_rate if rate is None else rate
-    with one_thread():
+    with one_thread_everywhere():
         verdict = detector.detect(images)
         picture = _explained(detector, images, verdict) if options.explain else b""
     write = _json if options.output.suffix == ".json" else _csv

@@ -6,11 +6,16 @@ import argparse
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from vaesc.errors import DataError
+
+NOTHING_KEPT = "OUT was not written; run it again"
+"""What a command that was stopped says of what it had made, if its output is whole or absent."""
+
+_MARK = "features"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +51,24 @@ def whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def regular_file(path: Path) -> Path:
+    """Return `path` if it is a file of some size: a pipe or a device may never end.
+
+    Raises:
+        DataError: There is none at `path`.
+    """
+    from vaesc.datasets.files import require_file
+
+    if not require_file(path).is_file():
+        raise DataError(f"{path} is a pipe or a device; write what it gives to a file first")
+    return path
+
+
 def read_images(path: Path) -> Any:  # noqa: ANN401
     """Return the images of a .npy file, whatever their shape and type."""
     from vaesc.datasets import read_npy
 
-    return read_npy(path)
+    return read_npy(regular_file(path))
 
 
 def save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
@@ -58,3 +76,43 @@ def save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
     import numpy as np
 
     np.save(out, images, allow_pickle=False)
+
+
+def save_npy_blocks(
+    out: IO[bytes],
+    blocks: Iterable[Any],
+    shape: tuple[int, ...],
+    dtype: Any,  # noqa: ANN401
+) -> None:
+    """Write the same bytes as :func:`save_npy` for an array that comes block by block."""
+    from numpy.lib import format as npy
+
+    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(out, header)
+    for block in blocks:
+        out.write(block.tobytes())
+
+
+def save_local_codes(out: IO[bytes], codes: Any) -> None:  # noqa: ANN401
+    """Write local codes as scipy's .npz, with a mark that says what they are.
+
+    Their columns are anchors, not atoms: see :func:`is_local_codes`.
+    """
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "format": b"csr", "shape": codes.shape, "data": codes.data, "indices": codes.indices,
+        "indptr": codes.indptr, "_is_array": True, _MARK: "local codes",
+    }  # fmt: skip
+    np.savez_compressed(out, **arrays)
+
+
+def is_local_codes(path: Path) -> bool:
+    """Return whether a .npz file has the mark of :func:`save_local_codes`.
+
+    Raises:
+        DataError: It is no .npz file.
+    """
+    from vaesc.datasets.npy import npz_names
+
+    return _MARK in npz_names(path)

@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
-from vaesc.errors import ConfigError
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    save_npy,
+    whole_or_absent,
+)
+from vaesc.cli.progress import shown
+from vaesc.errors import ConfigError, DataError
 
 
 def add_commands(
@@ -17,7 +25,8 @@ def add_commands(
     parser = commands.add_parser(
         "label", parents=[common], help=what,
         description=f"Write {what}: they spread over the model's latents, and a network learns "
-        "from that. 60,000 images take about a minute.",
+        "from that. 60,000 images take about a minute; however few they are, the network makes "
+        "hundreds of steps.",
     )  # fmt: skip
     add_model(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
@@ -30,7 +39,7 @@ def add_commands(
         "labels", type=Path, metavar="LABELS.npy", help="an integer per image; -1: unknown"
     )
     parser.add_argument("output", type=Path, metavar="OUT.npy", help="int64, a class per image")
-    parser.set_defaults(function=label)
+    parser.set_defaults(function=label, kept=NOTHING_KEPT)
 
 
 def label(options: argparse.Namespace) -> int:
@@ -48,9 +57,16 @@ def label(options: argparse.Namespace) -> int:
     from vaesc.applications.semi_supervised import labelling
     from vaesc.registry import load_model
 
-    labelling.check_labels(given, len(images) if images.ndim else 0)
+    if not images.ndim:
+        raise DataError(
+            f"{options.images} must hold images, shape (n, ...), and holds one number alone"
+        )
+    labelling.check_labels(given, len(images))
     model = load_model(options.model, device=options.device)
-    classes, names, probabilities = labelling.label(model, images, given, seed=options.seed)
+    with shown("labelling") as listener:
+        classes, names, probabilities = labelling.label(
+            model, images, given, seed=options.seed, listener=listener
+        )
     if options.probabilities is not None:
         with whole_or_absent(options.probabilities) as out:
             save_npy(out, probabilities)

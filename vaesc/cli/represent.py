@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    save_local_codes,
+    save_npy,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,16 +26,22 @@ def add_commands(
 ) -> None:
     """Add this module's commands to the parser."""
     for name, function, what in (
-        ("represent", represent, "images (.npy) to features (codes .npz, latents .npy)"),
+        (
+            "represent",
+            represent,
+            "images (.npy) to features for probes and searches (codes .npz, latents .npy)",
+        ),
         ("cluster", cluster, "images (.npy) to the cluster of each (.csv)"),
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)
         add_model(parser)
         if function is represent:
             parser.add_argument(
-                "--features", choices=("latents", "codes", "split-codes"), default="codes",
-                help="posterior means, local sparse codes of them, or codes with their signs "
-                "apart (default: codes)",
+                "--features", default="local",
+                choices=("local", "split-local", "latents", "codes"),
+                help="local codes of the latents, which nothing decodes; the same with their "
+                "signs apart; the latents; or the model's own sparse codes, as `vaesc encode` "
+                "writes them (default: local)",
             )  # fmt: skip
         else:
             parser.add_argument(
@@ -36,7 +50,7 @@ def add_commands(
             )  # fmt: skip
         parser.add_argument("input", type=Path, metavar="IN")
         parser.add_argument("output", type=Path, metavar="OUT")
-        parser.set_defaults(function=function)
+        parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 
 def represent(options: argparse.Namespace) -> int:
@@ -47,11 +61,14 @@ def represent(options: argparse.Namespace) -> int:
     with whole_or_absent(options.output) as out:
         if suffix == ".npy":
             save_npy(out, features)
-        else:
+        elif options.features == "codes":
             from scipy.sparse import save_npz
 
             save_npz(out, features)
-    print(f"{len(images)} images, {features.shape[1]} {options.features}: {options.output}")
+        else:
+            save_local_codes(out, features)
+    n, width = features.shape
+    print(f"{n} images, {width} columns of {options.features}: {options.output}")
     return 0
 
 
@@ -67,7 +84,7 @@ def cluster(options: argparse.Namespace) -> int:
     lines = ["image,cluster", *(f"{row},{of}" for row, of in enumerate(found))]
     with whole_or_absent(options.output) as out:
         out.write(("\n".join(lines) + "\n").encode())
-    print(f"{len(images)} images in {n} clusters: {options.output}")
+    print(f"{len(found)} images in {n} clusters: {options.output}")
     return 0
 
 

@@ -7,17 +7,28 @@ kept in it (:mod:`vaesc.applications.generation.sampler`).
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    read_images,
+    save_npy_blocks,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from vaesc.applications.generation.sampler import Sampler
 
 _MOST_ON_A_SHEET = 10_000
+_MOST_ON_A_WAY = 100_000
 _COLUMNS = 10
 """Of a sheet, at least, if there are as many images."""
 
@@ -54,7 +65,7 @@ def add_commands(
         "--along", choices=("linear", "spherical"), default="linear",
         help="the way between them (default: linear)",
     )  # fmt: skip
-    parser.set_defaults(function=sample)
+    parser.set_defaults(function=sample, kept=NOTHING_KEPT)
 
 
 def sample(options: argparse.Namespace) -> int:
@@ -65,13 +76,17 @@ def sample(options: argparse.Namespace) -> int:
     from vaesc.registry import load_model
 
     sampler = Sampler.of(load_model(options.model, device=options.device))
+    if options.output.suffix == ".npy":
+        _check_space(options, sampler.model.shape)
     made = _made(sampler, options, ends)
+    first = next(made)  # what is wrong with the arguments is said before a file is begun
+    made = itertools.chain([first], made)
     with whole_or_absent(options.output) as out:
         if options.output.suffix == ".png":
-            _save_png(out, sampler.model.to_unit(made))
+            _save_png(out, [sampler.model.to_unit(block) for block in made])
         else:
-            save_npy(out, made)
-    print(f"{len(made)} images -> {options.output}")
+            save_npy_blocks(out, made, (options.n, *first.shape[1:]), first.dtype)
+    print(f"{options.n} images -> {options.output}")
     return 0
 
 
@@ -90,7 +105,22 @@ def _check(options: argparse.Namespace) -> None:
     drawn = options.prior or options.of_class or options.on or options.off
     if options.interpolate is not None and drawn:
         raise ConfigError("--interpolate draws nothing; leave --prior, --class, --on, --off out")
+    if options.interpolate is not None and options.n > _MOST_ON_A_WAY:
+        raise ConfigError(
+            f"a way between two images holds at most {_MOST_ON_A_WAY} images, got -n {options.n}"
+        )
     check_folder(options.output)
+
+
+def _check_space(options: argparse.Namespace, shape: tuple[int, ...]) -> None:
+    """Refuse what the disk cannot hold before hours are spent on it."""
+    needed = 4 * options.n * math.prod(shape)
+    free = shutil.disk_usage(options.output.parent).free
+    if needed > free:
+        raise ConfigError(
+            f"-n {options.n} images take {needed / 1e9:.3g} GB and {options.output.parent} has "
+            f"{free / 1e9:.3g} GB free; ask for fewer"
+        )
 
 
 def _ends(path: Path) -> Any:  # noqa: ANN401
@@ -101,19 +131,19 @@ def _ends(path: Path) -> Any:  # noqa: ANN401
     return images
 
 
-def _made(sampler: Sampler, options: argparse.Namespace, ends: Any) -> Any:  # noqa: ANN401
+def _made(sampler: Sampler, options: argparse.Namespace, ends: Any) -> Iterator[Any]:  # noqa: ANN401
     if ends is not None:
-        return sampler.interpolate(ends[0], ends[1], options.n, along=options.along)
-    return sampler.sample(
+        return iter([sampler.interpolate(ends[0], ends[1], options.n, along=options.along)])
+    return sampler.blocks(
         options.n, prior=options.prior, seed=options.seed, of_class=options.of_class,
         on=options.on, off=options.off,
     )  # fmt: skip
 
 
-def _save_png(out: IO[bytes], unit: Any) -> None:  # noqa: ANN401
+def _save_png(out: IO[bytes], unit: Sequence[Any]) -> None:
     from vaesc.report.sprites import as_picture, save_sheet
 
-    pictures = [as_picture(image) for image in unit]
+    pictures = [as_picture(image) for block in unit for image in block]
     columns = max(min(_COLUMNS, len(pictures)), math.isqrt(len(pictures) - 1) + 1)
     starts = range(0, len(pictures), columns)
     save_sheet([pictures[start : start + columns] for start in starts], out)

@@ -11,7 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vaesc.bucket import place
 from vaesc.cli.files import add_model
+from vaesc.cli.workers import add_runner, workers_of
 from vaesc.errors import ConfigError, VaescError
 
 ANNOUNCE = "tasks.score:announce"
@@ -35,10 +37,14 @@ def add_commands(
     parser.add_argument(
         "--workers", type=int, metavar="N", help="blocks at a time (default: one a core)"
     )
+    add_runner(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--no-event", action="store_true", help="tell no Prefect server of drift")
     parser.add_argument(
-        "input", type=Path, metavar="IN", help="folder of images, or .npy, .npz, .zarr, IDX"
+        "input",
+        type=place,
+        metavar="IN",
+        help="folder of images, or .npy, .npz, .zarr, IDX, or Zarr at s3://bucket/prefix",
     )
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; must not exist")
     parser.set_defaults(function=score)
@@ -62,10 +68,11 @@ def score(options: argparse.Namespace) -> int:
     if origin is not None and origin.name:
         version = {"name": origin.name, "version": origin.version}
     started = time.perf_counter()
-    summary = score_images(
-        model, options.input, options.output, block_size=options.block_size,
-        workers=options.workers,
-    )  # fmt: skip
+    with workers_of(options.runner, options.workers) as runner:
+        summary = score_images(
+            model, options.input, options.output, block_size=options.block_size,
+            workers=options.workers, runner=runner,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     found = {
         **summary,

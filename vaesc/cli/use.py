@@ -11,7 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from vaesc.cli.files import add_model, check_folder, read_images, save_npy, whole_or_absent
+from vaesc.cli.files import (
+    NOTHING_KEPT,
+    add_model,
+    check_folder,
+    is_local_codes,
+    read_images,
+    regular_file,
+    save_npy,
+    whole_or_absent,
+)
 from vaesc.errors import ConfigError, DataError
 
 
@@ -28,7 +37,7 @@ def add_commands(
         add_model(parser)
         parser.add_argument("input", type=Path, metavar="IN")
         parser.add_argument("output", type=Path, metavar="OUT")
-        parser.set_defaults(function=function)
+        parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 
 def encode(options: argparse.Namespace) -> int:
@@ -77,11 +86,16 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
     import scipy.sparse
 
     from vaesc.bundle import whole_csr
-    from vaesc.datasets.files import reading, require_file
+    from vaesc.datasets.files import reading
     from vaesc.datasets.npy import read_npz, read_npz_text
 
+    if is_local_codes(regular_file(path)):
+        raise DataError(
+            f"{path} holds local codes of `vaesc represent`, whose columns are anchors, not "
+            "atoms; only codes of `vaesc encode` can be decoded"
+        )
     # Not by scipy: it sets aside whatever memory a header claims.
-    with reading(require_file(path), "codes of `vaesc encode`"):
+    with reading(path, "codes of `vaesc encode`"):
         if (kind := read_npz_text(path, "format")) != "csr":
             raise ValueError(f"a sparse matrix in {kind.upper()}, not CSR format")
         parts = read_npz(path, ("data", "indices", "indptr", "shape"))

@@ -49,11 +49,11 @@ def absent(path: Path) -> DataError:
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path | str, kind: str) -> Iterator[None]:
     """Turn whatever a reader raises over bad bytes into one sentence about `path`.
 
     Args:
-        path: The file that is read.
+        path: The file that is read, or its URL.
         kind: What it is read as, such as ``"an IDX file"``.
 
     Raises:
@@ -142,11 +142,20 @@ def read_exactly(stream: IO[bytes], n_bytes: int, origin: str) -> NDArray[np.uin
 
 def digest_of(files: Iterable[tuple[str, Path]]) -> str:
     """SHA-256 over files and the part each plays, wherever they lie."""
+    return digest_of_parts((part, _digest(path)) for part, path in files)
+
+
+def digest_of_parts(parts: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 over the digests of files, each with the part it plays."""
     total = hashlib.sha256()
-    for part, path in files:
-        with reading(path, "a file"):
-            total.update(f"{part}:{file_digest(path)}\n".encode())
+    for part, digest in parts:
+        total.update(f"{part}:{digest}\n".encode())
     return total.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with reading(path, "a file"):
+        return file_digest(path)
 
 
 def digest_of_arrays(*arrays: NDArray[Any]) -> str:

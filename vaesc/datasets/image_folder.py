@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.bucket import is_remote
 from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import WHOLE, ImageSource, Part, RawImages
 from vaesc.datasets.files import absent, digest_of, reading
@@ -112,6 +113,11 @@ class ImageFolder(ImageSource):
 
 
 def _root(config: DatasetConfig) -> Path:
+    if is_remote(config.path):
+        raise DataError(
+            f"{config.path} cannot be read as a folder of image files: only Zarr is read from a "
+            "bucket, with dataset.source=arrays; copy the folder to this machine"
+        )
     root = expanded(config.path or "")
     if not root.exists():
         raise absent(root)

@@ -1,4 +1,4 @@
-"""The user's own images in one file: .npy, .npz, .zarr or IDX.
+"""The user's own images in one file: .npy, .npz, .zarr or IDX; Zarr in a bucket too.
 
 ===== ================================================================= =====================
 file  holds                                                             labels
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from vaesc.bucket import is_remote
 from vaesc.config import DatasetConfig, expanded
 from vaesc.datasets.base import (
     SPLITS,
@@ -28,9 +29,10 @@ from vaesc.datasets.base import (
     Rows,
     checked_labels,
 )
-from vaesc.datasets.files import digest_of, files_below, reading, require_file
+from vaesc.datasets.files import digest_of_parts, reading, require_file
 from vaesc.datasets.idx import read_idx
 from vaesc.datasets.npy import npz_names, open_npy, read_npz
+from vaesc.datasets.zarr_places import LocalFile, ZarrFolder, ZarrPlace, zarr_in_bucket
 from vaesc.datasets.zarr_rows import is_zarr, open_zarr
 from vaesc.errors import DataError
 from vaesc.untrusted import check_all_inside
@@ -51,30 +53,40 @@ class UserArrays(ImageSource):
 
     def check(self, config: DatasetConfig) -> None:
         """Refuse a path or file of labels that is not there, or has a name we cannot read."""
-        _kind(_path(config))
+        _check_path(config)
         if config.labels is not None:
             _labels_file(config.labels)
 
     def is_present(self, config: DatasetConfig) -> bool:
-        """Return whether there is anything at the path."""
-        return _path(config).exists()
+        """Return whether there is anything at the path; a bucket is asked by :meth:`check`."""
+        return is_remote(config.path) or _path(config).exists()
 
     def download(self, config: DatasetConfig) -> None:
         """Say that nothing can be fetched if the file is not there."""
-        _kind(_path(config))
+        _check_path(config)
 
     def fingerprint(self, config: DatasetConfig) -> str:
         """SHA-256 of the file, or of every file of the Zarr store, and of the labels' file."""
-        path = _path(config)
-        files = files_below(path) if _kind(path) == "zarr" else [("images", path)]
+        store = _zarr(config)
+        if store is not None:
+            files = store.files()
+            digests = store.each(lambda file: file.digest(), [file for _, file in files])
+            found = [(name, digest) for (name, _), digest in zip(files, digests, strict=True)]
+        else:
+            _check_path(config)
+            found = [("images", LocalFile(_path(config)).digest())]
         if config.labels is not None:
-            files.append(("labels", _labels_file(config.labels)))
-        return digest_of(files)
+            found.append(("labels", LocalFile(_labels_file(config.labels)).digest()))
+        return digest_of_parts(found)
 
     def load(self, config: DatasetConfig, seed: int) -> RawImages:
         """Open the file; .npy and .zarr are read block by block later."""
-        path = _path(config)
-        parts = _LOADERS[_kind(path)](path)
+        store = _zarr(config)
+        if store is not None:
+            parts = _load_zarr(store)
+        else:
+            path = _path(config)
+            parts = _LOADERS[_kind(path)](path)
         if config.labels is not None:
             parts = {WHOLE: _labelled(parts, _labels_file(config.labels))}
         return RawImages(parts=parts, licence="the user's own")
@@ -88,12 +100,25 @@ def _labels_file(name: str) -> Path:
     return require_file(expanded(name))
 
 
+def _zarr(config: DatasetConfig) -> ZarrPlace | None:
+    """Return the Zarr store at the path; None if a file is meant."""
+    if config.path is not None and is_remote(config.path):
+        return zarr_in_bucket(config.path)
+    path = _path(config)
+    if not is_zarr(path):
+        return None
+    with reading(path, "a Zarr array or group"):
+        check_all_inside(path)
+    return ZarrFolder(path)
+
+
+def _check_path(config: DatasetConfig) -> None:
+    if _zarr(config) is None:
+        _kind(_path(config))
+
+
 def _kind(path: Path) -> str:
     """Return which loader reads the file, judged by its name."""
-    if is_zarr(path):
-        with reading(path, "a Zarr array or group"):
-            check_all_inside(path)
-        return "zarr"
     if path.is_dir():
         raise DataError(
             f"{path} is a folder, not a file or a Zarr store; for a folder of image files set "
@@ -138,19 +163,19 @@ def _load_npz(path: Path) -> dict[str, Part]:
     return _parts(layout, names, arrays.__getitem__, path)
 
 
-def _load_zarr(path: Path) -> dict[str, Part]:
-    arrays = open_zarr(path)
+def _load_zarr(store: ZarrPlace) -> dict[str, Part]:
+    arrays = open_zarr(store)
     if "" in arrays:
-        return {WHOLE: Part(images=arrays[""], origin=str(path))}
-    return _parts(_layout(arrays, path), arrays, arrays.__getitem__, path)
+        return {WHOLE: Part(images=arrays[""], origin=str(store))}
+    return _parts(_layout(arrays, store), arrays, arrays.__getitem__, store)
 
 
 _LOADERS: dict[str, Callable[[Path], dict[str, Part]]] = {
-    "npy": _load_npy, "npz": _load_npz, "idx": _load_idx, "zarr": _load_zarr,
+    "npy": _load_npy, "npz": _load_npz, "idx": _load_idx,
 }  # fmt: skip
 
 
-def _layout(names: Collection[str], path: Path) -> Layout:
+def _layout(names: Collection[str], path: Path | ZarrPlace) -> Layout:
     fitting = [
         layout for layout in _LAYOUTS if all(images in names for images, _ in layout.values())
     ]
@@ -163,7 +188,10 @@ def _layout(names: Collection[str], path: Path) -> Layout:
 
 
 def _parts(
-    layout: Layout, names: Collection[str], read: Callable[[str], Rows], path: Path
+    layout: Layout,
+    names: Collection[str],
+    read: Callable[[str], Rows],
+    path: Path | ZarrPlace,
 ) -> dict[str, Part]:
     labelled = {split for split, (_, labels) in layout.items() if labels in names}
     if labelled and labelled != set(layout):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vaesc.datasets.zarr_places import StoredFile, ZarrPlace
 from vaesc.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,11 +33,14 @@ _WIDER, _SLACK = 8, 2**16
 _ABSENT = 2**64 - 1
 
 
-def check_chunks(array: zarr.Array, files: Iterable[Path], origin: str) -> None:
+def check_chunks(
+    array: zarr.Array, place: ZarrPlace, files: Iterable[StoredFile], origin: str
+) -> None:
     """Refuse chunks that would unpack to more than a chunk, and codecs that cannot be bounded.
 
     Args:
         array: The array.
+        place: Where it lies.
         files: Every file of it.
         origin: What it is called in the complaint.
 
@@ -57,17 +60,27 @@ def check_chunks(array: zarr.Array, files: Iterable[Path], origin: str) -> None:
     if not packers or packers[0] in _BOUNDED:
         return
     n_bytes = math.prod(array.chunks) * np.dtype(array.dtype).itemsize
-    for path in files:
-        if path.name in _METADATA:
-            continue
-        for head in _heads(path, array):
-            claimed = _claimed(packers[0], head)
-            if claimed is None or claimed > _WIDER * n_bytes + _SLACK:
-                said = "does not say what it unpacks to" if claimed is None else f"has {claimed}"
-                raise DataError(
-                    f"{origin}: a chunk must hold {n_bytes} bytes, but one in {path.name} {said}; "
-                    "it is damaged, fetch or write it again"
-                )
+    parts = [each for each in files if each.name not in _METADATA]
+    for part, said in zip(
+        parts, place.each(lambda part: _excess(part, array, packers[0], n_bytes), parts),
+        strict=True,
+    ):  # fmt: skip
+        if said is not None:
+            raise DataError(
+                f"{origin}: a chunk must hold {n_bytes} bytes, but one in {part.name} {said}; "
+                "it is damaged, fetch or write it again"
+            )
+
+
+def _excess(part: StoredFile, array: zarr.Array, packer: str, n_bytes: int) -> str | None:
+    """Say what the first chunk of a file claims that claims too much; None if none does."""
+    for head in _heads(part, array):
+        claimed = _claimed(packer, head)
+        if claimed is None:
+            return "does not say what it unpacks to"
+        if claimed > _WIDER * n_bytes + _SLACK:
+            return f"has {claimed}"
+    return None
 
 
 def _codecs(metadata: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -89,21 +102,18 @@ def _plain_name(codec: Mapping[str, Any]) -> str:
     return str(codec.get("name") or codec.get("id")).removeprefix("numcodecs.")
 
 
-def _heads(path: Path, array: zarr.Array) -> Iterator[bytes]:
+def _heads(part: StoredFile, array: zarr.Array) -> Iterator[bytes]:
     """Yield the first bytes of every chunk in a file, which may be a shard."""
-    with path.open("rb") as stream:
-        if array.shards is None:
-            yield stream.read(18)
-            return
-        n = math.prod(array.shards) // math.prod(array.chunks)
-        size = path.stat().st_size
-        if size < 16 * n + 4:
-            return  # too short to be a shard: zarr says so
-        stream.seek(size - 16 * n - 4)
-        for offset, length in struct.iter_unpack("<QQ", stream.read(16 * n)):
-            if (offset, length) != (_ABSENT, _ABSENT) and offset < size:
-                stream.seek(offset)
-                yield stream.read(18)
+    if array.shards is None:
+        yield part.read(0, 18)
+        return
+    n = math.prod(array.shards) // math.prod(array.chunks)
+    size = part.size
+    if size < 16 * n + 4:
+        return  # too short to be a shard: zarr says so
+    for offset, length in struct.iter_unpack("<QQ", part.read(size - 16 * n - 4, 16 * n)):
+        if (offset, length) != (_ABSENT, _ABSENT) and offset < size:
+            yield part.read(offset, 18)
 
 
 def _claimed(packer: str, head: bytes) -> int | None:

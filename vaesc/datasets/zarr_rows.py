@@ -1,4 +1,4 @@
-"""The user's Zarr arrays, read block by block.
+"""The user's Zarr arrays, read block by block, from a folder or a bucket.
 
 A Zarr array whose writer was killed opens without complaint and reads as its fill value where
 chunks are missing. So an array with missing chunks is refused.
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.datasets.files import DEFLATE_RATIO, check_claim, check_memory, files_below, reading
+from vaesc.datasets.files import DEFLATE_RATIO, check_claim, check_memory
 from vaesc.datasets.zarr_chunks import check_chunks
+from vaesc.datasets.zarr_places import MARKS, ZarrPlace
 from vaesc.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _ANYWAY = 16 * 2**20
 """Bytes an array may claim however few lie on disk; more must be there, if only compressed."""
-_MARKS = ("zarr.json", ".zarray", ".zgroup")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ZarrRows:
     """A Zarr array seen as rows."""
 
     array: zarr.Array
-    path: Path
+    place: ZarrPlace
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class ZarrRows:
 
     def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]:
         """Read rows, in increasing order."""
-        with reading(self.path, "a Zarr array"):
+        with self.place.reading():
             first, last = int(rows[0]), int(rows[-1]) + 1
             # A window is far quicker than a list of rows, unless most of it is not wanted.
             if last - first <= 2 * len(rows):
@@ -58,10 +58,10 @@ class ZarrRows:
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr store, by its name or what it holds."""
-    return path.is_dir() and (path.suffix == ".zarr" or any((path / m).is_file() for m in _MARKS))
+    return path.is_dir() and (path.suffix == ".zarr" or any((path / m).is_file() for m in MARKS))
 
 
-def open_zarr(path: Path) -> dict[str, ZarrRows]:
+def open_zarr(place: ZarrPlace) -> dict[str, ZarrRows]:
     """Open every array of a Zarr store.
 
     Returns:
@@ -72,13 +72,13 @@ def open_zarr(path: Path) -> dict[str, ZarrRows]:
     """
     import zarr
 
-    with reading(path, "a Zarr array or group"):
+    with place.reading():
         # Consolidated metadata may name what is not there; each array's own is what counts.
-        node = zarr.open(str(path), mode="r", use_consolidated=False)
+        node = zarr.open(place.to_open(), mode="r", use_consolidated=False)
         arrays = {"": node} if isinstance(node, zarr.Array) else dict(_arrays(node, ""))
         for name, array in arrays.items():
-            _check(array, f"{path}[{name}]" if name else str(path), path / name)
-    return {name: ZarrRows(array, path) for name, array in arrays.items()}
+            _check(array, f"{place}[{name}]" if name else str(place), place, name)
+    return {name: ZarrRows(array, place) for name, array in arrays.items()}
 
 
 def _arrays(group: zarr.Group, prefix: str) -> Iterator[tuple[str, zarr.Array]]:
@@ -88,8 +88,8 @@ def _arrays(group: zarr.Group, prefix: str) -> Iterator[tuple[str, zarr.Array]]:
         yield from _arrays(child, f"{prefix}{name}/")
 
 
-def _check(array: zarr.Array, origin: str, folder: Path) -> None:
-    files = [each for _, each in files_below(folder)]
+def _check(array: zarr.Array, origin: str, place: ZarrPlace, name: str) -> None:
+    files = [each for _, each in place.files(name)]
     whole = array.shards or array.chunks
     stored = math.prod(-(-n // step) for n, step in zip(array.shape, whole, strict=True))
     # Counting an array's chunks takes time for each that is claimed: files are counted first.
@@ -103,7 +103,7 @@ def _check(array: zarr.Array, origin: str, folder: Path) -> None:
             "(or with write_empty_chunks off, which cannot be told apart), write it again"
         )
     itemsize = np.dtype(array.dtype).itemsize
-    at_most = _ANYWAY + DEFLATE_RATIO * sum(each.stat().st_size for each in files)
+    at_most = _ANYWAY + DEFLATE_RATIO * sum(each.size for each in files)
     check_claim(origin, max(math.prod(array.shape), math.prod(whole)) * itemsize, at_most)
     check_memory(f"one chunk of {origin}", math.prod(whole) * itemsize)
-    check_chunks(array, files, origin)
+    check_chunks(array, place, files, origin)

@@ -67,9 +67,38 @@ def mean_elbo(
         stream: Name of the noise.
         on_posterior: Hears of each group's posteriors, mean and log-variance.
     """
+    sums, n_images = sum_groups(
+        vae, groups, n_samples=n_samples, seed=seed, stream=stream, on_posterior=on_posterior
+    )
+    if not n_images:
+        raise DataError(f"the negative ELBO needs at least one image, got none ({stream})")
+    return mean_terms(torch.stack(sums), n_images, vae.config.beta)
+
+
+def sum_groups(
+    vae: VAE,
+    groups: Iterable[Tensor],
+    *,
+    n_samples: int = 1,
+    seed: int,
+    stream: str,
+    first: int = 0,
+    on_posterior: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[list[Tensor], int]:
+    """Return each group's sums of distortion and kl, shape (2,) each, and the number of images.
+
+    Args:
+        vae: The model.
+        groups: See :func:`mean_elbo`.
+        n_samples: Latent samples per image.
+        seed: The run's seed.
+        stream: Name of the noise.
+        first: Number of the first group in its split, after which its noise is named.
+        on_posterior: Hears of each group's posteriors, mean and log-variance.
+    """
     sums, n_images = [], 0
     with torch.no_grad():
-        for i, x in enumerate(groups):
+        for i, x in enumerate(groups, first):
             noise = group_noise((n_samples, len(x), vae.latent_dim), seed, f"{stream}/{i}")
             x, noise = x.to(vae.device), noise.to(vae.device)
             mean, log_var = vae.encode(x)
@@ -77,11 +106,14 @@ def mean_elbo(
             if on_posterior:
                 on_posterior(mean, log_var)
             n_images += len(x)
-    if not n_images:
-        raise DataError(f"the negative ELBO needs at least one image, got none ({stream})")
+    return sums, n_images
+
+
+def mean_terms(sums: Tensor, n_images: int, beta: float) -> dict[str, float]:
+    """Return the negative ELBO and its terms, given every group's sums, shape (n_groups, 2)."""
     # One transfer for all groups; added in double precision, as a split may hold millions.
-    distortion, kl = (torch.stack(sums).cpu().double().sum(0) / n_images).tolist()
-    return {"negative_elbo": distortion + vae.config.beta * kl, "distortion": distortion, "kl": kl}
+    distortion, kl = (sums.cpu().double().sum(0) / n_images).tolist()
+    return {"negative_elbo": distortion + beta * kl, "distortion": distortion, "kl": kl}
 
 
 def group_images(

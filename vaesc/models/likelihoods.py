@@ -148,12 +148,30 @@ def _gaussian(config: VAEConfig) -> Callable[[Tensor, Tensor, Tensor | None], Te
 
     def optimal(y: Tensor, x: Tensor, log_std: Tensor | None) -> Tensor:
         assert log_std is not None
-        error = (x - y).square()
-        variance = error.detach().mean().clamp_min(LEAST_STD**2)
-        towards = (error - error.detach()).sum(1) / (2 * variance)
-        return gaussian_nll(y.detach(), x, std=_bounded_std(log_std)) + towards
+        return optimal_gaussian_nll(y, x, log_std)
 
     return {"fixed": fixed, "learned": learned, "optimal": optimal}[config.variance]
+
+
+def optimal_gaussian_nll(
+    mean: Tensor, x: Tensor, log_std: Tensor, variance: Tensor | None = None
+) -> Tensor:
+    """Negative log-density under the stored std, with the gradient of the optimal one.
+
+    Args:
+        mean: Shape (n, P).
+        x: Images in [0, 1], shape (n, P).
+        log_std: Logarithm of the stored standard deviation, unbounded.
+        variance: Mean squared error of the batch that these images are a part of; default: theirs.
+
+    Returns:
+        Nats per image, shape (n,).
+    """
+    error = (x - mean).square()
+    if variance is None:
+        variance = error.detach().mean()
+    towards = (error - error.detach()).sum(1) / (2 * variance.clamp_min(LEAST_STD**2))
+    return gaussian_nll(mean.detach(), x, std=_bounded_std(log_std)) + towards
 
 
 def _bounded_std(log_std: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -29,19 +30,24 @@ class PosteriorStatistics:
 
     def __init__(self) -> None:
         self.n = 0
-        self._sums: list[Tensor] = []
+        self.sums: list[Tensor] = []
+        """Of each group, shape (3, d): KL, mean and squared mean of each dimension."""
         self._first: tuple[Tensor, Tensor] | None = None
 
     def add(self, mean: Tensor, log_var: Tensor) -> None:
         """Hear of the posteriors of some images, shape (n, d) each."""
         self.n += len(mean)
-        self._sums.append(
+        self.sums.append(
             torch.stack(
                 [kl_per_dimension(mean, log_var).sum(0), mean.sum(0), mean.square().sum(0)]
             )
         )
         if self._first is None:
             self._first = mean, log_var
+
+    def merge(self, n: int, sums: Iterable[Tensor]) -> None:
+        """Take over what all processes heard that share a split: its images and groups' sums."""
+        self.n, self.sums = n, list(sums)
 
     def kl_per_dimension(self) -> list[float]:
         """Return the mean KL of each dimension, in nats."""
@@ -60,7 +66,7 @@ class PosteriorStatistics:
 
     def _means(self) -> Tensor:
         # One transfer for all groups; added in double precision.
-        return torch.stack(self._sums).cpu().double().sum(0) / self.n
+        return torch.stack(self.sums).cpu().double().sum(0) / self.n
 
 
 def mutual_information(mean: Tensor, log_var: Tensor, *, seed: int) -> float:

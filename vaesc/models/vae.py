@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vaesc.config import VAEConfig
-from vaesc.models.likelihoods import likelihood_of
+from vaesc.models.likelihoods import likelihood_of, optimal_gaussian_nll
 from vaesc.models.networks import build_networks
 
 _LOG_VAR_BOUND = 20.0
@@ -124,14 +124,29 @@ class VAE(nn.Module):
         """
         return self._likelihood.image(self.decode_logits(z))
 
-    def distortion(self, x: Tensor, z: Tensor) -> Tensor:
+    def distortion(self, x: Tensor, z: Tensor, *, variance: Tensor | None = None) -> Tensor:
         """Return -log p(x|z) of each image, in nats, shape (n,).
 
         Args:
             x: Images in [0, 1], shape (n, *shape).
             z: One latent for each, shape (n, d).
+            variance: With ``vae.variance=optimal``, the mean squared error of the batch that these
+                images are a part of; default: of these.
         """
+        if variance is not None:
+            assert self.log_std is not None
+            y = _at_least_single(self.decoder(z))
+            return optimal_gaussian_nll(y, x.flatten(1), self.log_std, variance)
         return self._likelihood.nll(_at_least_single(self.decoder(z)), x.flatten(1), self.log_std)
+
+    def squared_error(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the sum of squares of a gaussian likelihood's errors, over images and pixels.
+
+        Args:
+            x: Images in [0, 1], shape (n, *shape).
+            z: One latent for each, shape (n, d).
+        """
+        return (x.flatten(1) - _at_least_single(self.decoder(z))).square().sum()
 
     def negative_elbo(self, x: Tensor, noise: Tensor) -> Terms:
         """Estimate both terms of the negative ELBO with one latent sample per image.

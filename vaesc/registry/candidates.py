@@ -27,7 +27,7 @@ from vaesc.registry.loading import load_model
 from vaesc.registry.lookup import ATOMS_TAG, find_version, find_versions
 from vaesc.registry.promotion import champion_of, were_champion
 from vaesc.registry.tracking import Tracking
-from vaesc.store import Store
+from vaesc.shared import this_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -336,4 +336,4 @@ def _seen(version: ModelVersion) -> list[str]:
 
 
 def _folder(address: str) -> Path:
-    return Store().open("dataset", address).path
+    return this_store().open("dataset", address).path

@@ -14,14 +14,16 @@ would be known to be the wrong one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaesc.bucket import Bucket, is_remote
 from vaesc.config import expanded
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.origin import Origin
@@ -39,6 +41,7 @@ from vaesc.registry.files import (
 from vaesc.registry.lookup import ATOMS_TAG, find_version, is_fixed, parsed
 from vaesc.registry.probing import sqlite_path
 from vaesc.registry.tracking import Tracking, connect
+from vaesc.scratch import scratch
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from vaesc.bundle import SparseVAE
 
 logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 2**20
+"""Of a bundle's manifest, which lists a few files."""
 
 
 def load_model(
@@ -58,7 +64,8 @@ def load_model(
 
     Args:
         ref: An alias, a version number, ``latest``, ``models:/name/3``, ``models:/name@alias``,
-            the id of an MLflow run, or a folder (a ``Path``, or a text with a slash in it).
+            the id of an MLflow run, or a folder (a ``Path``, or a text with a slash in it), which
+            may be in a bucket (``s3://bucket/prefix``).
         name: The registered model, where `ref` does not name one.
         device: Where torch is to compute, see :func:`vaesc.models.resolve_device`.
 
@@ -68,9 +75,11 @@ def load_model(
     Raises:
         RegistryError: There is no such model, its files are damaged or do not belong together, or
             the registry cannot be reached and no copy is kept.
-        StoreError: The folder holds no whole model.
+        StoreError: The folder holds no whole model, or the bucket cannot be read.
         DataError: The folder's dictionary was learned on the latents of another VAE.
     """
+    if is_remote(ref):
+        return _from_bucket(Bucket(str(ref)), device)
     folder = as_folder(ref)
     if folder is not None:
         return _from_folder(folder, str(ref), device)
@@ -218,6 +227,36 @@ def _from_folder(folder: Path, ref: str, device: str) -> SparseVAE:
     model.origin = Origin(
         ref=ref, digest=model_digest(folder), uri=str(folder.resolve()), resolved=_now()
     )
+    return model
+
+
+def _from_bucket(bucket: Bucket, device: str) -> SparseVAE:
+    """Load a model from a bucket: from the kept copy of what is there now, else fetched anew."""
+    from vaesc.bundle import FILES, MANIFEST, OPTIONAL
+
+    try:
+        manifest = bucket.read(MANIFEST, _MOST_BYTES)
+    except ValueError as error:
+        raise StoreError(f"{bucket} holds no model: {error}") from error
+    if manifest is None:
+        raise StoreError(f"{bucket} holds no model: it has no {MANIFEST}; check the URL")
+    digest, cache = hashlib.sha256(manifest).hexdigest(), ModelCache()
+    with scratch("model") as draft:
+        folder = cache.find(digest)
+        if folder is None:
+            (draft / MANIFEST).write_bytes(manifest)
+            for name in {each.key for each in bucket.list()} & {*FILES, *OPTIONAL}:
+                with (draft / name).open("wb") as out:
+                    out.writelines(bucket.pieces(name))
+            if wrong := fault(draft, digest):
+                raise StoreError(
+                    f"the model in {bucket} is damaged ({wrong}); copy it there again"
+                )
+            cache.keep(digest, draft)
+            folder = draft
+        model = _from_folder(folder, bucket.url, device)
+    assert model.origin is not None
+    model.origin = replace(model.origin, uri=bucket.url)
     return model
 
 

@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 from vaesc.report.style import Theme, save_themed
 
 OURS = "vaesc"
-_MAIN = (OURS, "PCA, coded as well")
+CONTROL = "kinds and details without the VAE"
+PCA = "PCA, same coder"
+_MAIN = (OURS, CONTROL)
 _COLOURS = {
-    OURS: "refined", "PCA, coded as well": "pixel", "JPEG": "topk_pixels", "WebP": "topk_latents",
+    OURS: "refined", CONTROL: "pixel", PCA: "pixel", "JPEG": "topk_pixels", "WebP": "topk_latents",
     "JPEG XL": "vq", "AVIF": "lasso",
 }  # fmt: skip
-_DASHES = {"JPEG": (1, 1.2), "WebP": (3, 1.2), "JPEG XL": (6, 1.4), "AVIF": (5, 1.5, 1, 1.5)}
+_DASHES = {
+    PCA: (2, 2),
+    "JPEG": (1, 1.2),
+    "WebP": (3, 1.2),
+    "JPEG XL": (6, 1.4),
+    "AVIF": (5, 1.5, 1, 1.5),
+}
 
 
 def draw_curves(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
 
 _DRAWN = {
-    "best": ("self-training", "refined"),
+    "best": ("ours", "refined"),
     "supervised": ("labels alone", "pixel"),
     "m1": ("M1", "lasso"),
     "m1_m2": ("M1+M2", "topk_latents"),
@@ -80,20 +80,27 @@ def _errors(
     numbers = list(errors)
     ends = []
     for method, (name, colour_of) in _DRAWN.items():
-        mean = [float(np.mean(errors[n][method])) for n in numbers]
-        std = np.array([np.std(errors[n][method]) for n in numbers])
-        if min(mean) <= 0:
+        there = [n for n in numbers if method in errors[n]]
+        mean = [float(np.mean(errors[n][method])) for n in there]
+        std = np.array([np.std(errors[n][method]) for n in there])
+        if min(mean, default=0.0) <= 0:
             continue
         colour = theme.colour(colour_of)
         axes.errorbar(
-            numbers, mean, yerr=np.stack([np.minimum(std, 0.9 * np.array(mean)), std]),
+            there, mean, yerr=np.stack([np.minimum(std, 0.9 * np.array(mean)), std]),
             color=colour, marker="o", markersize=4, capsize=2,
             linewidth=2.4 if method == "best" else 1.4,
         )  # fmt: skip
-        ends.append((name, mean[-1], colour, method == "best"))
+        if there == numbers:
+            ends.append((name, mean[-1], colour, method == "best"))
+        else:
+            axes.annotate(
+                name, (there[-1], mean[-1]), xytext=(6, 6), textcoords="offset points",
+                color=colour, fontsize=9.5,
+            )  # fmt: skip
     for points in published.values():
-        there = {n: value for n, value in points.items() if n in errors}
-        axes.plot(list(there), list(there.values()), "x", color=theme.faint, markersize=6)
+        known = {n: value for n, value in points.items() if n in errors}
+        axes.plot(list(known), list(known.values()), "x", color=theme.faint, markersize=6)
     for (n, value), name in _named(published, errors).items():
         axes.annotate(
             name, (n, value), xytext=(-6, 0), textcoords="offset points", ha="right",

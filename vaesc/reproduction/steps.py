@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vaesc import datasets
+from vaesc.applications.requirements import outside
 from vaesc.config import PipelineConfig, config_digest
 from vaesc.errors import RegistryError, StoreError
 from vaesc.progress import Listener
@@ -23,7 +24,8 @@ from vaesc.reproduction.comparison import (
     not_run,
     other_metrics,
 )
-from vaesc.steps import INGEST, REFINE, TRAIN, Step, run_step, steps_of
+from vaesc.shared import this_store
+from vaesc.steps import APPLICATIONS, INGEST, REFINE, TRAIN, Step, run_step, steps_of
 from vaesc.store import DamagedError, Store, read_artifact
 
 REGISTER = "register"
@@ -118,6 +120,8 @@ class _Again:
         with self.shown(step.name) as listener:
             if step is INGEST:
                 inputs = {"source": _fingerprint(self.config)}
+            elif seen := _outside(step, self.config):
+                inputs = {**inputs, "outside": seen}
             made = run_step(
                 step, self.config, {**inputs, **self._starts.get(step.name, {})},
                 store=Store(self.folder / "store"), listener=listener,
@@ -154,6 +158,11 @@ class _Again:
         return judged_model(self.run.steps[REGISTER], digest, cause, seconds)
 
 
+def _outside(step: Step, config: PipelineConfig) -> str:
+    """Return the fingerprint of what a step looks at beside the run's artifacts, if it does."""
+    return next((outside(n, config) for n, each in APPLICATIONS.items() if each is step), "")
+
+
 def _fingerprint(config: PipelineConfig) -> str:
     datasets.download(config.dataset)  # nothing, if the images are on this machine
     return datasets.fingerprint(config.dataset)
@@ -177,7 +186,10 @@ def starts_of(run: RecordedRun) -> dict[str, dict[str, Record]]:
         manifest = (recorded and recorded.manifest) or {"inputs": {}}
         if "start" not in manifest["inputs"]:
             continue
-        folder = Store().path(step.kind, manifest["parents"]["start"])
+        store, address = this_store(), manifest["parents"]["start"]
+        folder = store.path(step.kind, address)
+        if not folder.is_dir():
+            store.find(step.kind, address)  # in the bucket, if there is one
         try:
             artifact = read_artifact(folder)
         except DamagedError:

@@ -35,6 +35,11 @@ def thresholds(itemsize: int) -> tuple[float, float]:
     return _DEPENDENT[itemsize], _DOUBTFUL[itemsize]
 
 
+def row_bytes_of(n_atoms: int, dtype: np.dtype[Any]) -> int:
+    """Memory that one sample takes in a block."""
+    return max(n_atoms, 64) * dtype.itemsize
+
+
 class GreedyCoder:
     """One dictionary made ready for greedy coding at some sparsity levels."""
 
@@ -73,7 +78,7 @@ class GreedyCoder:
                 block = np.asarray(block, dtype)
             self._code_block(block, start, slots.rows(start, stop))
 
-        row_bytes = max(len(self.dictionary), 64) * dtype.itemsize
+        row_bytes = row_bytes_of(len(self.dictionary), dtype)
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
         return slots
 

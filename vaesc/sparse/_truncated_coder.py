@@ -8,10 +8,16 @@ from numpy.typing import NDArray
 
 from vaesc.sparse._blocks import AMORTISED_ROWS, DEFAULT_BLOCK_BYTES, BlockRunner, block_rows
 from vaesc.sparse._coder import GreedyCoder, Slots
+from vaesc.sparse._coder import row_bytes_of as greedy_row_bytes
 from vaesc.sparse._validation import Rule, check_finite_rows, working_dtype
 from vaesc.sparse._workspace import aligned_zeros
 
 _DEPENDENT = 1e-10
+
+
+def row_bytes_of(n_atoms: int, d: int) -> int:
+    """Memory that one sample takes in a block."""
+    return 8 * max(n_atoms, d, 64)
 
 
 class TruncatedCoder:
@@ -33,7 +39,7 @@ class TruncatedCoder:
             check_finite_rows(rows, np.arange(start, stop))
             self._code_block(rows, slots.rows(start, stop))
 
-        row_bytes = _row_bytes(len(self.dictionary), X.shape[1])
+        row_bytes = row_bytes_of(len(self.dictionary), X.shape[1])
         runner.run(work, X.shape[0], block_rows(row_bytes, block_bytes))
         return slots
 
@@ -66,10 +72,6 @@ class TruncatedCoder:
             slots.residual[:] = np.ldexp(slots.residual, 2 * shift)
 
 
-def _row_bytes(n_atoms: int, n_features: int) -> int:
-    return 8 * max(n_atoms, n_features, 64)
-
-
 def rows_coded_together(rule: str, n_atoms: int, n_features: int) -> int:
     """Return how many float32 samples a coder takes at once.
 
@@ -82,8 +84,9 @@ def rows_coded_together(rule: str, n_atoms: int, n_features: int) -> int:
     """
     if rule == "lista":
         return AMORTISED_ROWS
-    row_bytes = 4 * max(n_atoms, 64) if rule != "lasso" else _row_bytes(n_atoms, n_features)
-    return block_rows(row_bytes, DEFAULT_BLOCK_BYTES)
+    if rule == "lasso":
+        return block_rows(row_bytes_of(n_atoms, n_features), DEFAULT_BLOCK_BYTES)
+    return block_rows(greedy_row_bytes(n_atoms, np.dtype(np.float32)), DEFAULT_BLOCK_BYTES)
 
 
 def coder_for(dictionary: NDArray[Any], level: int, rule: Rule) -> GreedyCoder | TruncatedCoder:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from vaesc.memory import ran_out
 from vaesc.training.objective import Objective
+from vaesc.training.ranks import ALONE
 from vaesc.training.state import State
 
 logger = logging.getLogger(__name__)
@@ -54,12 +55,13 @@ class Engine:
         self.clip = objective.config.gradient_clip
         self.batch_size = batch_size
         self.fallback = ""
-        self._graph = None
+        self.ranks, self.accumulate = ALONE, 1
+        self._graph: Callable[..., Any] | None = None
         if compiled:
             device = objective.vae.device.type
             if device == "cuda":
                 hold_still(state)
-            self._graph = _compile(pure_step(objective, state.names), compile_options(device))
+            self._graph = compiled_form(pure_step(objective, state.names), compile_options(device))
         self._parameters = list(objective.vae.parameters())
         self._counters = [torch.zeros((), device=p.device) for p in self._parameters]
         self._is_started = False
@@ -80,14 +82,17 @@ class Engine:
             rate: Learning rate.
             knobs: See :func:`vaesc.training.objective.knobs_at`.
         """
-        self.state.steps += 1
-        t = self.state.steps
-        numbers = [
-            rate / (1 - _BETA1**t), 1 / math.sqrt(1 - _BETA2**t), self._new_share(t), *knobs,
-        ]  # fmt: skip
+        numbers = self._next(rate, knobs)
         if self._graph is not None and len(images) == self.batch_size:
             return self._step_compiled(images, noise, rate, numbers)
         return self._step_eagerly(images, noise, rate, numbers)
+
+    def _next(self, rate: float, knobs: tuple[float, float]) -> list[float]:
+        """Count a step and return its five numbers, see :func:`pure_step`."""
+        self.state.steps += 1
+        t = self.state.steps
+        corrections = [rate / (1 - _BETA1**t), 1 / math.sqrt(1 - _BETA2**t)]
+        return [*corrections, self._new_share(t), *knobs]
 
     def _new_share(self, t: int) -> float:
         """Return the newest weights' share in the average, larger while there are few."""
@@ -96,15 +101,20 @@ class Engine:
     def _step_compiled(
         self, images: Tensor, noise: Tensor, rate: float, numbers: list[float]
     ) -> Tensor:
-        assert self._graph is not None
-        state, start = self.state, time.perf_counter()
+        state = self.state
         scalars = torch.tensor(numbers).to(images.device)
         lists = (state.weights, state.first, state.second, state.average)
+        sums: Tensor | None = self._by_graph(*lists, images, noise, scalars)
+        return self._step_eagerly(images, noise, rate, numbers) if sums is None else sums
+
+    def _by_graph(self, *arguments: Any) -> Any:  # noqa: ANN401
+        """Return what compiled code makes of the arguments; None if compiling it has failed."""
+        assert self._graph is not None
         if self._is_started:
-            known: Tensor = self._graph(*lists, images, noise, scalars)
-            return known
+            return self._graph(*arguments)
+        start = time.perf_counter()
         try:
-            sums = self._graph(*lists, images, noise, scalars)
+            made = self._graph(*arguments)
         except _COMPILER_ERRORS as error:
             if ran_out(error):
                 raise  # eager steps would give other last bits, under the same digest
@@ -112,10 +122,10 @@ class Engine:
             logger.warning(
                 "the training step could not be compiled and runs eagerly: %s", _first_line(error)
             )
-            return self._step_eagerly(images, noise, rate, numbers)
+            return None
         self._is_started = True
         logger.info("compiled the training step in %.1f s", time.perf_counter() - start)
-        return sums
+        return made
 
     def _step_eagerly(
         self, images: Tensor, noise: Tensor, rate: float, numbers: list[float]
@@ -123,15 +133,18 @@ class Engine:
         knobs = torch.tensor(numbers[3:]).to(images.device)
         sums: Tensor
         loss, sums = self.objective(images, noise, knobs)
-        gradients = list(torch.autograd.grad(loss, self._parameters))
-        with torch.no_grad():
-            if self.clip:
-                torch._foreach_mul_(gradients, shortening(gradients, self.clip))
-            self._adam(gradients, rate, numbers)
-            if self.state.average:
-                flat = self.state.flat
-                flat["average"].lerp_(flat["weights"], numbers[2])
+        self._update(list(torch.autograd.grad(loss, self._parameters)), rate, numbers)
         return sums
+
+    @torch.no_grad()
+    def _update(self, gradients: list[Tensor], rate: float, numbers: list[float]) -> None:
+        """Follow the gradient of a whole batch."""
+        if self.clip:
+            torch._foreach_mul_(gradients, shortening(gradients, self.clip))
+        self._adam(gradients, rate, numbers)
+        if self.state.average:
+            flat = self.state.flat
+            flat["average"].lerp_(flat["weights"], numbers[2])
 
     def _adam(self, gradients: list[Tensor], rate: float, numbers: list[float]) -> None:
         """Update weights and moments in one kernel, or in several where there is no such kernel.
@@ -216,13 +229,15 @@ def hold_still(state: State) -> None:
             torch._dynamo.mark_static_address(tensor)
 
 
-def _compile(function: Callable[..., Tensor], options: dict[str, Any]) -> Callable[..., Tensor]:
+def compiled_form(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function that is compiled, for the shapes it meets, when it is first called."""
     # The compiler keeps its cache at the code object, which all runs of a process would share.
     own = types.FunctionType(
         function.__code__.replace(), function.__globals__, "step", None, function.__closure__
     )
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(own, **options)
+    compiled: Callable[..., Any] = torch.compile(own, **options)
+    return compiled
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,77 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from vaesc.config import TrainingConfig, VAEConfig, canonical_json, settings
-from vaesc.errors import ConfigError, TrainingError
-from vaesc.models import (
-    VAE,
-    PosteriorStatistics,
-    load_vae,
-    mean_elbo,
-    resolve_device,
-    save_vae,
-)
-from vaesc.models.elbo import group_images
-from vaesc.models.files import WEIGHTS
+from vaesc.config import TrainingConfig, VAEConfig
+from vaesc.errors import TrainingError
+from vaesc.models import PosteriorStatistics, mean_elbo, save_vae
 from vaesc.progress import SILENT, After, Listener
-from vaesc.store import file_digest
-from vaesc.training.checkpoints import Checkpoints
-from vaesc.training.determinism import deterministic, stream
-from vaesc.training.engine import Engine
+from vaesc.training.determinism import deterministic
 from vaesc.training.health import collapse_sentence, mended
-from vaesc.training.loop import Loop
-from vaesc.training.objective import Objective
-from vaesc.training.resident import in_groups, load_split, require_images
-from vaesc.training.run import Run, score_of
-from vaesc.training.state import State
-from vaesc.training.streamed import free_bytes, open_batches
+from vaesc.training.prepare import Compile, How, Task, prepare
+from vaesc.training.resident import require_images
+from vaesc.training.run import Run
 from vaesc.training.threads import fitting_threads
-from vaesc.training.work import flops_per_image, has_bf16, is_worth_compiling
-
-if TYPE_CHECKING:
-    from vaesc.datasets.reader import ImageDataset
 
 logger = logging.getLogger(__name__)
-
-Compile = Literal["auto", "always", "never"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How a training is done, never what comes out, but for the last bits of compiled products."""
-
-    device: str = "auto"
-    block_size: int = 8192
-    compile: Compile = "auto"
-    checkpoints: Path | None = None
-    checkpoint_seconds: float = 30.0
-    checkpoint_batches: int = 0
-
-    def beside(self, name: str) -> Self:
-        """Return the same for a second training, whose checkpoint lies beside the first one's."""
-        return replace(self, checkpoints=self.checkpoints and self.checkpoints / name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is trained, but for the settings of the training."""
-
-    vae: VAEConfig
-    dataset: ImageDataset
-    seed: int
-    start: Path | None
-    listener: Listener
 
 
 def train(
@@ -88,6 +36,8 @@ def train(
     checkpoints: Path | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_batches: int = 0,
+    ranks: int = 1,
+    accumulate: int = 1,
     start: Path | None = None,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
@@ -113,6 +63,11 @@ def train(
             was written is safe; default: none.
         checkpoint_seconds: Least time between checkpoints; 0 for none by time.
         checkpoint_batches: Gradient steps between checkpoints; 0 for none by steps.
+        ranks: Processes that share the training, see :mod:`vaesc.training.launch`; 1 is this one.
+            A step is the same but for the order of its sums, a relative 1e-7 or so; such
+            differences grow from step to step, as in any training (``benchmarks/ranks.py``).
+        accumulate: Micro-batches into which a process cuts its part of a batch, one after
+            another, to need less memory; a step is the same but for the order of its sums.
         start: Folder of a VAE of the same description, whose weights training starts from;
             default: random ones.
         listener: Hears of progress and of each epoch's metrics.
@@ -123,30 +78,70 @@ def train(
         sentence for everything that was not as it should be, mended or not).
 
     Raises:
-        ConfigError: Settings that exclude one another.
+        ConfigError: Settings that exclude one another, or more ranks than GPUs.
         DataError: There is no training image or no validation image.
         TrainingError: The loss is not finite, or has exploded, however often training went back;
             or the posterior has collapsed, and the policy is to fail.
+        MachineError: Ranks died too often.
     """
-    from vaesc.datasets.reader import open_dataset
-
     how = How(
         device=device, block_size=block_size, compile=compile, checkpoints=checkpoints,
         checkpoint_seconds=checkpoint_seconds, checkpoint_batches=checkpoint_batches,
+        accumulate=accumulate,
     )  # fmt: skip
-    dataset = open_dataset(dataset_folder)
+    work = Work(
+        vae=vae_config, training=training_config, dataset=dataset_folder, folder=folder,
+        seed=seed, start=start, how=how,
+    )  # fmt: skip
+    if ranks == 1:
+        return fit(work, listener)
+    from vaesc.training.launch import fit_in_ranks
+
+    return fit_in_ranks(work, ranks, listener)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A whole training, from folder to folder."""
+
+    vae: VAEConfig
+    training: TrainingConfig
+    dataset: Path
+    folder: Path
+    seed: int
+    start: Path | None
+    how: How
+
+
+def fit(work: Work, listener: Listener) -> dict[str, Any]:
+    """Do what :func:`train` says in this process, which may be one of several ranks.
+
+    The first rank writes and returns the summary, the others nothing.
+    """
+    from vaesc.datasets.reader import open_dataset
+
+    dataset, ranks = open_dataset(work.dataset), work.how.ranks
     for split in ("train", "validation"):
         require_images(dataset, split)
-    task = Task(vae=vae_config, dataset=dataset, seed=seed, start=start, listener=listener)
+    task = Task(vae=work.vae, dataset=dataset, seed=work.seed, start=work.start, listener=listener)
+    summary: dict[str, Any] = {}
     with deterministic():
-        runs, fallbacks, troubles = _trained(task, training_config, how)
-        run = runs[-1]
-        extra = _final_metrics(run)
-    save_vae(run.loop.vae, folder)
+        runs, fallbacks, troubles = _trained(task, work.training, work.how)
+        engine = runs[-1].loop.engine
+        said = ranks.tell([*fallbacks, *([engine.fallback] if engine.fallback else [])])
+        if ranks.rank == 0:
+            extra = _final_metrics(runs[-1])
+            _write_all(runs, work.folder)
+            summary = _summary(runs, extra, list(dict.fromkeys(chain(*said))), troubles)
+    ranks.tell("done")  # nobody leaves before all is written
+    return summary
+
+
+def _write_all(runs: list[Run], folder: Path) -> None:
+    save_vae(runs[-1].loop.vae, folder)
     _write(folder / "history.json", [epoch for each in runs for epoch in each.history])
     dimensions = [epoch for each in runs for epoch in each.kl_dimensions]
     _write(folder / "posterior.json", {"validation/kl_per_dimension": dimensions})
-    return _summary(runs, extra, fallbacks, troubles)
 
 
 def _trained(
@@ -192,7 +187,7 @@ def _trained(
 
 def _run(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
     """Return a finished run, the best weights in its model; and what could not be as asked."""
-    run, fallbacks = _prepare(task, config, how)
+    run, fallbacks = prepare(task, config, how)
     with fitting_threads(run.loop.vae, config.batch_size):
         run.fit()
         run.state.flat["weights"].copy_(run.best.weights)
@@ -202,72 +197,6 @@ def _run(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
 def _collapse(run: Run) -> str:
     active = run.history[run.best.epoch - 1]["validation/active_units"]
     return collapse_sentence(active, run.loop.vae.latent_dim)
-
-
-def _prepare(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
-    """Return the run, ready to start, and what could not be as the config asks."""
-    place, fallbacks = resolve_device(how.device), list[str]()
-    dataset, seed = task.dataset, task.seed
-    vae = VAE(task.vae, dataset.shape, generator=stream(seed, "train/init")).to(place)
-    validation = _validation(dataset, place, how)
-    untrained = _untrained(vae, validation, config, seed)
-    if task.start is not None:
-        _warm(vae, task.start)
-    bf16 = config.precision == "bf16"
-    if bf16 and not has_bf16(place):
-        bf16 = False
-        fallbacks.append("float32: this device has no fast bf16 products")
-        logger.warning("training.precision=bf16: this device has no fast bf16; using float32")
-    flops = flops_per_image(vae) * config.epochs * dataset.n("train")
-    worth = is_worth_compiling(flops, "bf16" if bf16 else "float32", place.type)
-    wanted = how.compile == "always" or (how.compile == "auto" and worth)
-    compiled = wanted and dataset.n("train") >= config.batch_size  # only whole batches are
-    state = State(vae, averaged=config.weight_average > 0)
-    engine = Engine(
-        Objective(vae, config, bf16=bf16), state, compiled=compiled, batch_size=config.batch_size
-    )
-    batches = open_batches(
-        dataset, place, batch_size=config.batch_size, seed=seed, block_size=how.block_size
-    )
-    loop = Loop(engine, batches, seed=seed, listener=task.listener)
-    facts = [settings(task.vae), settings(config), dict(dataset.sha256), seed, bf16, compiled]
-    facts += [] if task.start is None else [file_digest(task.start / WEIGHTS)]
-    place_facts = [torch.__version__, str(place), torch.get_num_threads()]
-    checkpoints = Checkpoints(
-        how.checkpoints, _digest([*facts, *place_facts]), how.checkpoint_seconds,
-        how.checkpoint_batches,
-    )  # fmt: skip
-    return Run(loop, validation, checkpoints, untrained), fallbacks
-
-
-def _untrained(
-    vae: VAE, validation: Callable[[], Iterable[Tensor]], config: TrainingConfig, seed: int
-) -> float:
-    """Return the score of the weights as they are, on the first group of validation images."""
-    terms = mean_elbo(vae, [next(iter(validation()))], seed=seed, stream="elbo/untrained")
-    return score_of(terms, config, vae.config.beta)
-
-
-def _warm(vae: VAE, start: Path) -> None:
-    """Give a new VAE the weights of one that was trained before."""
-    trained = load_vae(start, vae.device)
-    if (trained.config, trained.shape) != (vae.config, vae.shape):
-        raise ConfigError(
-            f"training cannot start from the VAE in {start}: its settings or its shape of image "
-            "differ from this run's; start without it, or with its settings"
-        )
-    vae.load_state_dict(trained.state_dict())
-
-
-def _validation(
-    dataset: ImageDataset, place: torch.device, how: How
-) -> Callable[[], Iterable[Tensor]]:
-    """Return what gives the validation images in groups: resident if they fit, else read anew."""
-    n = dataset.n("validation")
-    if n * dataset.images("validation", slice(0, 1)).nbytes > free_bytes(place) // 4:
-        return lambda: group_images(dataset, "validation", slice(0, n), how.block_size)
-    images = load_split(dataset, "validation", place, block_size=how.block_size)
-    return lambda: in_groups(images)
 
 
 def _final_metrics(run: Run) -> dict[str, float]:
@@ -298,16 +227,14 @@ def _summary(
         "engine": {
             "compiled": engine.compiled,
             "precision": "bf16" if engine.objective.bf16 else "float32",
-            "fallbacks": [*fallbacks, *([engine.fallback] if engine.fallback else [])],
+            "fallbacks": fallbacks,
+            **({"ranks": engine.ranks.n} if engine.ranks.n > 1 else {}),
+            **({"accumulate": engine.accumulate} if engine.accumulate > 1 else {}),
         },
         "rollbacks": int(metrics["train/rollbacks"]),
         "collapse": collapse,
         "health": troubles,
     }
-
-
-def _digest(value: Any) -> str:  # noqa: ANN401
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def _write(path: Path, value: Any) -> None:  # noqa: ANN401

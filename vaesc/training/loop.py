@@ -7,6 +7,7 @@ streams named after them, so an epoch can begin in its middle.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -45,6 +46,7 @@ class Loop:
     ) -> None:
         self.engine, self.batches, self.seed, self.listener = engine, batches, seed, listener
         self.vae, self.config = engine.objective.vae, engine.objective.config
+        self.ranks = engine.ranks
         self.n, self.n_batches = batches.order.n, batches.order.n_batches
         self.batch_size = min(self.config.batch_size, self.n)
         self.rate_share = 1.0
@@ -83,7 +85,8 @@ class Loop:
 
     def _step(self, epoch: int, batch: int, images: Tensor) -> Tensor:
         step = (epoch - 1) * self.n_batches + batch
-        noise = self._noise(epoch, batch, len(images))
+        n = min(self.config.batch_size, self.n - batch * self.config.batch_size)
+        noise = self._noise(epoch, batch, n)  # of all ranks' images
         knobs = knobs_at(self.config, self.vae.config.beta, step, self.n_batches)
         return self.engine.step(images, noise, self._rate(step), knobs)
 
@@ -102,20 +105,39 @@ class Loop:
         Raises:
             DivergedError: One of them is not finite.
         """
+        means = self._means(n_batches)
+        check_finite(means, epoch, self.config, self.rate_share)
+        return means
+
+    def sound_means(self, epoch: int, n_batches: int) -> dict[str, float] | None:
+        """Return the means in an epoch's middle; None if they are no numbers and it must end.
+
+        Ranks look at moments of their own, and must not go back one without the others: they
+        wait for the end of the epoch, where all see the same.
+
+        Raises:
+            DivergedError: One of them is not finite, and there are no other ranks.
+        """
+        if self.ranks.n == 1:
+            return self.means(epoch, n_batches)
+        means = self._means(n_batches)
+        return means if all(map(math.isfinite, means.values())) else None
+
+    def _means(self, n_batches: int) -> dict[str, float]:
         n_images = min(n_batches * self.config.batch_size, self.n)
         # Summed in double precision on the CPU: not every device has it.
         distortion, kl = (self.sums[:n_batches].cpu().double().sum(0) / n_images).tolist()
-        means = {
+        return {
             "train/negative_elbo": distortion + self.vae.config.beta * kl,
             "train/distortion": distortion,
             "train/kl": kl,
         }
-        check_finite(means, epoch, self.config, self.rate_share)
-        return means
 
     def _report(self, epoch: int, first_batch: int, n_batches: int, clock: _Clock) -> None:
         n_images = min(n_batches * self.config.batch_size, self.n)
-        means = self.means(epoch, n_batches)
+        means = self.sound_means(epoch, n_batches)
+        if means is None:
+            return
         self.listener.progress(
             (epoch - 1) * self.n + n_images,
             self.config.epochs * self.n,

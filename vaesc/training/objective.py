@@ -61,20 +61,105 @@ class Objective(nn.Module):
         Returns:
             A scalar, nats per image; and shape (2,), nats.
         """
-        x = to_unit(images)
-        # A cache of rounded weights would outlive the gradient that they belong to.
-        with torch.autocast(
-            self._device_type, torch.bfloat16, enabled=self.bf16, cache_enabled=False
-        ):
-            mean, log_var = self.vae.encode(x)
-            z = mean + noise * torch.exp(log_var / 2)
-            copies = x if len(z) == 1 else x.repeat(len(z), *[1] * (x.dim() - 1))
-            distortion = self.vae.distortion(copies, z.flatten(0, 1)).view(len(z), len(x))
-        kl = kl_per_dimension(mean, log_var)
+        distortion, z, log_var, kl = self._terms(images, noise)
         sums = torch.stack([distortion.mean(0).sum(), kl.sum()]).detach()
         if len(z) == 1:
             return distortion.mean() + self._penalty(kl, knobs), sums
-        return _importance_weighted(distortion, z, noise, log_var, knobs[0]), sums
+        return _importance_weighted(distortion, z, noise, log_var, knobs[0]).mean(), sums
+
+    def part(
+        self, images: Tensor, noise: Tensor, slopes: Tensor, variance: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what some images of a batch add to its loss's gradient, and to its two sums.
+
+        The gradients of all parts of a batch add up to that of :meth:`forward`.
+
+        Args:
+            images: As stored, shape (n, *shape).
+            noise: Theirs, shape (k, n, d).
+            slopes: How the loss grows with the batch's mean KL of each dimension, shape (d,), see
+                :meth:`slopes`.
+            variance: The batch's mean squared error; any but with ``vae.variance=optimal``.
+            share: One image's share in the mean over the batch.
+
+        Returns:
+            A scalar whose gradient it is; and shape (2,), nats.
+        """
+        distortion, z, log_var, kl = self._terms(
+            images, noise, variance if self._is_optimal else None
+        )
+        sums = torch.stack([distortion.mean(0).sum(), kl.sum()]).detach()
+        if len(z) == 1:
+            return (distortion.sum() + (kl.sum(0) * slopes).sum()) * share, sums
+        each = _importance_weighted(distortion, z, noise, log_var, slopes[0])
+        return each.sum() * share, sums
+
+    def slopes(self, kl: Tensor, knobs: Tensor) -> Tensor:
+        """Return how the loss grows with the batch's mean KL of each dimension, shape (d,).
+
+        Free bits and a capacity ask for the KL of the whole batch, which no part of it knows; the
+        importance-weighted bound asks for beta_t alone.
+
+        Args:
+            kl: Mean of each dimension over the whole batch, shape (d,); any if neither is asked
+                for.
+            knobs: As for :meth:`forward`.
+        """
+        if self.config.free_bits:
+            return knobs[0] * (kl >= self.config.free_bits)
+        if self.config.capacity:
+            return (knobs[0] * (kl.sum() - knobs[1]).sign()).expand(len(kl))
+        return knobs[0].expand(len(kl))
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the gradient of an image depends on the other images of its batch."""
+        return bool(self.config.free_bits or self.config.capacity or self._is_optimal)
+
+    def whole_batch(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return what some images add to what their whole batch must know, shape (d + 1,).
+
+        Returns:
+            Sums over the images of each dimension's KL, in nats; and of squared errors, a mean
+            over pixels and samples, if they are asked for.
+        """
+        x = to_unit(images)
+        with self._products():
+            mean, log_var = self.vae.encode(x)
+            error = mean.new_zeros(())
+            if self._is_optimal:
+                z, copies = self._drawn(x, mean, log_var, noise)
+                error = self.vae.squared_error(copies, z.flatten(0, 1)) / (len(z) * x[0].numel())
+        return torch.cat([kl_per_dimension(mean, log_var).sum(0), error[None]])
+
+    @property
+    def _is_optimal(self) -> bool:
+        config = self.vae.config
+        return config.likelihood == "gaussian" and config.variance == "optimal"
+
+    def _products(self) -> torch.autocast:
+        # A cache of rounded weights would outlive the gradient that they belong to.
+        return torch.autocast(
+            self._device_type, torch.bfloat16, enabled=self.bf16, cache_enabled=False
+        )
+
+    def _terms(
+        self, images: Tensor, noise: Tensor, variance: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return distortion (k, n), latents (k, n, d), log-variance and KL (n, d)."""
+        x = to_unit(images)
+        with self._products():
+            mean, log_var = self.vae.encode(x)
+            z, copies = self._drawn(x, mean, log_var, noise)
+            distortion = self.vae.distortion(copies, z.flatten(0, 1), variance=variance)
+            distortion = distortion.view(len(z), len(x))
+        return distortion, z, log_var, kl_per_dimension(mean, log_var)
+
+    @staticmethod
+    def _drawn(x: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latents, shape (k, n, d), and an image for each, shape (k * n, *shape)."""
+        z = mean + noise * torch.exp(log_var / 2)
+        return z, x if len(z) == 1 else x.repeat(len(z), *[1] * (x.dim() - 1))
 
     def _penalty(self, kl: Tensor, knobs: Tensor) -> Tensor:
         """Return what the KL of each image and dimension, shape (n, d), costs."""
@@ -89,10 +174,11 @@ class Objective(nn.Module):
 def _importance_weighted(
     distortion: Tensor, z: Tensor, noise: Tensor, log_var: Tensor, beta: Tensor
 ) -> Tensor:
+    """Return what each image loses, shape (n,)."""
     # log q(z|x) - log p(z): the constants cancel.
     log_ratio = (z.square() - noise.square() - log_var).sum(2) / 2
     log_weights = -distortion - beta * log_ratio
-    return math.log(len(z)) - torch.logsumexp(log_weights, 0).mean()
+    return math.log(len(z)) - torch.logsumexp(log_weights, 0)
 
 
 def knobs_at(

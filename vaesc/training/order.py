@@ -10,6 +10,7 @@ as one that streams.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -44,10 +45,19 @@ class Order:
         batch_size: Images per batch; the last batch of an epoch holds what is left.
         image_bytes: Size of one image as stored.
         seed: The run's seed.
+        part: Of a batch of so many images, those that this process takes; default: all.
     """
 
-    def __init__(self, n: int, batch_size: int, image_bytes: int, *, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        image_bytes: int,
+        *,
+        seed: int,
+        part: Callable[[int], slice] = slice,
+    ) -> None:
+        self.n, self.batch_size, self.seed, self.part = n, batch_size, seed, part
         self.n_batches = math.ceil(n / batch_size)
         self._page = batch_size * max(1, _PAGE // batch_size)
         self._pages_per_window = max(1, WINDOW_BYTES // (self._page * image_bytes))
@@ -70,4 +80,5 @@ class Order:
         whole = n == self.n
         name = f"train/order/{epoch}" if whole else f"train/order/{epoch}/{number}"
         order = torch.randperm(n, generator=stream(self.seed, name))
-        return Window(pages, torch.split(order, self.batch_size))
+        batches = torch.split(order, self.batch_size)
+        return Window(pages, tuple(batch[self.part(len(batch))] for batch in batches))

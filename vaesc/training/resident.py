@@ -51,7 +51,12 @@ class ResidentBatches:
 
 
 def load_split(
-    dataset: ImageDataset, split: str, device: torch.device, *, block_size: int
+    dataset: ImageDataset,
+    split: str,
+    device: torch.device,
+    *,
+    block_size: int,
+    rows: slice | None = None,
 ) -> Tensor:
     """Return the images of a split as stored (uint8 or float32), shape (n, *shape), on `device`.
 
@@ -60,13 +65,15 @@ def load_split(
         split: ``train``, ``validation`` or ``test``.
         device: Where to.
         block_size: Images copied at once.
+        rows: Start and stop of those to return; default: all.
     """
-    n = dataset.n(split)
-    first = torch.from_numpy(dataset.images(split, slice(0, 1)))
-    images = torch.empty((n, *first.shape[1:]), dtype=first.dtype, device=device)
-    for start in range(0, n, block_size):
-        rows = slice(start, min(start + block_size, n))
-        images[rows] = torch.from_numpy(dataset.images(split, rows)).to(device)
+    first, last = (rows.start, rows.stop) if rows else (0, dataset.n(split))
+    sample = torch.from_numpy(dataset.images(split, slice(0, 1)))
+    images = torch.empty((last - first, *sample.shape[1:]), dtype=sample.dtype, device=device)
+    for start in range(first, last, block_size):
+        stop = min(start + block_size, last)
+        block = torch.from_numpy(dataset.images(split, slice(start, stop)))
+        images[start - first : stop - first] = block.to(device)
     return images
 
 
@@ -87,4 +94,4 @@ def to_unit(images: Tensor) -> Tensor:
 
 def in_groups(images: Tensor) -> Iterator[Tensor]:
     """Yield all images in [0, 1], in the groups of :mod:`vaesc.models.elbo`."""
-    return (to_unit(group) for group in torch.split(images, GROUP))
+    return (to_unit(images[i : i + GROUP]) for i in range(0, len(images), GROUP))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vaesc.config import TrainingConfig
 from vaesc.errors import TrainingError
-from vaesc.models import PosteriorStatistics, mean_elbo
+from vaesc.models import PosteriorStatistics
+from vaesc.models.elbo import mean_terms, sum_groups
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.health import DivergedError, check_finite, explosion_sentence
 from vaesc.training.loop import Loop
@@ -54,9 +55,11 @@ class Run:
 
     Args:
         loop: Runs the epochs.
-        validation: Gives the validation images in [0, 1], in groups, as often as called.
+        validation: Gives the validation images in [0, 1], in groups, as often as called: of those
+            that share a training, each rank its own groups.
         checkpoints: Where it is saved.
         untrained: Score (:func:`score_of`) of random weights, nats per image.
+        first_group: Number of the first of these groups, if other ranks take others.
     """
 
     def __init__(
@@ -65,9 +68,10 @@ class Run:
         validation: Callable[[], Iterable[Tensor]],
         checkpoints: Checkpoints,
         untrained: float,
+        first_group: int = 0,
     ) -> None:
         self.loop, self.validation, self.checkpoints = loop, validation, checkpoints
-        self.untrained = untrained
+        self.untrained, self.first_group = untrained, first_group
         self.state, self.config = loop.engine.state, loop.config
         self.best, self.history, self.kl_dimensions = Best(), list[Metrics](), list[list[float]]()
         self.rollbacks = 0
@@ -85,6 +89,8 @@ class Run:
         self._resume()
         while len(self.history) < self.config.epochs:
             epoch = len(self.history) + 1
+            # The same already, unless ranks run on processors of unlike kinds.
+            self.loop.ranks.copy_first(self.state.flat.values())
             try:
                 metrics = self._run_epoch(epoch)
             except DivergedError as error:
@@ -99,13 +105,8 @@ class Run:
 
     def _run_epoch(self, epoch: int) -> Metrics:
         metrics = self.loop.run_epoch(epoch, self._batch, on_batch=self._after_batch)
-        statistics = PosteriorStatistics()
         with self.state.kept_weights():
-            # The noise of evaluate_elbo too, which repeats these numbers; the same every epoch.
-            terms = mean_elbo(
-                self.loop.vae, self.validation(), seed=self.loop.seed, stream="elbo/validation",
-                on_posterior=statistics.add,
-            )  # fmt: skip
+            terms, statistics = self._validate()
             metrics |= {f"validation/{name}": value for name, value in terms.items()}
             check_finite(metrics, epoch, self.config, self.loop.rate_share)
             self._check_explosion(terms, epoch)
@@ -114,6 +115,22 @@ class Run:
         self.kl_dimensions.append(statistics.kl_per_dimension())
         metrics["validation/active_units"] = statistics.active_units()
         return metrics
+
+    def _validate(self) -> tuple[Metrics, PosteriorStatistics]:
+        """Return the negative ELBO and posteriors of the validation images of all ranks.
+
+        Groups are whole and their sums are put in order, so it is the same numbers, bit by bit,
+        however many ranks have shared them.
+        """
+        vae, ranks, statistics = self.loop.vae, self.loop.ranks, PosteriorStatistics()
+        # The noise of evaluate_elbo too, which repeats these numbers; the same every epoch.
+        sums, n = sum_groups(
+            vae, self.validation(), seed=self.loop.seed, stream="elbo/validation",
+            first=self.first_group, on_posterior=statistics.add,
+        )  # fmt: skip
+        n = sum(ranks.tell(n))
+        statistics.merge(n, ranks.rows(statistics.sums, (3, vae.latent_dim)))
+        return mean_terms(ranks.rows(sums, (2,)), n, vae.config.beta), statistics
 
     def _check_explosion(self, terms: Metrics, epoch: int) -> None:
         """Act on an epoch that is far worse than none, as the policy says.
@@ -173,8 +190,8 @@ class Run:
 
     def _after_batch(self, n_batches: int) -> None:
         self._batch = n_batches
-        if self.checkpoints.is_due():
-            self.loop.means(len(self.history) + 1, n_batches)  # go back rather than save that
+        # Go back rather than save what is no number.
+        if self.checkpoints.is_due() and self.loop.sound_means(len(self.history) + 1, n_batches):
             self._save()
 
     def _save(self) -> None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaesc import cgroup
 from vaesc.training.order import Order, Window
+from vaesc.training.ranks import ALONE, Ranks
 from vaesc.training.resident import ResidentBatches, load_split
 
 if TYPE_CHECKING:
@@ -77,21 +79,33 @@ def _sent(images: Tensor, device: torch.device) -> Tensor:
 
 
 def open_batches(
-    dataset: ImageDataset, device: torch.device, *, batch_size: int, seed: int, block_size: int
+    dataset: ImageDataset,
+    device: torch.device,
+    *,
+    batch_size: int,
+    seed: int,
+    block_size: int,
+    ranks: Ranks = ALONE,
 ) -> ResidentBatches | StreamedBatches:
-    """Return the training batches: resident if half of the device's free memory can hold them."""
+    """Return the training batches: resident if half of the device's free memory can hold them.
+
+    Ranks that share a device's memory have their share of it each. A rank holds, or reads, every
+    image and takes its part of every batch: which images meet does not depend on the ranks.
+    """
     image_bytes = dataset.images("train", slice(0, 1)).nbytes
-    order = Order(dataset.n("train"), batch_size, image_bytes, seed=seed)
-    if order.n * image_bytes > free_bytes(device) // 2:
+    order = Order(dataset.n("train"), batch_size, image_bytes, seed=seed, part=ranks.part)
+    if order.n * image_bytes > free_bytes(device) // (2 * ranks.on_device):
         return StreamedBatches(dataset, order, device)
     return ResidentBatches(load_split(dataset, "train", device, block_size=block_size), order)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return about how much memory a device has left."""
+    """Return about how much memory a device has left; of a container, what its limit leaves."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        machine = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
-        return 2**32  # no such question on this system
+        machine = 2**32  # no such question on this system
+    allowed = cgroup.free_bytes()
+    return machine if allowed is None else min(machine, allowed)

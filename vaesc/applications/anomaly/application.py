@@ -173,9 +173,11 @@ def _picture() -> Picture:
 
 def _notes(detector: Detector) -> list[str]:
     return [
-        f"A new usual image is flagged with a probability of at most the rate: "
-        f"{len(detector.memory.calibration):,} validation images, which no weight was fitted "
-        "to (they chose the epoch), are the calibration.",
+        "On average over calibrations, a new usual image is flagged with a probability of at "
+        f"most the rate, if it is exchangeable with the {len(detector.memory.calibration):,} "
+        "validation images of the calibration. No weight was fitted to these, but they chose the "
+        "epoch, so that they are exchangeable with new images only nearly; one calibration may "
+        "lie above the rate, see the interval.",
         "The terms of the score and their weights were chosen on validation images of MNIST and "
         "Fashion-MNIST in the one-class protocol, 1,600 usual images a class: anomalies of these "
         "two were looked at there, and none of any test split.",

@@ -39,6 +39,7 @@ from vaesc.applications.anomaly.terms import (
     logarithm,
     term_names,
 )
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import GROUP, SparseVAE
 from vaesc.drift.reference import conformal_p_values
 from vaesc.errors import ConfigError, DataError
@@ -148,6 +149,7 @@ class Detector:
         p_values = conformal_p_values(memory.calibration, scores)
         return Verdict(scores=scores, p_values=p_values, terms=terms, names=memory.names)
 
+    @one_thread_everywhere()
     def detect(self, images: NDArray[Any]) -> Verdict:
         """Return what :meth:`judge` says of a user's images, in any form the model takes.
 

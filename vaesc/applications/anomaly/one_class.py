@@ -103,29 +103,23 @@ def one_class(subject: Subject, labels: list[int]) -> OneClass:
     Raises:
         DataError: A class's images are all the same.
     """
-    usual = []
-    for i, label in enumerate(labels):
-        subject.listener.progress(i, 2 * len(labels))
-        usual.append(_fitted(subject, label))
     truth = subject.dataset.labels("test")
     assert truth is not None
-    found: list[list[NDArray[np.float64]]] = [[] for _ in usual]
-    done = 0
-    for unit in groups(subject, "test"):
-        for each, scores in zip(usual, found, strict=True):
-            scores.append(each.scores(unit))
-        done += len(unit)
-        subject.listener.progress(len(labels) * (1 + done / len(truth)), 2 * len(labels))
+    rows: list[NDArray[np.float64]] = []
+    methods: tuple[str, ...] = ()
+    # One class after the other: the images that they are compared with are never held together.
+    for i, label in enumerate(labels):
+        subject.listener.progress(i, len(labels))
+        usual = _fitted(subject, label)
+        scores = np.concatenate([usual.scores(unit) for unit in groups(subject, "test")])
+        rows.append(np.array([auroc(truth != label, column) for column in scores.T]))
+        methods = (COMBINED, PCA, PIXEL_NEIGHBOURS, *usual.detector.memory.names)
+    subject.listener.progress(len(labels), len(labels))
     names = subject.dataset.classes
     return OneClass(
         classes=tuple(names[n] if names and 0 <= n < len(names) else str(n) for n in labels),
-        methods=(COMBINED, PCA, PIXEL_NEIGHBOURS, *usual[0].detector.memory.names),
-        auroc=np.stack(
-            [
-                _aurocs(truth != each.label, np.concatenate(scores))
-                for each, scores in zip(usual, found, strict=True)
-            ]
-        ),
+        methods=methods,
+        auroc=np.stack(rows),
     )
 
 
@@ -136,10 +130,6 @@ def auroc(anomalous: NDArray[np.bool_], scores: NDArray[Any]) -> float:
     n = int(anomalous.sum())
     above = rankdata(scores)[anomalous].sum() - n * (n + 1) / 2
     return float(above / (n * (len(scores) - n)))
-
-
-def _aurocs(anomalous: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array([auroc(anomalous, column) for column in scores.T])
 
 
 def _fitted(subject: Subject, label: int) -> _Usual:

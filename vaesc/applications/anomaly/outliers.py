@@ -29,13 +29,12 @@ from vaesc.applications.anomaly.detector import Detector
 from vaesc.applications.anomaly.images import groups
 from vaesc.applications.anomaly.one_class import auroc
 from vaesc.applications.anomaly.terms import negative_elbo
-from vaesc.applications.requirements import outlier_source
+from vaesc.applications.requirements import check_shape, outlier_source
 from vaesc.applications.subject import Subject
 from vaesc.bundle import GROUP
 from vaesc.config import AnomalyConfig
 from vaesc.datasets.scaling import to_unit
 from vaesc.datasets.sources import source_of
-from vaesc.errors import DataError
 
 LIMIT = 10_000
 """Most outliers of each kind, and most test images they are told from."""
@@ -72,11 +71,7 @@ def outliers(
         )
     name = wanted.source
     images = source_of(wanted).load(wanted, subject.seed).parts["test"].images
-    if images.shape[1:] != subject.dataset.shape:
-        raise DataError(
-            f"anomaly.outliers={name} has images of shape {images.shape[1:]}, the model takes "
-            f"{subject.dataset.shape}; set anomaly.outliers=made"
-        )
+    check_shape(name, images, subject.dataset.shape)
     rows = np.sort(subject.rng("anomaly/outliers").permutation(images.shape[0])[:LIMIT])
     note = f"Out of distribution are {len(rows):,} test images of {name}."
     return [(name, _grouped(to_unit(images[rows])))], note

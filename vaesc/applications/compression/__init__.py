@@ -10,7 +10,8 @@ module                  what it says
 :mod:`.files`           the file: header, index, blocks, checksums
 :mod:`.codec`           images to bytes and back: :class:`.Codec`
 :mod:`.learning`        all of this from training images
-:mod:`.peers`           PNG, JPEG, WebP, AVIF, JPEG XL, and principal components coded as well
+:mod:`.peers`           PNG, JPEG, WebP, AVIF, JPEG XL
+:mod:`.pixels`          the same coder without the VAE: kinds of pixels, and PCA
 :mod:`.bound`           what a lossless coder would need, by bits back
 :mod:`.evaluation`      rate and distortion of them all on the test images
 :mod:`.telling`         figures, sentence and tables of what was measured

@@ -9,15 +9,16 @@ after it suffers.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.code_model import ONE, CodeModel
+from vaesc.applications.code_model import CodeModel
 from vaesc.applications.compression.entropy import (
     Reader,
     Writer,
@@ -38,10 +39,10 @@ from vaesc.applications.compression.layers import (
     prepare,
 )  # fmt: skip
 from vaesc.applications.compression.transforms import Transforms
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.datasets.scaling import from_unit, is_integer_range
 from vaesc.errors import ConfigError, DataError
 from vaesc.parts import Part
-from vaesc.training.threads import one_thread
 
 if TYPE_CHECKING:
     from vaesc.bundle import SparseVAE
@@ -144,14 +145,14 @@ class Codec:
             blocks.append(self.written(self.coded(prepared, layers), layers))
         return self.packed(blocks, quality, len(unit))
 
-    def decompress(self, data: bytes, rows: slice = _ALL) -> Images:
+    def decompress(self, data: bytes | IO[bytes], rows: slice = _ALL) -> Images:
         """Return the images of a file, or some of them.
 
         Only the blocks that hold them are decoded, each whole, so that some images are to the last
         bit those that all would hold.
 
         Args:
-            data: The file.
+            data: The file, whole or open; of an open one only what is needed is read.
             rows: Which images, a plain range.
 
         Returns:
@@ -160,11 +161,12 @@ class Codec:
         Raises:
             DataError: The file is damaged, of another model, or claims what cannot be.
         """
-        header = self.header(data)
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        header = self.header(file)
         first, last, _ = _plain(rows).indices(header.n_images)
         made = np.empty((max(last - first, 0), *self.model.shape), self.dtype)
         done = 0
-        for part in self.parts(data, header, slice(first, last)):
+        for part in self.parts(file, header, slice(first, last)):
             made[done : done + len(part)] = part
             done += len(part)
         return made
@@ -183,13 +185,13 @@ class Codec:
         """How a .npy file names :attr:`dtype`, little-endian."""
         return "|u1" if self.dtype == np.uint8 else "<f4"
 
-    def header(self, data: bytes) -> Header:
-        """Return a file's header once all of it is found to be true of this codec.
+    def header(self, file: IO[bytes]) -> Header:
+        """Return an open file's header once all of it is found to be true of this codec.
 
         Raises:
             DataError: It is not.
         """
-        header = unpack(data)
+        header = unpack(file)
         if header.digest != self.digest:
             raise DataError(
                 "it was compressed with another model than this one; name that model with --model"
@@ -197,14 +199,15 @@ class Codec:
         if header.shape != self.model.shape or not 1 <= header.quality <= len(self.qualities):
             raise DataError("its header contradicts the model that it names; fetch it again")
         layers = self.qualities[header.quality - 1]
-        least = _least_bits(layers.base) + _least_bits(layers.detail)
-        for b, where in enumerate(header.blocks):
-            rows = header.images_of(b)
-            if 8 * (where.stop - where.start) + _SLACK < (rows.stop - rows.start) * least:
-                raise DataError("it claims more images than its bytes can hold; fetch it again")
+        bits, n = 8 * np.diff(header.bounds), header.n_images
+        images = np.minimum(BLOCK, n - BLOCK * np.arange(len(bits)))
+        if (bits + _SLACK < images * layers.least_bits).any():
+            raise DataError("it claims more images than its bytes can hold; fetch it again")
+        if (bits - _SLACK > images * layers.most_bits).any():
+            raise DataError("it claims more bytes than its images can take; fetch it again")
         return header
 
-    def parts(self, data: bytes, header: Header, rows: slice) -> Iterator[Images]:
+    def parts(self, file: IO[bytes], header: Header, rows: slice) -> Iterator[Images]:
         """Yield the images from ``rows.start`` to ``rows.stop``, block by block.
 
         Raises:
@@ -215,18 +218,18 @@ class Codec:
         layers = self.qualities[header.quality - 1]
         for b in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
             here = header.images_of(b)
-            made = self.decoded(block_of(data, header, b), layers, here.stop - here.start)
+            made = self.decoded(block_of(file, header, b), layers, here.stop - here.start)
             yield made[max(rows.start - here.start, 0) : rows.stop - here.start]
 
+    @one_thread_everywhere()
     def prepare(self, unit: NDArray[np.float32]) -> Prepared:
         """Return images in [0, 1], shape (n, *shape), ready for :meth:`coded`."""
-        with one_thread():
-            return prepare(self.model, unit)
+        return prepare(self.model, unit)
 
+    @one_thread_everywhere()
     def coded(self, prepared: Prepared, layers: Layers) -> Coded:
         """Return what is to be written of at most :data:`.BLOCK` images."""
-        with one_thread():
-            return code(self.model, self.transforms, layers, prepared)
+        return code(self.model, self.transforms, layers, prepared)
 
     def written(self, coded: Coded, layers: Layers) -> bytes:
         """Return it as the bytes of a block."""
@@ -238,6 +241,7 @@ class Codec:
         write_levels(writer, layers.detail, coded.detail, coded.detail_classes)
         return writer.finish()
 
+    @one_thread_everywhere()
     def decoded(self, block: bytes, layers: Layers, n_images: int) -> Images:
         """Return the images of a block, shape (n, *shape).
 
@@ -254,9 +258,8 @@ class Codec:
             base_classes=base_classes, base=base, kinds=kinds, detail=detail,
             detail_classes=detail_classes,
         )  # fmt: skip
-        with one_thread():
-            unit = decode(self.model, self.transforms, layers, coded)
-        return self._in_range(unit.reshape(n_images, *self.model.shape))
+        unit = decode(self.model, self.transforms, layers, coded)
+        return self.in_range(unit.reshape(n_images, *self.model.shape))
 
     def packed(self, blocks: list[bytes], quality: int, n_images: int) -> bytes:
         """Return blocks, each of :data:`.BLOCK` images but the last, as one file."""
@@ -269,7 +272,8 @@ class Codec:
             raise ConfigError(f"quality must be from 1 to {len(self.qualities)}, got {quality}")
         return self.qualities[quality - 1]
 
-    def _in_range(self, unit: NDArray[np.float32]) -> Images:
+    def in_range(self, unit: NDArray[np.float32]) -> Images:
+        """Return images in [0, 1] as they are given back, rounded as :attr:`dtype` asks."""
         if self.dtype == np.uint8:
             return np.asarray(np.rint(unit * np.float32(self.model.high)), np.uint8)
         return from_unit(unit, low=self.model.low, high=self.model.high)
@@ -287,9 +291,3 @@ def _plain(rows: slice) -> slice:
 
 def _shares(model: CodeModel, n: int) -> NDArray[np.uint32]:
     return np.broadcast_to(model.classes, (n, model.n_classes))
-
-
-def _least_bits(model: CodeModel) -> float:
-    """Return what the cheapest of all codes costs: no image is written with less."""
-    likelier = np.maximum(model.used / ONE, 1 - model.used / ONE)
-    return float((-np.log2(likelier)).sum(axis=1).min())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.compression import peers, principal
+from vaesc.applications.compression import peers, pixels
 from vaesc.applications.compression.bound import byte_images, lossless_bits
 from vaesc.applications.compression.codec import Codec
 from vaesc.applications.compression.files import BLOCK
@@ -18,8 +18,10 @@ from vaesc.applications.compression.learning import learn_codec, prices
 from vaesc.applications.compression.peers import Point
 from vaesc.applications.compression.telling import (
     NOTES,
-    PCA,
+    RATES,
     Curves,
+    Sizes,
+    break_even,
     figures_of,
     sentence_of,
     tables_of,
@@ -29,7 +31,7 @@ from vaesc.applications.findings import Findings, Picture
 from vaesc.applications.subject import Subject
 from vaesc.config import CompressionConfig
 from vaesc.parts import PART, save_part
-from vaesc.report.compression import OURS, draw_curves, draw_strip
+from vaesc.report.compression import CONTROL, OURS, PCA, draw_curves, draw_strip
 
 _SHOWN = 12
 _STRIP = (1, 3, 5, 7, 9)
@@ -53,7 +55,10 @@ def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
     save_part(codec.part(), subject.folder / PART)
     n = min(config.n_images, subject.dataset.n("test"))
     found = _measured(codec, subject, n)
-    curves: dict[str, Sequence[Point]] = {OURS: found.points, PCA: _principal(subject, n)}
+    sizes = Sizes(n_pixels=_pixels(subject.model.shape), of={OURS: _model_bytes(codec, subject)})
+    curves: dict[str, Sequence[Point]] = {OURS: found.points}
+    for name, of_kinds in ((CONTROL, True), (PCA, False)):
+        curves[name], sizes.of[name] = _without_vae(codec, subject, n, of_kinds=of_kinds)
     images = byte_images(subject, "test", n)
     notes: list[str] = []
     lossless: dict[str, float] = {}
@@ -65,14 +70,17 @@ def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
     lossless["negative ELBO, by bits back (a bound)"] = lossless_bits(subject, images)
     _draw(curves, found, subject)
     figures = figures_of(curves, n)
+    more = [*_more(found, lossless), ("test/compression_model_bytes", sizes.of[OURS])]
+    if pays := break_even(curves, sizes, OURS, RATES[0]):
+        more.append((f"test/compression_break_even_images_at_{RATES[0]:g}_bpp", pays))
     return Findings(
         title="Compression",
-        sentence=sentence_of(curves, figures, n),
+        sentence=sentence_of(curves, figures, n, sizes),
         figures=figures,
-        tables=tables_of(found.rows, curves, lossless),
+        tables=tables_of(found.rows, curves, lossless, sizes),
         pictures=_pictures(n, peers.drawable(subject.model.shape)),
         notes=[*notes, *NOTES],
-        more=_more(found, lossless),
+        more=more,
     )
 
 
@@ -128,19 +136,34 @@ def _worded(
     ]
 
 
-def _principal(subject: Subject, n: int) -> list[Point]:
-    components = principal.learn_components(subject)
+def _without_vae(
+    codec: Codec, subject: Subject, n: int, *, of_kinds: bool
+) -> tuple[list[Point], int]:
+    """Return the points of :mod:`.pixels`, and the bytes that decoding takes beside a file."""
+    transforms = pixels.learn_transforms(subject, of_kinds=of_kinds)
     shape = subject.model.shape
     flat = subject.dataset.floats("test", slice(0, n)).reshape(n, -1)
-    found = []
+    found, n_bytes = [], sum(array.nbytes for array in transforms.arrays().values())
     for q, price in enumerate(prices()):
-        model = principal.fit_price(subject, components, price)
-        size, made = principal.coded(components, model, flat, price, shape)
-        mse = float(np.square(flat - made).mean(dtype=np.float64))
+        coder = pixels.fit_coder(subject, transforms, price)
+        size, made = coder.coded(flat, shape)
+        back = codec.model.to_unit(codec.in_range(made.reshape(n, *shape))).reshape(n, -1)
+        mse = float(np.square(flat - back).mean(dtype=np.float64))
         found.append(
             Point(bpp=8 * size / (n * _pixels(shape)), mse=mse, setting=f"quality {q + 1}")
         )
-    return peers.hull(found)
+        n_bytes += coder.n_bytes
+        subject.listener.progress(q + 1, len(prices()))
+    return peers.hull(found), n_bytes
+
+
+def _model_bytes(codec: Codec, subject: Subject) -> int:
+    """Return what whoever compresses and decompresses must have: VAE, dictionary, part."""
+    model = codec.model
+    tensors = sum(t.nbytes for t in model.vae.state_dict().values())
+    arrays = (model.dictionary.dictionary, model.dictionary.mean, model.dictionary.scale)
+    kept = sum(np.asarray(array).nbytes for array in arrays)
+    return int(tensors + kept) + (subject.folder / PART).stat().st_size
 
 
 def _formats(
@@ -154,6 +177,11 @@ def _formats(
             subject.listener.progress(len(found), len(peers.FORMATS))
         else:
             notes.append(f"{one.name} is left out: Pillow has no support for it here.")
+    if not peers.has_mosaic(images):
+        notes.append(
+            "The images are too many for one mosaic (WebP takes 16,383 pixels a side): formats "
+            "are measured as one file an image only."
+        )
     return found
 
 

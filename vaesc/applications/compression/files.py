@@ -23,11 +23,15 @@ shape of the model's images: memory is set aside for what is there.
 
 from __future__ import annotations
 
-import itertools
+import os
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vaesc.errors import DataError
 
@@ -49,10 +53,10 @@ class Header:
     shape: tuple[int, ...]
     """Of one image."""
     n_images: int
-    blocks: tuple[slice, ...]
-    """Bytes of each block, within the file."""
-    checksums: tuple[int, ...]
-    """CRC-32 of each block."""
+    bounds: NDArray[np.int64]
+    """Where in the file each block begins, and the last one ends, shape (blocks + 1,)."""
+    checksums: NDArray[np.uint32]
+    """CRC-32 of each block, shape (blocks,)."""
 
     def images_of(self, block: int) -> slice:
         """Return which images a block holds."""
@@ -72,47 +76,55 @@ def pack(
     return b"".join((head, struct.pack("<I", zlib.crc32(head)), *blocks))
 
 
-def unpack(data: bytes) -> Header:
+def unpack(file: IO[bytes]) -> Header:
     """Return what a file says of itself, all of it held against the file's length.
+
+    Args:
+        file: Open for reading, and can be sought; its blocks are not read.
 
     Raises:
         DataError: It is none, or is damaged, or ends too early or too late.
     """
-    if data[: len(MAGIC) - 1] != MAGIC[:-1]:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(len(MAGIC))
+    if head[:-1] != MAGIC[:-1]:
         raise DataError("it is no file of `vaesc compress`: it begins otherwise")
-    if data[len(MAGIC) - 1 : len(MAGIC)] != MAGIC[-1:]:
+    if head[-1:] != MAGIC[-1:]:
         raise DataError("it has another version of the format than this vaesc reads; update vaesc")
+    head += file.read(34)
     try:
-        digest, quality, n_axes = struct.unpack_from("<32sBB", data, len(MAGIC))
-        at = len(MAGIC) + 34
-        *shape, block, n_images = struct.unpack_from(f"<{n_axes}III", data, at)
-        at += 4 * n_axes + 8
-        n_blocks = -(-n_images // BLOCK)
-        if block != BLOCK or n_images > MOST_IMAGES or at + 8 * n_blocks + 4 > len(data):
-            raise DataError(f"its header is damaged, or it ends within its index; {_AGAIN}")
-        index = struct.unpack_from(f"<{2 * n_blocks}I", data, at)
-        at += 8 * n_blocks
-        (checksum,) = struct.unpack_from("<I", data, at)
+        digest, quality, n_axes = struct.unpack_from("<32sBB", head, len(MAGIC))
+        head += file.read(4 * n_axes + 8)
+        *shape, block, n_images = struct.unpack_from(f"<{n_axes}III", head, len(MAGIC) + 34)
     except struct.error:
         raise DataError(f"it ends within its header; {_AGAIN}") from None
-    if checksum != zlib.crc32(data[:at]):
+    n_blocks = -(-n_images // BLOCK)
+    begin = len(head) + 8 * n_blocks + 4
+    if block != BLOCK or n_images > MOST_IMAGES or begin > size:
+        raise DataError(f"its header is damaged, or it ends within its index; {_AGAIN}")
+    index = file.read(8 * n_blocks)
+    if file.read(4) != struct.pack("<I", zlib.crc32(head + index)):
         raise DataError(f"its header is damaged: its checksum differs; {_AGAIN}")
-    ends = list(itertools.accumulate(index[::2], initial=at + 4))
-    if ends[-1] != len(data):
-        raise DataError(f"it must have {ends[-1]} bytes, and has {len(data)}; {_AGAIN}")
+    sizes, checksums = np.frombuffer(index, "<u4").reshape(n_blocks, 2).T
+    bounds = begin + np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    if bounds[-1] != size:
+        raise DataError(f"it must have {bounds[-1]} bytes, and has {size}; {_AGAIN}")
     return Header(
-        digest=digest, quality=quality, shape=tuple(shape), n_images=n_images,
-        blocks=tuple(map(slice, ends[:-1], ends[1:])), checksums=index[1::2],
+        digest=digest, quality=quality, shape=tuple(shape), n_images=n_images, bounds=bounds,
+        checksums=checksums,
     )  # fmt: skip
 
 
-def block_of(data: bytes, header: Header, block: int) -> bytes:
-    """Return the bytes of a block.
+def block_of(file: IO[bytes], header: Header, block: int) -> bytes:
+    """Return the bytes of a block; nothing else is read.
 
     Raises:
         DataError: They are damaged.
     """
-    found = data[header.blocks[block]]
+    begin, end = map(int, header.bounds[block : block + 2])
+    file.seek(begin)
+    found = file.read(end - begin)
     if zlib.crc32(found) != header.checksums[block]:
         rows = header.images_of(block)
         raise DataError(

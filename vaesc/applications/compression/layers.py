@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.code_model import CodeModel
+from vaesc.applications.code_model import MOST, ONE, CodeModel
 from vaesc.applications.compression.quantise import rounded, worthwhile
 from vaesc.applications.compression.transforms import Transforms
 
@@ -60,6 +60,19 @@ class Layers:
     kinds: NDArray[np.uint32]
     """How often each class of code came with each kind of image, at least 1, shape (M, T)."""
     detail: CodeModel
+
+    @property
+    def least_bits(self) -> float:
+        """What an image costs at least: the cheapest of all codes, in each layer."""
+        return sum(_least_bits(model) for model in (self.base, self.detail))
+
+    @property
+    def most_bits(self) -> int:
+        """What no image costs more than: every decision, at the price of the least likely one.
+
+        Classes and kind are chosen by fewer decisions than these 64.
+        """
+        return 16 * (64 + (self.base.n_atoms + self.detail.n_atoms) * (MOST + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +204,8 @@ def layers_from(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Layers:
     if not kinds.all() or not kinds.size:
         raise ValueError("a kind of image has no share")
     return Layers(price=float(price[0]), base=base, kinds=kinds, detail=detail)
+
+
+def _least_bits(model: CodeModel) -> float:
+    likelier = np.maximum(model.used / ONE, 1 - model.used / ONE)
+    return float((-np.log2(likelier)).sum(axis=1).min())

@@ -98,6 +98,14 @@ def training_images(subject: Subject, most: int) -> Iterator[Floats]:
         yield subject.dataset.floats("train", rows)[: most - rows.start]
 
 
+def learn_kinds(subject: Subject) -> Floats:
+    """Return the mean image of each kind of training images, shape (T, P)."""
+    some = np.concatenate([_flat(unit) for unit in training_images(subject, CENTRE_IMAGES)])
+    n = min(TRANSFORM_IMAGES, subject.dataset.n("train"))
+    seed = int(subject.rng("compression/kinds").integers(2**31))
+    return learn_centres(some, n, seed=seed)
+
+
 def _prepared(subject: Subject) -> Prepared:
     from scipy.sparse import vstack
 
@@ -159,10 +167,7 @@ def _transforms(subject: Subject, sensitivity: float) -> Transforms:
     """Learn the transforms from what codes of the model's own sparsity level leave over."""
     model = subject.model
     step = _base_step(prices()[QUALITIES // 2], sensitivity)
-    some = np.concatenate([_flat(unit) for unit in training_images(subject, CENTRE_IMAGES)])
-    n = min(TRANSFORM_IMAGES, subject.dataset.n("train"))
-    seed = int(subject.rng("compression/kinds").integers(2**31))
-    residuals = Residuals(learn_centres(some, n, seed=seed))
+    residuals = Residuals(learn_kinds(subject))
     quantiser: CodeModel | None = None
     for unit in training_images(subject, TRANSFORM_IMAGES):
         codes = model.dictionary.encode(model.latents_of_unit(unit))

@@ -1,4 +1,4 @@
-"""What others make of the same images: image formats, each as one mosaic and as a file an image.
+"""What others make of the same images: image formats, as one mosaic and as a file an image.
 
 A mosaic is one picture of all images, side by side in rows; black fills the last row. It spares a
 format its header for each image and lets it adapt to many, but gives access to none alone. Errors
@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Format:
     pillow: str
     """Pillow's name of it."""
     qualities: tuple[int, ...]
-    """What is tried, of 0 to 100."""
+    """What is tried, of 0 to 100, from the lowest that differs on; more of them around our rates.
+    (JPEG's 0 is its 1.)"""
     options: Mapping[str, Any]
     gray_as_rgb: bool = False
     """It knows no gray, or Pillow writes none."""
@@ -42,25 +43,26 @@ class Format:
 
 
 JPEG = Format(
-    name="JPEG", pillow="JPEG", qualities=(2, 4, 7, 12, 20, 35, 55, 80),
+    name="JPEG", pillow="JPEG", qualities=(1, 2, 3, 4, 5, 7, 9, 12, 16, 20, 27, 35, 55, 80),
     options={"optimize": True, "progressive": True},
 )  # fmt: skip
 WEBP = Format(
-    name="WebP", pillow="WEBP", qualities=(0, 1, 5, 12, 25, 45, 70), options={"method": 6},
-    gray_as_rgb=True,
+    name="WebP", pillow="WEBP", qualities=(0, 1, 2, 3, 5, 8, 12, 18, 25, 35, 45, 70),
+    options={"method": 6}, gray_as_rgb=True,
 )  # fmt: skip
 JXL = Format(
-    name="JPEG XL", pillow="JXL", qualities=(1, 12, 16, 20, 30, 50), options={"effort": 7}
-)
+    name="JPEG XL", pillow="JXL", qualities=(0, 1, 12, 18, 20, 25, 30, 40, 50),
+    options={"effort": 7, "num_threads": 0},
+)  # fmt: skip
 AVIF = Format(
-    name="AVIF", pillow="AVIF", qualities=(2, 8, 16, 26, 38, 52), options={"speed": 6},
-    gray_options={"subsampling": "4:0:0"},
+    name="AVIF", pillow="AVIF", qualities=(0, 4, 8, 16, 26, 38, 52),
+    options={"speed": 6}, gray_options={"subsampling": "4:0:0"},
 )  # fmt: skip
 FORMATS = (JPEG, WEBP, JXL, AVIF)
 LOSSLESS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("PNG", "PNG", {"optimize": True}),
     ("WebP lossless", "WEBP", {"lossless": True, "quality": 100, "method": 6}),
-    ("JPEG XL lossless", "JXL", {"lossless": True, "effort": 7}),
+    ("JPEG XL lossless", "JXL", {"lossless": True, "effort": 9, "num_threads": 0}),
 )
 
 
@@ -93,13 +95,38 @@ def installed(pillow_name: str) -> bool:
     return pillow_name in Image.SAVE
 
 
+def versions() -> str:
+    """Return which formats are measured here, each with the version of what writes it."""
+    import PIL
+    from PIL import features
+
+    libraries = {"JPEG": "libjpeg_turbo", "WEBP": "webp", "AVIF": "avif"}
+    found = [f"Pillow {PIL.__version__}", f"PNG {features.version('zlib')}"]
+    for one in FORMATS:
+        if not installed(one.pillow):
+            continue
+        if one.pillow == "JXL":
+            version: str | None = metadata.version("pillow-jxl-plugin")
+        else:
+            version = features.version(libraries[one.pillow]) or features.version("jpg")
+        found.append(f"{one.name} {version}")
+    return ", ".join(found)
+
+
+def has_mosaic(images: Bytes) -> bool:
+    """Tell whether images fit in one mosaic."""
+    n, h, w = images.shape[:3]
+    columns = _columns(n, h, w)
+    return bool(max(columns * w, -(-n // columns) * h) <= _LONGEST)
+
+
 def drawable(shape: Sequence[int]) -> bool:
     """Tell whether images of a shape are pictures: (h, w), or (h, w, 3)."""
     return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
 
 
 def lossy(images: Bytes, one: Format, on_point: OnPoint = lambda: None) -> list[Point]:
-    """Return the points of a format, as a mosaic or as files, whichever takes fewer bytes.
+    """Return the points of a format that none of its others beats, as a mosaic or as files.
 
     Args:
         images: Shape (n, h, w) or (n, h, w, 3).
@@ -108,13 +135,12 @@ def lossy(images: Bytes, one: Format, on_point: OnPoint = lambda: None) -> list[
     """
     gray = images.ndim == 3
     options = {**one.options, **(one.gray_options if gray else {})}
-    found: dict[str, list[Point]] = {}
+    found: list[Point] = []
     for quality in one.qualities:
         for layout, (bpp, mse) in _layouts(images, one, {**options, "quality": quality}):
-            point = Point(bpp=bpp, mse=mse, setting=f"{layout}, {quality}")
-            found.setdefault(layout, []).append(point)
+            found.append(Point(bpp=bpp, mse=mse, setting=f"{layout}, {quality}"))
         on_point()
-    return hull(min(found.values(), key=lambda points: sum(p.bpp for p in points)))
+    return hull(found)
 
 
 def lossless(images: Bytes) -> dict[str, float]:
@@ -161,9 +187,8 @@ def _layouts(
     """Yield each layout's name, and its bits a pixel and error."""
     few = images[:: max(1, len(images) // _FILES)][:_FILES]
     yield "files", _measured([(image, image) for image in few], one, options)
-    mosaic = _mosaic(images)
-    if max(mosaic.shape[:2]) <= _LONGEST:
-        yield "mosaic", _measured([(mosaic, images)], one, options)
+    if has_mosaic(images):
+        yield "mosaic", _measured([(_mosaic(images), images)], one, options)
 
 
 def _measured(
@@ -205,12 +230,16 @@ def _read(data: bytes, like: Bytes) -> Bytes:
 def _mosaic(images: Bytes) -> Bytes:
     """Lay images side by side, about as many rows as columns."""
     n, h, w, *colours = images.shape
-    columns = math.ceil(math.sqrt(n * h / w))
+    columns = _columns(n, h, w)
     rows = -(-n // columns)
     padded = np.zeros((rows * columns, h, w, *colours), np.uint8)
     padded[:n] = images
     laid = padded.reshape(rows, columns, h, w, *colours).swapaxes(1, 2)
     return np.ascontiguousarray(laid.reshape(rows * h, columns * w, *colours))
+
+
+def _columns(n: int, h: int, w: int) -> int:
+    return math.ceil(math.sqrt(n * h / w))
 
 
 def _cut(mosaic: Bytes, images: Bytes) -> Bytes:

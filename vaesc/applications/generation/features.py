@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vaesc.applications.groups import groups, rows_within
+from vaesc.applications.groups import groups, rows_within, some_rows
 from vaesc.config import derive_seed
 from vaesc.models.elbo import GROUP
 
@@ -34,6 +34,7 @@ N_FEATURES = 64
 _EPOCHS, _BATCH, _RATE = 2, 128, 2e-3
 _MOST_BYTES = 2**28
 """Training images in memory at once: all 54,000 of MNIST are a sixth of it."""
+_N_SCALED = 10_000
 _SMALLEST_SIDE, _SMALL_SIDE = 6, 7
 _PIXEL_WEIGHTS = 90_000
 """Weights that the dense layer on pixels may have."""
@@ -74,7 +75,8 @@ def fit_features(subject: Subject) -> Features:
     labels = subject.dataset.labels("train")
     known = () if labels is None else tuple(int(c) for c in np.unique(labels[rows]))
     if labels is None or len(known) < 2:
-        return _scaled(Features(function=_principal(images)), images)
+        some = _some(images, subject)
+        return _scaled(Features(function=_principal(some)), some)
     targets = torch.from_numpy(np.searchsorted(known, labels[rows]))
     seed = derive_seed(subject.seed, "generation/features")
     network = _fitted(images, targets, len(known), seed)
@@ -82,7 +84,9 @@ def fit_features(subject: Subject) -> Features:
         function=network[:-1], classify=network, labels=known,
         n_weights=sum(p.numel() for p in network.parameters()),
     )  # fmt: skip
-    return _scaled(replace(features, accuracy=_accuracy(features, subject)), images)
+    return _scaled(
+        replace(features, accuracy=_accuracy(features, subject)), _some(images, subject)
+    )
 
 
 def _training_rows(subject: Subject) -> NDArray[np.int64]:
@@ -90,8 +94,13 @@ def _training_rows(subject: Subject) -> NDArray[np.int64]:
     dataset = subject.dataset
     n, size = dataset.n("train"), dataset.images("train", slice(0, 1)).nbytes
     most = max(1, min(n, _MOST_BYTES // size))
-    rng = subject.rng("generation/features/rows")
-    return np.sort(rng.choice(n, most, replace=False)) if most < n else np.arange(n)
+    return some_rows(n, most, subject.rng("generation/features/rows"))
+
+
+def _some(images: Tensor, subject: Subject) -> Tensor:
+    """Return images to scale by, whose directions are cheap to find: a sample of all of them."""
+    rows = some_rows(len(images), _N_SCALED, subject.rng("generation/features/some"))
+    return images[torch.from_numpy(rows)]
 
 
 def _read(subject: Subject, rows: NDArray[np.int64]) -> Tensor:
@@ -171,7 +180,7 @@ def _principal(images: Tensor) -> Callable[[Tensor], Tensor]:
 
     from vaesc.training.resident import to_unit
 
-    flat = to_unit(images[:10_000]).flatten(1).numpy()
+    flat = to_unit(images).flatten(1).numpy()
     n = min(N_FEATURES, *flat.shape)
     fitted = PCA(n, svd_solver="randomized", random_state=0).fit(flat)
     directions = torch.from_numpy(np.asarray(fitted.components_.T, np.float32))
@@ -182,7 +191,7 @@ def _scaled(features: Features, images: Tensor) -> Features:
     """Return the same features, centred and scaled on training images."""
     from vaesc.training.resident import to_unit
 
-    raw = features.of(to_unit(images[:10_000]).numpy())
+    raw = features.of(to_unit(images).numpy())
     centre = raw.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(np.square(raw - centre).mean())) or 1.0
     return replace(features, centre=np.asarray(centre, np.float32), scale=scale)

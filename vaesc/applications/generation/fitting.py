@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vaesc.applications.code_model import CodeModel
 from vaesc.applications.generation.mixtures import Mixture, fit_mixture
 from vaesc.applications.generation.sampler import Priors
-from vaesc.applications.groups import groups, rows_within
+from vaesc.applications.groups import groups, rows_within, some_rows
 from vaesc.config import GenerationConfig, derive_seed
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def training_rows(subject: Subject) -> NDArray[np.int64]:
     """Return the training images whose latents are fitted: all, unless they are too many."""
     n = subject.dataset.n("train")
     most = max(1, _MOST_BYTES // (4 * subject.model.latent_dim))
-    rng = subject.rng("generation/rows")
-    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+    return some_rows(n, most, subject.rng("generation/rows"))
 
 
 def posteriors(

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaesc.applications.groups import floats_of, some_rows
 from vaesc.config import GenerationConfig, TrainingConfig, VAEConfig, derive_seed
 from vaesc.models import VAE, mean_elbo
 from vaesc.models.elbo import GROUP, group_images
@@ -85,12 +86,13 @@ def binary_bounds(config: GenerationConfig, subject: Subject) -> BinaryBounds:
     """
     dataset = subject.dataset
     vae, run = _trained(config, subject)
-    n = max(1, min(dataset.n("test"), _MOST_BYTES // (4 * math.prod(dataset.shape))))
-    drawn = binarised(dataset.floats("test", slice(0, n)), subject.seed, "test")
+    most = max(1, _MOST_BYTES // (4 * math.prod(dataset.shape)))
+    tested = some_rows(dataset.n("test"), most, subject.rng("generation/binary/test-rows"))
+    unit, n = floats_of(dataset, "test", tested, subject.block_size), len(tested)
+    drawn = binarised(unit, subject.seed, "test")
     few = _bounds(vae, drawn, FEW, subject)
     # Any images, not the first: those of MNIST are easier than the rest.
-    rng = subject.rng("generation/binary/images")
-    rows = np.sort(rng.choice(n, min(n, config.binary_images), replace=False))
+    rows = some_rows(n, config.binary_images, subject.rng("generation/binary/images"))
     many, error = carried_over(few, rows, _bounds(vae, drawn[rows], MANY, subject))
     elbo = mean_elbo(
         vae, torch.split(torch.from_numpy(drawn), GROUP), n_samples=8, seed=subject.seed,

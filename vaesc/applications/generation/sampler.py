@@ -23,7 +23,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from vaesc.applications.code_model import CodeModel
 from vaesc.applications.generation.interpolation import linear, spherical
 from vaesc.applications.generation.mixtures import Mixture
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.config import derive_seed
 from vaesc.errors import ConfigError, DataError
 from vaesc.parts import Part
@@ -46,6 +47,8 @@ PRIORS: tuple[Prior, ...] = get_args(Prior)
 NEW: tuple[Prior, ...] = ("mixture", "coded", "sparse")
 """Those that make new images and are fitted to the model: the best of them is found on validation
 images and is the model's own."""
+BLOCK = 4096
+"""Images that are drawn at once: what chance gives to which image depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,7 @@ class Sampler:
         priors = Priors.of_part(part, latent_dim=model.latent_dim, n_atoms=model.n_atoms)
         return cls(model, priors)
 
+    @one_thread_everywhere()
     def sample(
         self,
         n: int,
@@ -153,10 +157,28 @@ class Sampler:
             ConfigError: Arguments that exclude one another.
             DataError: There is no such class or atom.
         """
+        made = self.blocks(n, prior=prior, seed=seed, of_class=of_class, on=on, off=off)
+        return np.concatenate(list(made))
+
+    def blocks(
+        self,
+        n: int,
+        *,
+        prior: Prior | None = None,
+        seed: int = 0,
+        of_class: str | None = None,
+        on: Sequence[int] = (),
+        off: Sequence[int] = (),
+    ) -> Iterator[Floats]:
+        """Yield what :meth:`sample` returns, at most :data:`BLOCK` images at a time."""
+        if n < 1:
+            raise ConfigError(f"the number of samples must be at least 1, got {n}")
         prior = self._chosen(prior, of_class, on, off)
         rng = np.random.default_rng(derive_seed(seed, f"sample/{prior}"))
-        latents = self.latents(n, rng, prior=prior, of_class=of_class, on=on, off=off)
-        return self.model.decode_latents(latents)
+        for start in range(0, n, BLOCK):
+            size = min(BLOCK, n - start)
+            latents = self.latents(size, rng, prior=prior, of_class=of_class, on=on, off=off)
+            yield self.model.decode_latents(latents)
 
     def latents(
         self,
@@ -185,6 +207,7 @@ class Sampler:
         latents = mixture.sample(n, rng)
         return latents if prior == "mixture" else self._coded(latents)
 
+    @one_thread_everywhere()
     def interpolate(
         self, start: NDArray[Any], end: NDArray[Any], n: int, *, along: str = "linear"
     ) -> Floats:

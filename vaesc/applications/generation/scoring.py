@@ -18,7 +18,7 @@ from vaesc.applications.generation.coverage import (
 from vaesc.applications.generation.distances import frechet_distance, kernel_distance
 from vaesc.applications.generation.features import Features
 from vaesc.applications.generation.sampler import NEW
-from vaesc.applications.groups import groups, rows_within
+from vaesc.applications.groups import floats_of, groups, rows_within, some_rows
 
 if TYPE_CHECKING:
     from vaesc.applications.generation.sampler import Prior, Sampler
@@ -28,8 +28,9 @@ Floats = NDArray[np.float32]
 Draw = Callable[[int, np.random.Generator], Floats]
 """Number and chance -> images in [0, 1], shape (n, *shape)."""
 
-N_COVERED, N_NEAREST = 5_000, 1_000
-"""Images of precision and recall, and images whose nearest training image is sought."""
+N_COVERED, N_NEAREST, N_FLOOR = 5_000, 1_000, 16
+"""Images of precision and recall, and images whose nearest training image is sought: of samples
+and test images, and of training images, which are their own."""
 FEWEST = 10
 """Test images below which nothing is scored."""
 _CHUNK = 1024
@@ -58,7 +59,8 @@ class Judge:
     Args:
         subject: Whose test images.
         features: What is compared.
-        n_samples: Images of each set; no more than there are test images.
+        n_samples: Images of each set; no more than there are test images, of which as many are
+            drawn.
 
     Raises:
         ValueError: There are fewer than :data:`FEWEST` test images.
@@ -69,8 +71,11 @@ class Judge:
         self.n = min(n_samples, subject.dataset.n("test"))
         if self.n < FEWEST:
             raise ValueError(f"samples need at least {FEWEST} test images, got {self.n}")
-        self.test = features_of_rows(subject, features, "test", np.arange(self.n))
-        self.first_test = subject.dataset.floats("test", slice(0, min(self.n, N_NEAREST)))
+        rows = some_rows(subject.dataset.n("test"), self.n, subject.rng("generation/test"))
+        self.test = features_of_rows(subject, features, "test", rows)
+        # What looks at fewer looks at any of them.
+        self._order = subject.rng("generation/order").permutation(self.n)
+        self.first_test = self._first("test", rows, N_NEAREST)
         self.test_distances, self.test_nearest = nearest_training(
             self.first_test, subject.dataset, block_size=subject.block_size
         )
@@ -89,19 +94,24 @@ class Judge:
 
     def floor(self) -> Scores:
         """Return the scores of training images, drawn as the samples are."""
-        dataset = self.subject.dataset
-        n = dataset.n("train")
-        rng = self.subject.rng("generation/sample/train")
-        rows = np.sort(rng.choice(n, min(n, self.n), replace=False))
-        first = np.concatenate([dataset.floats("train", slice(i, i + 1)) for i in rows[:16]])
+        n = self.subject.dataset.n("train")
+        rows = some_rows(n, self.n, self.subject.rng("generation/sample/train"))
         features = features_of_rows(self.subject, self.features, "train", rows)
-        return self._scored(features, first)
+        return self._scored(features, self._first("train", rows, N_FLOOR))
+
+    def _first(self, split: str, rows: NDArray[np.int64], n: int) -> Floats:
+        """Return n images of some rows, drawn at random and in random order."""
+        chosen = rows[self._order[self._order < len(rows)][:n]]
+        return floats_of(self.subject.dataset, split, chosen, self.subject.block_size)
+
+    def _covered(self, features: Floats) -> Floats:
+        return features[self._order[self._order < len(features)][:N_COVERED]]
 
     def _scored(self, features: Floats, first: Floats) -> Scores:
         distances, nearest = nearest_training(
             first, self.subject.dataset, block_size=self.subject.block_size
         )
-        precision, recall = precision_recall(self.test[:N_COVERED], features[:N_COVERED])
+        precision, recall = precision_recall(self._covered(self.test), self._covered(features))
         return Scores(
             frechet=frechet_distance(features, self.test),
             kernel=kernel_distance(features, self.test),
@@ -131,7 +141,8 @@ def best_prior(
     n = min(n_samples, subject.dataset.n("validation"))
     if n < FEWEST:
         return NEW[0], {}
-    real = features_of_rows(subject, features, "validation", np.arange(n))
+    rows = some_rows(subject.dataset.n("validation"), n, subject.rng("generation/validation"))
+    real = features_of_rows(subject, features, "validation", rows)
     found: dict[Prior, float] = {}
     for prior in NEW:
         draw = prior_draw(sampler, prior)

@@ -1,4 +1,4 @@
-"""Latents and sparse codes as features: what probes, neighbours and clusters make of them.
+"""Latents, sparse codes and local codes as features: what probes and clusters make of them.
 
 VAE, anchors and layout see images only. Labels enter in three places: the probes, which are the
 measure of features; the votes of neighbours; and the comparison of finished clusters with classes.
@@ -6,7 +6,7 @@ measure of features; the votes of neighbours; and the comparison of finished clu
 =================== ======================================================================
 module              holds
 =================== ======================================================================
-:mod:`.coordinates` the sparse codes whose linear functions are curved functions of latents
+:mod:`.coordinates` local codes of latents, whose linear functions are curved ones of them
 :mod:`.clusters`    groups found without labels, and the rule that tells new images' groups
 :mod:`.part`        both as part of the registered model: :class:`Representation`
 :mod:`.features`    the features that are compared

@@ -4,9 +4,9 @@ Two steps, of which a model keeps the outcome of the second:
 
 1. The training latents are laid out by UMAP in a few dimensions, where images that are joined by
    chains of neighbours come to lie together, and a Gaussian mixture divides what it sees there.
-2. Of every anchor (:mod:`.coordinates`) it is counted how much of the codes of each cluster it
-   carries, :math:`M_{jc} \propto \sum_{i \in c} \max(a_{ij}, 0)`. A new image belongs to the
-   cluster of the largest :math:`\sum_j \max(a_j, 0) M_{jc}`: a linear rule on its sparse code.
+2. Of every anchor (:mod:`.coordinates`) it is counted how much of the local codes of each cluster
+   it carries, :math:`M_{jc} \propto \sum_{i \in c} \max(a_{ij}, 0)`. A new image belongs to the
+   cluster of the largest :math:`\sum_j \max(a_j, 0) M_{jc}`: a linear rule on its local code.
 
 References:
     McInnes, Healy, Melville, "UMAP: Uniform Manifold Approximation and Projection for Dimension
@@ -19,6 +19,8 @@ References:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,7 +84,9 @@ def mixture(
     fitted = GaussianMixture(
         n_clusters, n_init=3, max_iter=200, random_state=seed,
         reg_covar=1e-6 * float(wide.var()) + np.finfo(np.float64).tiny,
-    ).fit(wide)  # fmt: skip
+    )  # fmt: skip
+    with _unwarned():
+        fitted.fit(wide)
     asked = wide if others is None else np.asarray(others, np.float64)
     return np.asarray(fitted.predict(asked), np.int64)
 
@@ -100,7 +104,18 @@ def means(points: NDArray[Any], n_clusters: int, *, seed: int) -> Any:  # noqa: 
     """Return scikit-learn's k-means, the best of five starts."""
     from sklearn.cluster import KMeans
 
-    return KMeans(n_clusters, n_init=5, random_state=seed).fit(np.asarray(points, np.float32))
+    with _unwarned():
+        return KMeans(n_clusters, n_init=5, random_state=seed).fit(np.asarray(points, np.float32))
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Silence scikit-learn on points that are alike and ends that were not reached quite."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def memberships(codes: csr_array, clusters: Ints, n_clusters: int) -> Floats:

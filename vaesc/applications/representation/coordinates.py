@@ -2,7 +2,7 @@ r"""Local coordinate codes: sparse codes of latents whose linear functions can b
 
 A latent is rotated to its principal axes and half whitened, :math:`u = \Lambda^{-1/4} V^\top
 (z - m)`, which lets weak directions speak without making noise of them. Its code writes it as an
-affine combination of the k anchors (atoms) nearest to it,
+affine combination of the k anchors nearest to it,
 
 .. math::
     \min_a \Big\|u - \sum_{j \in N} a_j c_j\Big\|^2 + \lambda \|a\|^2 \sum_{j \in N} \|u - c_j\|^2
@@ -11,7 +11,9 @@ affine combination of the k anchors (atoms) nearest to it,
 A pursuit minimises the error alone and may jump to other atoms when the latent moves a little. A
 local code moves with it, so that a function which is smooth on the latents is close to a *linear*
 function of their codes (Yu et al., lemma 1): what a linear probe or a linear cluster rule needs.
-The anchors are k-means centres of the training latents; no label is looked at.
+The anchors are k-means centres of the training latents; no label is looked at. They are no atoms:
+nothing decodes a local code, and the method asks for no VAE. What it makes of pixels is therefore
+measured beside it (:mod:`.features`).
 
 References:
     Yu, Zhang, Gong, "Nonlinear Learning using Local Coordinate Coding", 2009.
@@ -41,7 +43,7 @@ RIDGE = 1e-2
 """The factor lambda: the more, the evener and the steadier the weights."""
 _FLAT = 1e-3
 """Directions of less variance than this part of the largest are left out."""
-_IMAGES_PER_ATOM = 4
+_IMAGES_PER_ANCHOR = 4
 """Fewer training images an anchor would make anchors of single images."""
 _ROWS = 1024
 _NUMBERS = 2**26
@@ -102,13 +104,13 @@ class LocalCoder:
 
 
 def fit_local_coder(
-    latents: Floats, *, n_atoms: int, n_nonzero_coefs: int, rng: np.random.Generator
+    latents: Floats, *, n_anchors: int, n_nonzero_coefs: int, rng: np.random.Generator
 ) -> LocalCoder:
     """Fit axes and anchors to training latents.
 
     Args:
         latents: Shape (n, d).
-        n_atoms: Anchors; a quarter of n where that is fewer.
+        n_anchors: Anchors; a quarter of n where that is fewer.
         n_nonzero_coefs: Anchors of a code; all of them where there are fewer.
         rng: Chooses where k-means begins, and its batches.
 
@@ -119,7 +121,7 @@ def fit_local_coder(
 
     mean, rotation = _axes(latents)
     points = np.asarray((latents - mean) @ rotation, np.float32)
-    n_anchors = max(1, min(n_atoms, len(points) // _IMAGES_PER_ATOM))
+    n_anchors = max(1, min(n_anchors, len(points) // _IMAGES_PER_ANCHOR))
     means = MiniBatchKMeans(
         n_anchors, init="random", n_init=1, batch_size=4096, max_iter=3, max_no_improvement=None,
         reassignment_ratio=0.0, random_state=int(rng.integers(2**31)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,15 @@ from scipy.sparse import csr_array
 
 from vaesc.applications.representation.clusters import assigned, leading, mixture
 from vaesc.applications.representation.coordinates import LocalCoder, split_signs
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import SparseVAE
 from vaesc.errors import DataError
 from vaesc.parts import Part, save_part
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Kind = Literal["latents", "codes", "split-codes"]
-KINDS: tuple[Kind, ...] = ("latents", "codes", "split-codes")
+Kind = Literal["local", "split-local", "latents", "codes"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _FORMAT = 1
 
 
@@ -30,7 +31,7 @@ class Representation:
     model: SparseVAE
     coder: LocalCoder
     membership: Floats
-    """How much of each anchor belongs to each cluster, shape (K, C)."""
+    """How much of each anchor belongs to each cluster, shape (anchors, C)."""
 
     @classmethod
     def of(cls, model: SparseVAE) -> Representation:
@@ -55,24 +56,34 @@ class Representation:
         """Number of clusters that were found in the training images."""
         return int(self.membership.shape[1])
 
-    def features(self, images: NDArray[Any], kind: Kind = "codes") -> Floats | csr_array:
+    @one_thread_everywhere()
+    def features(self, images: NDArray[Any], kind: Kind = "local") -> Floats | csr_array:
         """Return features of images.
 
         Args:
             images: As for :meth:`vaesc.bundle.SparseVAE.encode`.
-            kind: ``latents``, shape (n, d), dense; ``codes``, local codes of the latents, shape
-                (n, K), CSR; ``split-codes``, the same with their signs apart, shape (n, 2 K).
+            kind: ``local``, local codes of the latents, shape (n, number of anchors), CSR;
+                ``split-local``, the same with their signs apart, twice as wide; ``latents``, shape
+                (n, d), dense; ``codes``, the model's own sparse codes, shape (n, K), CSR, the
+                only ones that it decodes.
+
+        Raises:
+            DataError: These are no images of the model.
         """
+        if kind == "codes":
+            return self.model.encode(images)
         latents = self.model.latents(images)
         if kind == "latents":
             return latents
         codes = self.coder.encode(latents)
-        return codes if kind == "codes" else split_signs(codes)
+        return codes if kind == "local" else split_signs(codes)
 
+    @one_thread_everywhere()
     def clusters(self, images: NDArray[Any]) -> Ints:
         """Return the cluster of each image, from 0 to C - 1, shape (n,)."""
         return assigned(self.coder.encode(self.model.latents(images)), self.membership)
 
+    @one_thread_everywhere()
     def divided(self, images: NDArray[Any], n_clusters: int) -> Ints:
         """Return clusters of these very images, by a Gaussian mixture of their latents.
 
@@ -84,15 +95,22 @@ class Representation:
             From 0 to `n_clusters` - 1, shape (n,).
 
         Raises:
-            DataError: There are fewer images.
+            DataError: These are no images of the model, or fewer of them differ.
         """
-        if not 1 <= n_clusters <= len(images):
+        latents = self.model.latents(images)
+        if not 1 <= n_clusters <= len(latents):
             raise DataError(
-                f"n_clusters must be between 1 and the number of images, {len(images)}, "
+                f"n_clusters must be between 1 and the number of images, {len(latents)}, "
                 f"got {n_clusters}"
             )
-        points = self.coder.points(self.model.latents(images))
-        return mixture(leading(points), n_clusters, seed=0)
+        if n_clusters == 1:
+            return np.zeros(len(latents), np.int64)
+        if (differ := len(np.unique(latents, axis=0))) < n_clusters:
+            raise DataError(
+                f"n_clusters must be at most the number of images that differ, {differ}, "
+                f"got {n_clusters}"
+            )
+        return mixture(leading(self.coder.points(latents)), n_clusters, seed=0)
 
 
 def save_representation(coder: LocalCoder, membership: Floats, path: Path) -> None:
@@ -116,14 +134,14 @@ def _fault(part: Part, latent_dim: int) -> str | None:
             return f"must hold {name} as float32 with {n_axes} axes and not empty"
         if not np.isfinite(array).all():
             return f"holds a number in {name} that is not finite"
-    n_atoms, width = arrays["anchors"].shape
+    n_anchors, width = arrays["anchors"].shape
     shapes = {"mean": (latent_dim,), "rotation": (latent_dim, width)}
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             return f"must hold {name} of shape {shape}, got {arrays[name].shape}"
-    if len(arrays["membership"]) != n_atoms or (arrays["membership"] < 0).any():
-        return f"must hold memberships of at least 0 for each of the {n_atoms} anchors"
+    if len(arrays["membership"]) != n_anchors or (arrays["membership"] < 0).any():
+        return f"must hold memberships of at least 0 for each of the {n_anchors} anchors"
     k = facts.get("n_nonzero_coefs")
-    if type(k) is not int or not 1 <= k <= n_atoms:
-        return f"must code with between 1 and {n_atoms} anchors, got {k!r}"
+    if type(k) is not int or not 1 <= k <= n_anchors:
+        return f"must code with between 1 and {n_anchors} anchors, got {k!r}"
     return None

@@ -6,11 +6,12 @@ labels does it take to name the classes? Measured on the test images, which no m
 - M1: a classifier of the labelled images' latents, or sparse codes (:mod:`.probes`).
 - M1+M2: a generative model of latents in which the class is a variable (:mod:`.kingma`).
 - Spreading: labels spread over the graph of nearest latents (:mod:`.spreading`).
-- Self-training, named beforehand as the best: a network of pixels learns from what the graph is
-  sure of, is corrected by the graph, and learns again (:mod:`.selftraining`).
+- Ours. With few labels self-training: a network of pixels learns from what the graph is sure of,
+  is corrected by the graph, and learns again (:mod:`.selftraining`). With dozens of each class a
+  network that the labels alone taught, times the graph (:mod:`.agreement`).
 
 All are *inductive*: graph and trainings know the training images alone. Settings were chosen on
-MNIST's validation images, with other draws of labels than those that are reported. For files of
+validation images, with other draws of labels than those that are reported. For files of
 images the application is ``vaesc label`` (:mod:`.labelling`).
 """
 

@@ -15,8 +15,11 @@ q(y|z_1), and the labels teach the classifier q(y|z_1), too, with the weight alp
     U(z_1) &= \textstyle\sum_y q(y|z_1) L(z_1, y) - H(q(y|z_1)) \\
     J &= \textstyle\sum L + \sum U + \alpha \sum -\log q(y|z_1)
 
-Left to itself, M2 finds clusters that are no classes and never lets go of them. So batches hold
-labelled latents, which weigh as much as the others, and those alone teach in the beginning.
+Left to itself, M2 finds clusters that are no classes and never lets go of them. So labels alone
+teach in the beginning, all of them in full; then the weight of U rises to 1, while that of L falls
+to the share of the latents that are labelled, and alpha to Kingma's: 0.1 N for sums, which is 0.1
+for means. Batches hold labelled latents beside the others; each pass has another order, and
+another sample of q(z_1|x) of every image, as the published model is trained on.
 
 References:
     Kingma, Rezende, Mohamed, Welling, "Semi-supervised Learning with Deep Generative Models",
@@ -36,12 +39,12 @@ from torch.nn import functional
 from vaesc.applications.semi_supervised.draws import UNKNOWN
 
 Floats = NDArray[np.float32]
-_HIDDEN, _REST = 128, 16
-_BATCH, _LABELLED, _RATE = 500, 100, 2e-3
+HIDDEN, _REST = 256, 16
+_BATCH, _LABELLED, _RATE = 250, 100, 2e-3
 _FEWEST_STEPS = 300
-_ALPHA = 1.0
-"""Weight of the classifier's cross-entropy, mean over labels, beside the means of L and of U."""
-_ALONE, _RISE = 0.1, 0.2
+_ALPHA = 0.1
+"""Weight of the classifier's cross-entropy, mean over labels, beside the mean of U."""
+_ALONE, _RISE = 0.1, 0.1
 """Share of the steps in which U has no weight, and then of those in which it rises to 1."""
 
 
@@ -57,14 +60,15 @@ class M2(nn.Module):
     def __init__(self, n_dims: int, n_classes: int, generator: torch.Generator) -> None:
         super().__init__()
         self.n_classes = n_classes
-        self.classifier = _perceptron(n_dims, n_classes)
-        self.encoder = _perceptron(n_dims + n_classes, 2 * _REST)
-        self.decoder = _perceptron(_REST + n_classes, 2 * n_dims)
+        self.classifier = _Perceptron(n_dims, 0, n_classes)
+        self.encoder = _Perceptron(n_dims, n_classes, 2 * _REST)
+        self.decoder = _Perceptron(_REST, n_classes, 2 * n_dims)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = math.sqrt(3 / layer.in_features)
                 nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def costs(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Return L(z_1, y) of every class y, in nats, shape (n, C): one sample of z_2 each.
@@ -73,18 +77,36 @@ class M2(nn.Module):
             latents: z_1, shape (n, d).
             generator: Source of the samples.
         """
-        n, c = len(latents), self.n_classes
-        every = torch.eye(c).repeat(n, 1)
-        given = latents.repeat_interleave(c, dim=0)
-        mean, log_var = self.encoder(torch.cat([given, every], dim=1)).chunk(2, dim=1)
+        mean, log_var = self.encoder(latents[:, None]).chunk(2, dim=2)
         log_var = _bounded(log_var)
         rest = mean + torch.randn(mean.shape, generator=generator) * (log_var / 2).exp()
-        made, spread = self.decoder(torch.cat([rest, every], dim=1)).chunk(2, dim=1)
+        made, spread = self.decoder(rest).chunk(2, dim=2)
         spread = _bounded(spread)
-        distortion = (spread + (given - made) ** 2 / spread.exp() + math.log(2 * math.pi)) / 2
+        error = (latents[:, None] - made) ** 2 * (-spread).exp()
+        distortion = (spread + error + math.log(2 * math.pi)) / 2
         kl = (mean**2 + log_var.exp() - 1 - log_var) / 2
-        costs: Tensor = (distortion.sum(dim=1) + kl.sum(dim=1)).reshape(n, c) + math.log(c)
+        costs: Tensor = distortion.sum(dim=2) + kl.sum(dim=2) + math.log(self.n_classes)
         return costs
+
+
+class _Perceptron(nn.Module):
+    """A perceptron of one hidden layer that may be told a class, and answers for every class.
+
+    The class only shifts the hidden units, so that what they get of a latent is computed once.
+    """
+
+    def __init__(self, n_in: int, n_classes: int, n_out: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(n_in, HIDDEN), nn.Linear(HIDDEN, n_out)
+        self.classes = nn.Linear(n_classes, HIDDEN, bias=False) if n_classes else None
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Map (n, n_in) to (n, n_out); told classes, (n, 1 or C, n_in) to (n, C, n_out)."""
+        hidden = self.first(given)
+        if self.classes is not None:
+            hidden = hidden + self.classes.weight.T
+        answer: Tensor = self.last(hidden.relu())
+        return answer
 
 
 def unlabelled_cost(costs: Tensor, logits: Tensor) -> Tensor:
@@ -94,7 +116,14 @@ def unlabelled_cost(costs: Tensor, logits: Tensor) -> Tensor:
 
 
 def fit_m2(
-    mean: Floats, std: Floats, labels: NDArray[np.int64], n_classes: int, *, epochs: int, seed: int
+    mean: Floats,
+    std: Floats,
+    labels: NDArray[np.int64],
+    n_classes: int,
+    *,
+    epochs: int,
+    seed: int,
+    weight: float = 1.0,
 ) -> M2:
     """Train M2 on latents of which few are labelled.
 
@@ -105,22 +134,26 @@ def fit_m2(
         n_classes: C.
         epochs: Passes over all latents.
         seed: Of weights, order and samples.
+        weight: Of U in the end: at 0 the labels alone teach.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
         model = M2(mean.shape[1], n_classes, generator)
     known = torch.from_numpy(np.flatnonzero(labels != UNKNOWN))
     classes, means, stds = (torch.from_numpy(each) for each in (labels, mean, std))
+    share = len(known) / len(means)
     batch = min(_BATCH, len(means))
     n_steps = max(_FEWEST_STEPS, epochs * (len(means) // batch))
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE)
-    order = torch.randperm(len(means), generator=generator)
+    order = torch.empty(0, dtype=torch.int64)
     for step in range(n_steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-        first = step % (len(means) // batch) * batch
+        if len(order) < batch:  # what is left of a pass begins the next
+            order = torch.cat([order, torch.randperm(len(means), generator=generator)])
+        others, order = order[:batch], order[batch:]
         picked = known[torch.randint(len(known), (_LABELLED,), generator=generator)]
-        rows = torch.cat([order[first : first + batch], picked])
+        rows = torch.cat([others, picked])
         noise = torch.randn(len(rows), means.shape[1], generator=generator)
         latents = means[rows] + noise * stds[rows]
         logits, costs = model.classifier(latents), model.costs(latents, generator)
@@ -128,8 +161,9 @@ def fit_m2(
         labelled = costs[batch:].gather(1, own[:, None]).mean()
         taught = functional.cross_entropy(logits[batch:], own)
         unlabelled = unlabelled_cost(costs[:batch], logits[:batch]).mean()
-        weight = min(1.0, max(0.0, (step / n_steps - _ALONE) / _RISE))
-        loss = weight * unlabelled + labelled + _ALPHA * taught
+        risen = weight * min(1.0, max(0.0, (step / n_steps - _ALONE) / _RISE))
+        loss = risen * unlabelled + max(share, 1 - risen) * labelled
+        loss = loss + max(_ALPHA, 1 - risen) * taught
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -141,10 +175,6 @@ def classify(model: M2, latents: Floats) -> Floats:
     with torch.inference_mode():
         found = model.classifier(torch.from_numpy(latents)).softmax(dim=1)
     return np.asarray(found.numpy(), np.float32)
-
-
-def _perceptron(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, _HIDDEN), nn.Softplus(), nn.Linear(_HIDDEN, n_out))
 
 
 def _bounded(log_var: Tensor) -> Tensor:

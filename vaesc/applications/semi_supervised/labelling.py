@@ -6,21 +6,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from vaesc.applications.semi_supervised.agreement import agreed, enough
 from vaesc.applications.semi_supervised.draws import UNKNOWN
 from vaesc.applications.semi_supervised.features import Features
-from vaesc.applications.semi_supervised.network import predict_all
-from vaesc.applications.semi_supervised.selftraining import self_train
-from vaesc.applications.semi_supervised.spreading import graph_of
+from vaesc.applications.semi_supervised.network import Read, predict_all, train
+from vaesc.applications.semi_supervised.selftraining import self_train, total_steps
+from vaesc.applications.semi_supervised.spreading import Graph, graph_of, joined, spread_labels
+from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import SparseVAE
 from vaesc.config import SemiSupervisedConfig, derive_seed
 from vaesc.errors import DataError
-from vaesc.training.threads import one_thread
+from vaesc.progress import SILENT, Listener, Within
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _FEWEST = 10
+_TRAINED = (0.05, 0.95)
+"""Shares of the work that are done before self-training, and after."""
 
 
 def check_labels(labels: NDArray[Any], n_images: int) -> Ints:
@@ -54,6 +59,7 @@ def label(
     *,
     config: SemiSupervisedConfig | None = None,
     seed: int = 0,
+    listener: Listener = SILENT,
 ) -> tuple[Ints, Ints, Floats]:
     """Return the classes of images of which few are labelled.
 
@@ -63,6 +69,7 @@ def label(
         labels: Class of each image, or -1, shape (n,).
         config: Settings; those of the measurement are not used.
         seed: Of all randomness; equal seeds, equal classes on the same machine.
+        listener: Hears of the share that is done.
 
     Returns:
         The class of each image, shape (n,), a labelled one's own; the C classes that there are,
@@ -77,16 +84,52 @@ def label(
     names = np.unique(labels[labels != UNKNOWN])
     classes = np.where(labels == UNKNOWN, UNKNOWN, np.searchsorted(names, labels))
     rows = _joined_rows(classes, config.n_images, seed)
-    with one_thread():
-        latents, _ = Features.of(model).posterior(unit[rows])
-        network = self_train(
-            lambda at: unit[rows[at]], model.shape, graph_of(latents, config.n_neighbours),
-            classes[rows], len(names), epochs=config.epochs, seed=seed,
+    with one_thread_everywhere():
+        latents, _ = Features.of(model).posterior(unit)
+        graph = graph_of(latents[rows], config.n_neighbours, Within(listener, 0, _TRAINED[0]))
+        joint = enough(int((classes != UNKNOWN).sum()), len(names))
+        learn = _taught if joint else self_train
+        network = learn(
+            lambda at: unit[rows[at]], model.shape, graph, classes[rows], len(names),
+            epochs=config.epochs, seed=seed, listener=Within(listener, *_TRAINED),
         )  # fmt: skip
         probabilities = predict_all(network, lambda at: unit[at], len(unit), seed=seed)
+        if joint:
+            probabilities = agreed(probabilities, _spread(graph, classes, rows, latents))
+        listener.progress(1, 1)
     known = classes != UNKNOWN
     probabilities[known] = np.eye(len(names), dtype=np.float32)[classes[known]]
     return names[probabilities.argmax(axis=1)], names, probabilities
+
+
+def _taught(
+    read: Read,
+    shape: tuple[int, ...],
+    graph: Graph,
+    labels: Ints,
+    n_classes: int,
+    *,
+    epochs: int,
+    seed: int,
+    listener: Listener,
+) -> nn.Sequential:
+    """Return a network taught by the labels alone, in as many steps as self-training makes."""
+    rows = np.flatnonzero(labels != UNKNOWN)
+    return train(
+        read, shape, n_classes, labelled=(rows, labels[rows]), guessed=None,
+        n_steps=total_steps(len(graph.latents) - len(rows), epochs), seed=seed, listener=listener,
+    )  # fmt: skip
+
+
+def _spread(graph: Graph, classes: Ints, rows: Ints, latents: Floats) -> Floats:
+    """Return what the graph says of all images: of its own `rows`, and of those that join it."""
+    own = spread_labels(graph, classes[rows], int(classes.max()) + 1)
+    found = np.empty((len(classes), own.shape[1]), np.float32)
+    found[rows] = own
+    others = np.setdiff1d(np.arange(len(classes)), rows)
+    if len(others):
+        found[others] = joined(graph, own, latents[others])
+    return found
 
 
 def _joined_rows(classes: Ints, n_images: int, seed: int) -> Ints:

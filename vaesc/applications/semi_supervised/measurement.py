@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.applications.semi_supervised.agreement import agreed, enough
 from vaesc.applications.semi_supervised.draws import Ints, balanced, known
 from vaesc.applications.semi_supervised.features import Features
 from vaesc.applications.semi_supervised.kingma import classify, fit_m2
 from vaesc.applications.semi_supervised.network import predict_all, train
 from vaesc.applications.semi_supervised.probes import probe
-from vaesc.applications.semi_supervised.selftraining import self_train
+from vaesc.applications.semi_supervised.selftraining import self_train, total_steps
 from vaesc.applications.semi_supervised.spreading import Graph, graph_of, joined, spread_labels
 from vaesc.applications.subject import Subject
 from vaesc.bundle import GROUP
@@ -25,19 +26,19 @@ Floats = NDArray[np.float32]
 
 METHODS = {
     "pixels": "logistic regression on pixels",
-    "supervised": "network on pixels, the labelled images alone",
+    "supervised": "network on pixels, the labelled images alone, as many steps",
     "m1_linear": "M1, linear: logistic regression on latents",
     "m1_codes": "M1, codes: logistic regression on sparse codes",
     "m1": "M1: support vector machine on latents",
     "m1_m2": "M1+M2: deep generative model on latents",
     "spreading": "labels spread over the graph of latents",
-    "best": "self-training: spreading, network, twice",
+    "best": "ours: self-training; from 60 labels of each class on, network times graph",
 }
-"""Every method and its name; all learn from the same labelled images."""
+"""Every method and its name, in the order of their training: the last builds on others."""
 NETWORKS = ("supervised", "best")
 """Trained in each draw at the smallest number of labels, in the first few at others."""
 Errors = dict[int, dict[str, list[float]]]
-"""Number of labels -> method -> test error of each draw, in percent."""
+"""Number of labels -> method, if it was measured -> test error of each draw, in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,12 @@ class Trial:
     n_classes: int
     config: SemiSupervisedConfig
     seed: int
+    said: dict[str, Floats] = field(default_factory=dict)
+    """What methods that others build on said of the test images, shape (n, C) each."""
+
+    def seed_of(self, method: str) -> int:
+        """Return the seed of one method's randomness."""
+        return derive_seed(self.seed, method)
 
 
 def splits_of(subject: Subject, n_images: int) -> tuple[Split, Split, int]:
@@ -110,35 +117,30 @@ def measure(subject: Subject, config: SemiSupervisedConfig) -> tuple[Errors, Int
     if not numbers or not len(test.classes):
         raise ValueError(f"no number of labels fits {len(train.classes)} training images")
     graph = graph_of(train.mean, config.n_neighbours)
-    trials = [
-        (n, draw, method)
-        for n in numbers
-        for draw in range(config.n_draws)
-        for method in methods_of(draw, config, smallest=n == min(numbers))
-    ]
+    draws = [(n, draw) for n in numbers for draw in range(config.n_draws)]
     errors: Errors = {}
     missed = np.zeros(len(test.classes), np.int64)
-    for done, (n, draw, method) in enumerate(trials):
+    for done, (n, draw) in enumerate(draws):
         stream = f"semi_supervised/{n}/{draw}"
         trial = Trial(
             train=train, test=test, graph=graph, n_classes=n_classes, config=config,
             rows=balanced(train.classes, n, subject.rng(stream)),
-            seed=derive_seed(subject.seed, f"{stream}/{method}"),
+            seed=derive_seed(subject.seed, stream),
         )  # fmt: skip
-        wrong = classes_by(method, trial) != test.classes
-        errors.setdefault(n, {}).setdefault(method, []).append(100 * float(wrong.mean()))
-        if method == "best" and n == min(numbers):
-            missed += wrong
-        subject.listener.progress(done + 1, len(trials))
+        for method in methods_of(draw, config, smallest=n == min(numbers)):
+            wrong = classes_by(method, trial) != test.classes
+            errors.setdefault(n, {}).setdefault(method, []).append(100 * float(wrong.mean()))
+            if method == "best" and n == min(numbers):
+                missed += wrong
+        subject.listener.progress(done + 1, len(draws))
     return errors, missed
 
 
 def methods_of(draw: int, config: SemiSupervisedConfig, *, smallest: bool) -> Iterator[str]:
     """Yield the methods that are measured in a draw: what trains networks is so in few."""
-    few = draw < config.network_draws
-    for name in METHODS:
-        if few or (name in NETWORKS and smallest) or name not in (*NETWORKS, "m1_m2"):
-            yield name
+    few = dict.fromkeys(NETWORKS, smallest or draw < config.network_draws)
+    few["m1_m2"] = smallest and draw < config.m2_draws
+    yield from (name for name in METHODS if few.get(name, True))
 
 
 def classes_by(method: str, trial: Trial) -> Ints:
@@ -168,40 +170,45 @@ def _m1_codes(trial: Trial) -> Ints:
 
 def _spreading(trial: Trial) -> Ints:
     spread = spread_labels(trial.graph, known(trial.train.classes, trial.rows), trial.n_classes)
-    return np.asarray(joined(trial.graph, spread, trial.test.mean).argmax(axis=1))
+    trial.said["spreading"] = joined(trial.graph, spread, trial.test.mean)
+    return np.asarray(trial.said["spreading"].argmax(axis=1))
 
 
 def _m1_m2(trial: Trial) -> Ints:
     train, labels = trial.train, known(trial.train.classes, trial.rows)
     model = fit_m2(
         train.mean, train.std, labels, trial.n_classes,
-        epochs=trial.config.m2_epochs, seed=trial.seed,
+        epochs=trial.config.m2_epochs, seed=trial.seed_of("m1_m2"),
     )  # fmt: skip
     return np.asarray(classify(model, trial.test.mean).argmax(axis=1))
 
 
 def _supervised(trial: Trial) -> Ints:
+    n_steps = total_steps(len(trial.train.classes) - len(trial.rows), trial.config.epochs)
     network = train(
         trial.train.read, trial.train.images.shape[1:], trial.n_classes,
         labelled=(trial.rows, trial.train.classes[trial.rows]), guessed=None,
-        epochs=trial.config.epochs, seed=trial.seed,
+        n_steps=n_steps, seed=trial.seed_of("supervised"),
     )  # fmt: skip
-    return _predicted(network, trial)
+    trial.said["supervised"] = _said(network, trial)
+    return np.asarray(trial.said["supervised"].argmax(axis=1))
 
 
 def _best(trial: Trial) -> Ints:
+    if enough(len(trial.rows), trial.n_classes):
+        found = agreed(trial.said["supervised"], trial.said["spreading"])
+        return np.asarray(found.argmax(axis=1))
     network = self_train(
         trial.train.read, trial.train.images.shape[1:], trial.graph,
         known(trial.train.classes, trial.rows), trial.n_classes,
-        epochs=trial.config.epochs, seed=trial.seed,
+        epochs=trial.config.epochs, seed=trial.seed_of("best"),
     )  # fmt: skip
-    return _predicted(network, trial)
+    return np.asarray(_said(network, trial).argmax(axis=1))
 
 
-def _predicted(network: Any, trial: Trial) -> Ints:  # noqa: ANN401 - of torch
+def _said(network: Any, trial: Trial) -> Floats:  # noqa: ANN401 - of torch
     test = trial.test
-    said = predict_all(network, test.read, len(test.classes), seed=trial.seed)
-    return np.asarray(said.argmax(axis=1))
+    return predict_all(network, test.read, len(test.classes), seed=trial.seed_of("views"))
 
 
 _BY: Mapping[str, Callable[[Trial], Ints]] = {

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vaesc.applications.semi_supervised.views import MILD, view
+from vaesc.progress import SILENT, Listener
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -75,8 +76,9 @@ def train(
     *,
     labelled: tuple[Ints, Ints],
     guessed: tuple[Ints, Ints] | None,
-    epochs: int,
+    n_steps: int,
     seed: int,
+    listener: Listener = SILENT,
 ) -> nn.Sequential:
     """Train a network on labelled images, and on images whose classes were guessed.
 
@@ -86,8 +88,9 @@ def train(
         n_classes: C.
         labelled: Rows, and their classes.
         guessed: The same of guesses; None: there are none.
-        epochs: Passes over the guessed images.
+        n_steps: Gradient steps; see :func:`steps_of`.
         seed: Of weights, order and views.
+        listener: Hears of steps done.
 
     Returns:
         The network, ready to predict.
@@ -98,7 +101,6 @@ def train(
     _initialise(network, generator)
     rows, classes = guessed or labelled
     batch = min(BATCH, len(rows))
-    n_steps = max(FEWEST_STEPS, epochs * (len(rows) // batch))
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     network.train()
     for step in range(n_steps):
@@ -116,7 +118,13 @@ def train(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        listener.progress(step + 1, n_steps)
     return network.eval()
+
+
+def steps_of(n_images: int, epochs: int) -> int:
+    """Return the gradient steps of `epochs` passes over so many images, or a few hundred."""
+    return max(FEWEST_STEPS, epochs * (n_images // min(BATCH, max(1, n_images))))
 
 
 def predict(network: nn.Sequential, images: Floats, *, seed: int, n_views: int) -> Floats:

@@ -16,12 +16,14 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from vaesc.applications.semi_supervised.draws import UNKNOWN
-from vaesc.applications.semi_supervised.network import Read, predict_all, train
+from vaesc.applications.semi_supervised.network import Read, predict_all, steps_of, train
 from vaesc.applications.semi_supervised.spreading import (
     NEAR,
     Floats,
@@ -33,9 +35,18 @@ from vaesc.applications.semi_supervised.spreading import (
     weighed,
 )
 from vaesc.config import derive_seed
+from vaesc.progress import SILENT, Listener, Within
 
 KEPT = (0.9, 0.95)
 """Share of the images of each guessed class, the surest, that each round learns from."""
+
+_TAUGHT = 0.9
+"""Share of a round that is training; the rest is for what the network says of all images."""
+
+
+def total_steps(n_unlabelled: int, epochs: int) -> int:
+    """Return the gradient steps that self-training makes in all its rounds, but for rounding."""
+    return sum(steps_of(math.ceil(kept * n_unlabelled), epochs) for kept in KEPT)
 
 
 def self_train(
@@ -47,6 +58,7 @@ def self_train(
     *,
     epochs: int,
     seed: int,
+    listener: Listener = SILENT,
 ) -> nn.Sequential:
     """Return a network that was trained on all images, of which few are labelled.
 
@@ -58,6 +70,7 @@ def self_train(
         n_classes: C; each class has a label.
         epochs: Passes over the images in each round.
         seed: Of all randomness.
+        listener: Hears of the share that is done.
     """
     rows = np.flatnonzero(labels != UNKNOWN)
     labelled = (rows, labels[rows])
@@ -66,9 +79,10 @@ def self_train(
     def taught(guesses: Floats, number: int) -> nn.Sequential:
         surest = surest_rows(guesses, labels, KEPT[number])
         return train(
-            read, shape, n_classes, labelled=labelled, epochs=epochs,
+            read, shape, n_classes, labelled=labelled, n_steps=steps_of(len(surest), epochs),
             guessed=(surest, guesses[surest].argmax(axis=1)) if len(surest) else None,
             seed=derive_seed(seed, f"network/{number}"),
+            listener=Within(listener, number / len(KEPT), (number + _TAUGHT) / len(KEPT)),
         )  # fmt: skip
 
     network = taught(spread_labels(graph, labels, n_classes), 0)

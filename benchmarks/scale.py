@@ -1,0 +1,97 @@
+"""Linear cost and bounded memory: the same model over 10^4, 10^5, ... images, up to N.
+
+Images are Fashion-MNIST's, shifted and with noise, streamed into a Zarr array (never all in
+memory); a brief training makes a model of the article's size; then, for each number of images, a
+process of its own extracts latents, codes them, decodes and measures, and writes codes and errors
+to Zarr. Its rate is given by the clock, and by the CPU time it used: what else the machine did
+meanwhile is in the first and hardly in the second. The last line is one JSON object.
+
+::
+
+    .venv/bin/python -m benchmarks.scale --images 10000000       # or: make scale
+    .venv/bin/python -m benchmarks.scale --images 1000000        # or: make scale N=1000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import briefly, make_model
+from benchmarks.scoring import score_apart, synthesise
+
+_SMALLEST = 10_000
+
+
+def main() -> int:
+    """Score every number of images, and print how cost and memory grow."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--images", type=int, default=10_000_000)
+    parser.add_argument("--preset", default="fashion-mnist")
+    parser.add_argument("--model", type=Path, help="a saved model, instead of training one")
+    parser.add_argument("--folder", type=Path, help="where to put the files for the while")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        model = options.model or make_model(briefly(options.preset, "article"), folder)
+        rows = [_row(n, model, options.preset, folder) for n in sizes(options.images)]
+    print(json.dumps({"linear": summary(rows)}))
+    return 0
+
+
+def sizes(most: int) -> list[int]:
+    """Return 10^4, 10^5, ... below `most`, and `most`."""
+    found = []
+    n = _SMALLEST
+    while n < most:
+        found.append(n)
+        n *= 10
+    return [*found, most]
+
+
+def _row(n: int, model: Path, preset: str, folder: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    synthesise(preset, n, folder / "images.zarr")
+    made = time.perf_counter() - started
+    found = score_apart(model, folder)
+    for name in ("images.zarr", "scores", "warm"):
+        shutil.rmtree(folder / name)
+    row = {
+        "images": n,
+        **{name: found[name] for name in (
+            "seconds", "images_per_second", "images_per_cpu_second", "peak_rss_mb",
+            "largest_rss_mb_by_half", "mb_written", "mse", "l0",
+        )},
+        "seconds_to_synthesise": round(made, 1),
+    }  # fmt: skip
+    print(
+        f"{n:>12,} images  {row['seconds']:8.1f} s  {row['images_per_second']:7,.0f} images/s  "
+        f"{row['images_per_cpu_second']:7,.0f} images per CPU second  "
+        f"peak {row['peak_rss_mb']:6,.0f} MB",
+        flush=True,
+    )
+    return row
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rows, how far their rates lie apart, and the largest memory."""
+    spread = {}
+    for name in ("images_per_second", "images_per_cpu_second"):
+        rates = [row[name] for row in rows]
+        spread[name] = round(max(rates) / min(rates) - 1, 4)
+    return {
+        "rows": rows,
+        "fastest over slowest, less 1": spread,
+        "peak_rss_mb": max(row["peak_rss_mb"] for row in rows),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

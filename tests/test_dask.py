@@ -1,0 +1,248 @@
+"""Dask's workers, really: the same bytes from any number of them, also when one is killed."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from project import Project, artifacts, states, stop_server
+
+from vaesc.config import RuntimeConfig
+
+pytestmark = [
+    pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        importlib.util.find_spec("prefect_dask") is None, reason="needs vaesc[dask]"
+    ),
+]  # fmt: skip
+TESTS = Path(__file__).parent
+
+START = """
+import hashlib, json, os, signal, sys, time
+from pathlib import Path
+import numpy as np
+from imagesets import write_dataset
+from tasks.workers import crew_of
+from vaesc import coding_shards, scoring_shards
+from vaesc.config import DictionaryConfig, RuntimeConfig, VAEConfig
+from vaesc.dictionary import learn
+from vaesc.errors import DataError
+from vaesc.latents import extract
+from vaesc.models import VAE, save_vae
+from vaesc.progress import SILENT, Listener
+from vaesc.shards import HERE
+
+coding_shards.ROWS, scoring_shards.ROWS = 4096, 4096
+
+def digest(folder):
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(b"".join(
+        str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
+
+def made(name):
+    Path(name).mkdir()
+    return Path(name)
+
+def pids(crew):
+    from distributed import Client
+    with Client(crew.address(), set_as_default=False) as client:
+        return sorted(client.run(os.getpid).values())
+
+def crew(n):
+    return crew_of(RuntimeConfig(runner="dask", workers=n))
+"""
+
+STORY = """
+from registry_homes import images as tiny_images, tiny_model
+from vaesc.drift.reference import described
+from vaesc.scoring import score_images
+
+draw = np.random.default_rng(0)
+images = draw.integers(0, 256, (15000, 4, 4), np.uint8)
+write_dataset(Path("dataset"), train=images[:12000], validation=images[12000:13000],
+              test=images[13000:])
+save_vae(VAE(VAEConfig(hidden=(16,), latent_dim=1024), (4, 4)), made("vae"))  # shards of 4096
+save_vae(VAE(VAEConfig(hidden=(16,), latent_dim=8), (4, 4)), made("small-vae"))
+extract(Path("dataset"), Path("small-vae"), made("small"), device="cpu")
+model, own = tiny_model(), tiny_images(500, seed=1)
+model.reference = described(model.encode(own), model.score(own))
+np.save("batch.npy", tiny_images(10000, seed=2))
+dictionary = DictionaryConfig(n_atoms=40, n_nonzero_coefs=3, max_epochs=1)
+
+def all_digests(runner, name, listener=SILENT):
+    extract(Path("dataset"), Path("vae"), made(f"l-{name}"), device="cpu", runner=runner,
+            listener=listener)
+    learn(dictionary, Path("small"), made(f"d-{name}"), seed=0, listener=SILENT, runner=runner)
+    score_images(model, Path("batch.npy"), Path(f"s-{name}"), runner=runner)
+    return [digest(Path(f"{kind}-{name}")) for kind in "lds"]
+
+class Killer(Listener):
+    def __init__(self, crew):
+        self.crew, self.killed = crew, None
+    def progress(self, done, total, **figures):
+        if self.killed is None:
+            self.killed = pids(self.crew)[0]
+            os.kill(self.killed, signal.SIGKILL)
+
+found = {"here": all_digests(HERE, "here")}
+for n in (1, 2):
+    with crew(n) as these:
+        found[f"dask-{n}"] = all_digests(these, f"dask-{n}")
+        if n == 2:
+            before = pids(these)
+            killer = Killer(these)
+            found["killed"] = all_digests(these, "killed", killer)
+            found["survivor"] = set(before) - {killer.killed} <= set(pids(these))
+            found["gone"] = killer.killed not in pids(these)
+print(json.dumps(found))
+"""
+
+KILL = """
+from vaesc.shards import NOTE, Shard
+images = np.random.default_rng(0).integers(0, 256, (40000, 4, 4), np.uint8)
+write_dataset(Path("many"), train=images)
+save_vae(VAE(VAEConfig(hidden=(2000,), latent_dim=64), (4, 4)), made("slow-vae"))
+every = [
+    Shard(name=f"extract train/{i}", function="vaesc.latents:extract_shard",
+          part=Path("parts").resolve() / str(i),
+          arguments={"dataset": str(Path("many").resolve()),
+                     "vae": str(Path("slow-vae").resolve()),
+                     "split": "train", "start": 0, "stop": 20000 + i},
+          how={"device": "cpu", "block_size": 1024})
+    for i in range(8)
+]
+heard, before, state = [], {}, {}
+
+def inodes():
+    return {p.parent.name: p.stat().st_ino for p in Path("parts").glob(f"[0-9]/{NOTE}")}
+
+with crew(2) as these:
+    def then(shard, summary):
+        heard.append(shard.name)
+        if len(heard) == 2:
+            os.kill(pids(these)[0], signal.SIGKILL)
+            before.update(inodes())
+    these.map(every, then)
+    after = inodes()
+    these.map(every, lambda shard, summary: None)
+print(json.dumps({
+    "heard": heard, "before": len(before), "kept": all(after[k] == v for k, v in before.items()),
+    "all": len(after), "again": inodes() == after,
+    "left": [p.name for p in Path("parts").iterdir() if p.name not in after],
+}))
+"""
+
+BROKEN = """
+import torch
+images = np.zeros((50, 4, 4), np.uint8)
+write_dataset(Path("zeros"), train=images)
+vae = VAE(VAEConfig(hidden=(4,), latent_dim=2), (4, 4))
+with torch.no_grad():
+    vae.encoder[-1].bias.fill_(float("nan"))
+save_vae(vae, made("nan-vae"))
+with crew(1) as these:
+    try:
+        extract(Path("zeros"), Path("nan-vae"), made("nan"), device="cpu", runner=these)
+    except DataError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("dask"))
+    root = str(TESTS.parent)
+    project.env["PYTHONPATH"] = os.pathsep.join([root, str(TESTS), *sys.path])
+    yield project
+    stop_server(project)
+
+
+def told(project, program):
+    done = project.script(START + program)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_latents_dictionary_and_scores_are_the_same_bytes_from_any_workers(project):
+    found = told(project, STORY)
+    assert found["dask-1"] == found["here"]
+    assert found["dask-2"] == found["here"]
+    assert found["killed"] == found["here"]
+    assert found["gone"]
+    assert found["survivor"]
+
+
+def test_only_what_a_killed_worker_had_not_finished_is_computed_again(project):
+    found = told(project, KILL)
+    assert found["heard"] == [f"extract train/{i}" for i in range(8)]
+    assert 2 <= found["before"] < 8  # it was killed in the middle
+    assert found["kept"]
+    assert found["all"] == 8
+    assert found["again"]
+
+
+def test_what_a_shard_complains_of_arrives_as_its_sentence(project):
+    assert told(project, BROKEN) == (
+        "a latent of the train split is not finite; train the VAE again"
+    )
+
+
+def test_a_run_on_workers_makes_the_artifacts_of_a_run_on_threads(project, tmp_path):
+    small = ("--set", "refine.epochs=0", "--set", "evaluation.topk_epochs=0")
+    ran = project.run(*small, "--set", "runtime.runner=dask", "--set", "runtime.workers=2")
+    assert set(states(ran).values()) == {"computed"}
+    server = json.loads((project.home / "prefect" / "server.json").read_text())["url"]
+    other = Project(tmp_path / "other", server)
+    other.env["PYTHONPATH"] = project.env["PYTHONPATH"]
+    other.run(*small)
+    assert artifacts(other.home) == artifacts(project.home)
+    assert not list((project.home / "checkpoints").glob("*/parts"))
+
+
+def test_a_scheduler_that_is_not_there_is_refused_in_a_sentence(project):
+    done = project.vaesc(
+        "run", "--config", str(project.config), "--set", "runtime.runner=dask://127.0.0.1:1"
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("vaesc: runtime.runner=dask://127.0.0.1:1: no Dask scheduler answers")
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    from tasks import workers
+    from vaesc.errors import ConfigError
+
+    monkeypatch.setattr(workers, "find_spec", lambda name: None)
+    with (
+        pytest.raises(ConfigError, match=r'pip install "vaesc\[dask\]"'),
+        workers.workers(RuntimeConfig(runner="dask")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"version": "0", "source": "0" * 64, "sees": True}, "has another vaesc (version 0"),
+        ({"sees": False}, "does not see"),
+        (ModuleNotFoundError("No module named 'tasks'"), "cannot use vaesc (No module named"),
+    ],
+)
+def test_a_worker_that_cannot_do_our_work_is_refused_in_a_sentence(facts, sentence, tmp_path):
+    from tasks import workers
+    from vaesc.errors import ConfigError
+
+    own = workers.facts_of_worker(str(tmp_path / "seen"))
+    answer = {**own, **facts} if isinstance(facts, dict) else facts
+    with pytest.raises(ConfigError) as error:
+        workers._require_alike({"tcp://there:1": answer}, tmp_path)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("runner", ["processes", "dask://", "dask://host", "dask:host:1"])
+def test_a_runner_that_cannot_be_is_refused(runner):
+    with pytest.raises(ValueError, match="must be threads, dask or dask://host:port"):
+        RuntimeConfig(runner=runner)

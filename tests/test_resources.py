@@ -1,0 +1,99 @@
+"""What a run asks for grows with what it holds at once, and with nothing else."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from vaesc.config import (
+    DatasetConfig,
+    DictionaryConfig,
+    PipelineConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    VAEConfig,
+)
+from vaesc.config_files import load_config, presets
+from vaesc.resources import IMAGE_WINDOW, IMAGE_WINDOWS, PROCESS_BYTES, requests_for
+
+SHAPE = (28, 28)
+ARRAYS = DatasetConfig(source="arrays", path="images.npy")
+
+
+def memory(n=70_000, shape=SHAPE, **sections):
+    config = PipelineConfig(**{"dataset": ARRAYS, **sections})
+    return requests_for(config, n_images=n, shape=shape).memory_bytes
+
+
+def growing(values):
+    assert values == sorted(values)
+    return values[-1] > values[0]
+
+
+def test_requests_do_not_grow_with_images_beyond_a_window():
+    values = [memory(n) for n in (10**4, 10**5, 10**6, 10**7, 10**9)]
+    assert growing(values)
+    assert values[-3:] == [values[-1]] * 3
+    assert values[-1] < 1.25 * (PROCESS_BYTES + (IMAGE_WINDOWS + 1) * IMAGE_WINDOW)
+    assert memory(None) == values[-1], "what is not known is taken as more than a window"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        [{"runtime": RuntimeConfig(block_size=b)} for b in (1024, 8192, 262_144, 1 << 20)],
+        [{"training": TrainingConfig(batch_size=b)} for b in (32, 128, 8192, 65_536)],
+        [{"vae": VAEConfig(latent_dim=d)} for d in (2, 32, 512, 8192)],
+        [{"vae": VAEConfig(hidden=(w, 256))} for w in (512, 4096, 16_384)],
+        [{"dictionary": DictionaryConfig(n_atoms=k)} for k in (64, 256, 4096, 32_768)],
+    ],
+    ids=["block_size", "batch_size", "latent_dim", "hidden", "n_atoms"],
+)
+def test_requests_grow_with_what_is_held_at_once(sections):
+    assert growing([memory(10**9, **each) for each in sections])
+
+
+def test_requests_grow_with_the_images_size():
+    assert growing([memory(10**9, (side, side)) for side in (8, 28, 64, 256)])
+
+
+def test_a_limit_on_images_makes_a_small_run():
+    few = replace(ARRAYS, limit=1000)
+    assert memory(10**9, dataset=few) < memory(10**9)
+
+
+@pytest.mark.parametrize("preset", sorted({*presets()} - {"arrays", "folder"}))
+def test_the_presets_fit_a_small_machine(preset):
+    asked = requests_for(load_config(preset))
+    assert PROCESS_BYTES < asked.memory_bytes <= 4 << 30
+    assert asked.memory_bytes % (256 << 20) == 0
+    assert (asked.cpus, asked.gpus) == (2, 0)
+
+
+def test_memory_asked_for_is_above_what_was_measured():
+    """Peak resident sizes of `vaesc run` (MiB), see the module's docstring."""
+    assert requests_for(load_config("digits")).memory_bytes > 1295 << 20
+    assert memory(40_000) > 1474 << 20
+    wide = {
+        "dictionary": DictionaryConfig(n_atoms=1024),
+        "runtime": RuntimeConfig(block_size=65_536),
+    }
+    assert memory(40_000, **wide) > 1624 << 20
+
+
+def test_gpus_are_asked_for_only_by_name():
+    for device, gpus in (("auto", 0), ("cpu", 0), ("mps", 0), ("cuda", 1), ("cuda:1", 1)):
+        config = PipelineConfig(runtime=RuntimeConfig(device=device))
+        assert requests_for(config).gpus == gpus
+
+
+@pytest.mark.parametrize("name", ["ranks", "workers"])
+def test_every_process_has_memory_and_a_core_and_a_rank_its_gpu(name):
+    def asked(n):
+        how = SimpleNamespace(**{"device": "cuda", "block_size": 8192, name: n})
+        return requests_for(replace(PipelineConfig(), runtime=how), n_images=10**6, shape=SHAPE)
+
+    one, four = asked(1), asked(4)
+    assert 3 * one.memory_bytes < four.memory_bytes <= 4 * one.memory_bytes
+    assert four.cpus == 4
+    assert (one.gpus, four.gpus) == (1, 4 if name == "ranks" else 1)

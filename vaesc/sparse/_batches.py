@@ -1,10 +1,16 @@
-"""Batches of samples in random order, from memory or from a lazy array."""
+"""Batches of samples in random order, from memory or from a lazy array.
+
+A lazy array that fits one window (:mod:`vaesc.windows`) gives the batches that it would give in
+memory. A larger one is read page by page, and shuffled window by window.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vaesc import windows
 
 _POOL = 2048
 """Least number of samples (if there are as many) from which a start is chosen."""
@@ -37,28 +43,30 @@ class Batches:
         n = self.X.shape[0]
         rows = self.rng.choice(n, min(n, max(_POOL, 8 * n_atoms)), replace=False)
         if self.in_memory:
-            return self._load(rows)
-        # One read per run of rows: a lazy array serves neighbours together.
-        starts = np.unique(rows // self.batch_size)[: -(-len(rows) // self.batch_size)]
-        return np.concatenate([self._load(self._span(int(start))) for start in starts])
+            return self._ready(self.X[rows], rows)
+        # The rows that an array would give: each is read by itself, a start has but thousands.
+        return self._ready(np.concatenate([self.X[int(i) : int(i) + 1] for i in rows]), rows)
 
     def epoch(self) -> Iterator[NDArray[np.float32]]:
         """Each sample once, in batches; the last one may be smaller."""
-        n, size = self.X.shape[0], self.batch_size
+        size = self.batch_size
         if self.in_memory:
-            order = self.rng.permutation(n)
-            for start in range(0, n, size):
-                yield self._load(order[start : start + size])
-        else:
-            for start in self.rng.permutation(-(-n // size)):
-                yield self._load(self._span(int(start)))
+            order = self.rng.permutation(self.X.shape[0])
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                yield self._ready(self.X[rows], rows)
+            return
+        page = size * max(1, windows.PAGE // size)
+        for pages in windows.dealt(self.X, self.rng, page):
+            window, numbers = windows.read(self.X, pages), windows.numbers(pages)
+            order = self.rng.permutation(len(window))
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                yield self._ready(window[rows], numbers[rows])
+            del window
 
-    def _span(self, number: int) -> NDArray[np.int64]:
-        first = number * self.batch_size
-        return np.arange(first, min(first + self.batch_size, self.X.shape[0]))
-
-    def _load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        part = self.X[rows] if self.in_memory else self.X[int(rows[0]) : int(rows[-1]) + 1]
+    def _ready(self, part: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return samples in units of the batches; `rows` are their numbers, for a complaint."""
         if self.unit != 1.0:
             part = np.asarray(part, np.float64) / self.unit
         with np.errstate(over="ignore"):

@@ -163,11 +163,7 @@ def test_on_latents_the_scaling_is_undone():
         dictionary=atoms, mean=mean, scale=scale, coder="ols", n_nonzero_coefs=2, vae_sha256={}
     )
     rows = {"train": z, "validation": z[:100]}
-    store = SimpleNamespace(
-        latents=lambda split, part: rows[split][part],
-        latent_dim=6,
-        n=lambda split: len(rows[split]),
-    )
+    store = SimpleNamespace(array=lambda split: rows[split].copy())
     method = topk_latents_method(
         *(LatentRows(store, split) for split in rows),
         registered,

@@ -37,8 +37,8 @@ def mend_dead_atoms(
     Args:
         config: ``max_dead_fraction`` and ``on_dead_atoms``.
         atoms: Unit rows, shape (K, d).
-        train: Scaled training latents, shape (n, d), an array or lazy: they are passed over once
-            for each try, window by window.
+        train: Scaled training latents, shape (n, d), an array or lazy. They are passed over once
+            to count dead atoms, and if there are too many, once more for each try.
         code: Codes latents in given atoms.
         learn: Learns on from given atoms.
         seed: Of the learning.
@@ -46,8 +46,7 @@ def mend_dead_atoms(
     Raises:
         TrainingError: Too many atoms are dead, and the policy is to fail.
     """
-    found = _look(train, atoms, code)
-    first = found.n_dead
+    first = int((_uses(train, atoms, code) == 0).sum())
     most = config.max_dead_fraction * len(atoms)
     if first <= most:
         return atoms, []
@@ -59,6 +58,7 @@ def mend_dead_atoms(
         raise TrainingError(f"{told}; lower dictionary.n_atoms (dictionary.on_dead_atoms=fail)")
     if config.on_dead_atoms == "continue":
         return atoms, [told]
+    found = _look(train, atoms, code)
     for attempt in range(_MOST_MENDINGS):
         again = learn(found.with_work(atoms), derive_seed(seed, f"mend/{attempt}"))
         others = _look(train, again, code)
@@ -102,13 +102,25 @@ class _Look:
         return given
 
 
+def _uses(train: windows.Rows, atoms: Floats, code: Code) -> NDArray[np.int64]:
+    """Return how many latents use each atom, shape (K,)."""
+    uses = np.zeros(len(atoms), np.int64)
+    for samples in windows.blocks(train):
+        uses += _counted(code(samples, atoms))
+    return uses
+
+
+def _counted(codes: Any) -> NDArray[np.int64]:  # noqa: ANN401 - a CSR array
+    return np.bincount(codes.indices[codes.data != 0], minlength=codes.shape[1])
+
+
 def _look(train: windows.Rows, atoms: Floats, code: Code) -> _Look:
-    """Code all training latents, window by window."""
+    """Code all training latents, and see what is left of them."""
     uses, error, energy = np.zeros(len(atoms), np.int64), 0.0, 0.0
     missed, errors = np.zeros((0, atoms.shape[1]), np.float32), np.zeros(0, np.float32)
     for samples in windows.blocks(train):
         codes = code(samples, atoms)
-        uses += np.bincount(codes.indices[codes.data != 0], minlength=len(atoms))
+        uses += _counted(codes)
         left = samples - codes @ atoms
         squares = np.square(left).sum(axis=1)
         error += float(np.square(left).sum(dtype=np.float64))

@@ -32,7 +32,7 @@ from vaesc.dead_atoms import mend_dead_atoms
 from vaesc.dictionary_files import load_dictionary, save_dictionary, write_json
 from vaesc.errors import DataError
 from vaesc.latent_codes import CODES, SPLITS, write_codes
-from vaesc.latent_rows import LatentRows, fit_scaling, scaled_latents
+from vaesc.latent_rows import LatentRows, fit_scaling, scaled
 from vaesc.progress import After, Listener
 from vaesc.shards import HERE, Runner
 
@@ -293,9 +293,10 @@ def fit_dictionary(
 ) -> tuple[LatentDictionary, History]:
     """Learn a dictionary of the training latents at one sparsity level.
 
-    Latents beyond one window (:mod:`vaesc.windows`) are read from disk in every epoch. The network
-    of ``lista`` then learns from one window of pages drawn at random: it imitates the codes of a
-    dictionary that has seen all latents, for which a million examples are plenty.
+    Latents beyond one window (:mod:`vaesc.windows`) are read from disk in every epoch: memory
+    then grows with their number by about a hundred bytes for each batch and each page only. The
+    network of ``lista`` learns from one window of pages drawn at random: it imitates the codes of
+    a dictionary that has seen all latents, for which a million examples are plenty.
 
     Args:
         config: Size, coder and scaling; its own sparsity level is not looked at.
@@ -315,14 +316,15 @@ def fit_dictionary(
         DataError: The latents do not vary.
         TrainingError: Too many atoms are dead, and the policy is to fail.
     """
-    mean, scale = fit_scaling(LatentRows(latents, "train"), config.scaling)
-    scaled = scaled_latents(latents, "train", mean, scale)
-    held_out = scaled_latents(latents, "validation", mean, scale)
+    train = windows.loaded(LatentRows(latents, "train"))
+    mean, scale = fit_scaling(train, config.scaling)
+    train = scaled(train, mean, scale)
+    held_out = windows.loaded(LatentRows(latents, "validation", mean, scale))
 
     def atoms_from(start: Floats | None, seed: int, part: str = "") -> Floats:
         """Learn, each part's epochs counted on from those before."""
         atoms, epochs = learn_atoms(
-            config, scaled, held_out, n_nonzero_coefs=n_nonzero_coefs, seed=seed,
+            config, train, held_out, n_nonzero_coefs=n_nonzero_coefs, seed=seed,
             listener=After(listener, len(history)), prefix=prefix, start=start,
             checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + part),
         )  # fmt: skip
@@ -336,13 +338,13 @@ def fit_dictionary(
     atoms = atoms_from(None, seed)
     if health is not None:
         atoms, found = mend_dead_atoms(
-            config, atoms, scaled, coded,
+            config, atoms, train, coded,
             lambda start, seed: atoms_from(start, seed, f"-mend{seed % 10**6}"), seed,
         )  # fmt: skip
         health += found
     network = None
     if config.coder == "lista":
-        few = windows.sample(scaled, derive_seed(seed, "lista/sample"))
+        few = windows.sample(train, derive_seed(seed, "lista/sample"))
         network = _distilled(config, few, atoms, n_nonzero_coefs, seed)
     dictionary = LatentDictionary(
         dictionary=atoms,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +14,14 @@ from vaesc import windows
 from vaesc.errors import DataError
 
 if TYPE_CHECKING:
+    import zarr
+
     from vaesc.latents import LatentStore
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+_ROWS = 4096
+"""Latents summed together, small enough for the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class LatentRows:
     @property
     def shape(self) -> tuple[int, int]:
         """(n, d)."""
-        return self.latents.n(self.split), self.latents.latent_dim
+        n, d = self._array.shape
+        return int(n), int(d)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -39,21 +47,29 @@ class LatentRows:
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Return consecutive latents, shape (m, d)."""
-        found = self.latents.latents(self.split, rows)
-        if self.mean is None or self.scale is None:
-            return found
-        return np.asarray((found - self.mean) / self.scale)
+        found: NDArray[Any] = np.asarray(self._array[rows])
+        if self.mean is not None and self.scale is not None:
+            found -= self.mean
+            found /= self.scale
+        return found
+
+    @cached_property
+    def _array(self) -> zarr.Array:
+        return self.latents.array(self.split)
 
 
-def scaled_latents(latents: LatentStore, split: str, mean: Floats, scale: Floats) -> windows.Rows:
-    """Return the scaled latents of a split: an array if they are one window, else lazy."""
-    return windows.loaded(LatentRows(latents, split, mean, scale))
+def scaled(latents: windows.Rows, mean: Floats, scale: Floats) -> windows.Rows:
+    """Return ``(z - mean) / scale``; an array is changed in place, its memory is enough."""
+    if isinstance(latents, LatentRows):
+        return replace(latents, mean=mean, scale=scale)
+    array = np.asarray(latents)
+    array -= mean
+    array /= scale
+    return array
 
 
 def fit_scaling(latents: windows.Rows, scaling: str) -> tuple[Floats, Floats]:
     """Return mean and scale of `latents`, each of shape (d,).
-
-    Sums over all latents are added up window by window, in float64.
 
     Args:
         latents: Training latents, shape (n, d), an array or lazy.
@@ -79,12 +95,24 @@ def fit_scaling(latents: windows.Rows, scaling: str) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), scale.astype(np.float32)
 
 
-def moments(latents: windows.Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def moments(latents: windows.Rows) -> tuple[Doubles, Doubles]:
     """Return mean and variance of each dimension, shape (d,) each, in two passes."""
-    n, zero = latents.shape[0], np.zeros(latents.shape[1])
-    mean = sum((z.sum(axis=0, dtype=np.float64) for z in windows.blocks(latents)), zero) / n
-    squares = zero
-    for z in windows.blocks(latents):
-        difference = z - mean
-        squares = squares + np.square(difference, out=difference).sum(axis=0)
-    return mean, squares / n
+    n = latents.shape[0]
+    mean = _summed(latents, lambda z: z) / n
+    return mean, _summed(latents, lambda z: np.square(z - mean)) / n
+
+
+def _summed(latents: windows.Rows, of: Callable[[Doubles], Doubles]) -> Doubles:
+    """Return the sum of `of` over all latents, shape (d,), in float64.
+
+    Rows are added one after the other, as numpy adds the rows of an array: the sum is the same in
+    any parts. Of a single column numpy sums in pairs: that is summed as it comes.
+    """
+    total = None
+    for block in windows.blocks(latents):
+        step = _ROWS if block.shape[1] > 1 else max(len(block), 1)
+        for start in range(0, max(len(block), 1), step):
+            rows = of(block[start : start + step].astype(np.float64))
+            total = (rows if total is None else np.concatenate([total[None], rows])).sum(axis=0)
+    assert total is not None  # no latents are one empty block
+    return np.asarray(total)

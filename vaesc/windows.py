@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 WINDOW_BYTES = 2**27
 """Samples held at once, as they are computed with: 1,048,576 float32 latents of 32 dimensions."""
+BLOCK_BYTES = 2**23
+"""Samples read at once where they are taken in order: half a shard on disk."""
 PAGE = 4096
 """About so many samples to a page: whole batches, so that only a split's last may be short."""
 
@@ -55,24 +57,31 @@ def fits(X: Rows) -> bool:
     return bool(X.shape[0] <= rows_per_window(X))
 
 
-def spans(X: Rows) -> list[slice]:
-    """Return the rows of each window, in order; no samples are one empty window."""
-    n, step = X.shape[0], rows_per_window(X)
-    return [slice(i, min(i + step, n)) for i in range(0, max(n, 1), step)]
-
-
 def blocks(X: Rows) -> Iterator[NDArray[Any]]:
-    """Yield the samples window by window, in order; an array is one window, whatever its size."""
-    if isinstance(X, np.ndarray):
-        yield X
+    """Yield the samples in order: an array or one window as a whole, more in small blocks.
+
+    Blocks of :data:`BLOCK_BYTES` are whole pages: who holds one while the next is read holds no
+    second window.
+    """
+    found = loaded(X)
+    if isinstance(found, np.ndarray):
+        yield found
         return
-    for rows in spans(X):
+    for rows in _runs(X):
         yield X[rows]
 
 
 def loaded(X: Rows) -> Rows:
     """Return the samples as an array if they are one window, else as they are."""
-    return X[0 : X.shape[0]] if fits(X) else X
+    if isinstance(X, np.ndarray) or not fits(X):
+        return X
+    return read(X, _runs(X))
+
+
+def _runs(X: Rows) -> list[slice]:
+    most = min(BLOCK_BYTES, WINDOW_BYTES)
+    n, step = X.shape[0], max(1, most // (PAGE * row_bytes(X))) * PAGE
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
 def sample(X: Rows, seed: int) -> NDArray[Any]:
@@ -85,8 +94,9 @@ def sample(X: Rows, seed: int) -> NDArray[Any]:
     Returns:
         Shape (m, D), in the order of `X`.
     """
-    if fits(X) or isinstance(X, np.ndarray):
-        return X[0 : X.shape[0]]
+    found = loaded(X)
+    if isinstance(found, np.ndarray):
+        return found
     first = dealt(X, np.random.default_rng(seed))[0]
     return read(X, sorted(first, key=lambda page: page.start))
 

@@ -1,7 +1,7 @@
 """Batches of samples in random order, from memory or from a lazy array.
 
-A lazy array that fits one window (:mod:`vaesc.windows`) gives the batches that it would give in
-memory. A larger one is read page by page, and shuffled window by window.
+A lazy array that fits one window (:mod:`vaesc.windows`) is read once, and is one in memory then.
+A larger one is read page by page in each pass, and shuffled window by window.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from vaesc import windows
 
 _POOL = 2048
 """Least number of samples (if there are as many) from which a start is chosen."""
+_POOL_PAGES = 256
+"""Most pages that they are read from, where samples are not in memory."""
 
 
 def batch_size_for(n: int, batch_size: int) -> int:
@@ -25,10 +27,10 @@ class Batches:
     """Passes over samples in random order, in units in which their mean energy is near one."""
 
     def __init__(self, X: Any, batch_size: int, rng: np.random.Generator) -> None:  # noqa: ANN401
-        self.X = X
+        self.X = windows.loaded(X)
         self.batch_size = batch_size
         self.rng = rng
-        self.in_memory = isinstance(X, np.ndarray)
+        self.in_memory = isinstance(self.X, np.ndarray)
         self.unit = 1.0
         self._choose_unit()
 
@@ -41,11 +43,20 @@ class Batches:
     def pool(self, n_atoms: int) -> NDArray[np.float32]:
         """Random samples to start from, shape (m, d)."""
         n = self.X.shape[0]
-        rows = self.rng.choice(n, min(n, max(_POOL, 8 * n_atoms)), replace=False)
+        size = min(n, max(_POOL, 8 * n_atoms))
         if self.in_memory:
+            rows = self.rng.choice(n, size, replace=False)
             return self._ready(self.X[rows], rows)
-        # The rows that an array would give: each is read by itself, a start has but thousands.
-        return self._ready(np.concatenate([self.X[int(i) : int(i) + 1] for i in rows]), rows)
+        starts = np.arange(0, n, windows.PAGE)
+        starts = self.rng.choice(starts, min(len(starts), _POOL_PAGES), replace=False)
+        parts = [self._some(int(start), -(-size // len(starts))) for start in sorted(starts)]
+        return np.concatenate(parts)
+
+    def _some(self, start: int, most: int) -> NDArray[np.float32]:
+        """Random samples of one page."""
+        page = self.X[start : min(start + windows.PAGE, self.X.shape[0])]
+        rows = self.rng.choice(len(page), min(len(page), most), replace=False)
+        return self._ready(page[rows], rows + start)
 
     def epoch(self) -> Iterator[NDArray[np.float32]]:
         """Each sample once, in batches; the last one may be smaller."""

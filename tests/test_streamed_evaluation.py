@@ -50,7 +50,7 @@ def inputs(tmp_path_factory):
 def evaluated(inputs, folder):
     folder.mkdir()
     config = EvaluationConfig(
-        sparsity_levels=LEVELS, elbo_samples=1, iwae_samples=(1,), iwae_images=(50,), topk_epochs=8
+        sparsity_levels=LEVELS, elbo_samples=1, iwae_samples=(1,), iwae_images=(50,), topk_epochs=4
     )
     summary = evaluate(
         config, DICTIONARY, inputs, folder, seed=1, device="cpu", block_size=8192, listener=SILENT

@@ -46,8 +46,13 @@ class Excerpt:
 
     def labels(self) -> NDArray[np.int64] | None:
         """Return the labels, shape (n,), or None if there are none."""
-        labels = self.split.dataset.labels(self.split.name)
-        return None if labels is None else np.concatenate([labels[rows] for rows in self._parts()])
+        name, parts = self.split.name, list[NDArray[np.int64]]()
+        for rows in self._parts():
+            labels = self.split.dataset.labels(name, rows)
+            if labels is None:
+                return None
+            parts.append(labels)
+        return np.concatenate(parts)
 
     def row_of(self, row: int) -> int:
         """Return where a row lies in the split."""

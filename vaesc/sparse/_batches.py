@@ -27,7 +27,7 @@ class Batches:
     """Passes over samples in random order, in units in which their mean energy is near one."""
 
     def __init__(self, X: Any, batch_size: int, rng: np.random.Generator) -> None:  # noqa: ANN401
-        self.X = windows.loaded(X)
+        self.X: Any = windows.loaded(X)
         self.batch_size = batch_size
         self.rng = rng
         self.in_memory = isinstance(self.X, np.ndarray)

@@ -2,8 +2,8 @@
 
 Brings up the stack of :mod:`deployments.stack` (PostgreSQL, S3, MLflow, Prefect), runs a preset
 once without any of it, once with all of it, and once more from another, empty home, which finds
-every step in the bucket. Addresses and contents of all artifacts must be the same, none missing, and
-the last run must compute nothing but its own registration. The last line is one JSON object; exit
+every step in the bucket. Addresses and contents of all artifacts must be the same, none missing;
+the last run computes nothing but its own registration. The last line is one JSON object; exit
 code 1 if it is otherwise.
 
 ::

@@ -76,7 +76,7 @@ def main() -> int:
 def _rows(
     steps: Sequence[str], folder: Path, n: int, changed: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Run each step in a process of its own; what a change leaves alone is in the store already."""
+    """Run each step in a process of its own; what a change leaves alone lies in the store."""
     rows = []
     for step in steps:
         command = [

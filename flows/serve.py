@@ -28,7 +28,7 @@ from prefect.schedules import Cron, Interval, Schedule
 from flows.automations import automations, install, remove_others
 from flows.drift_automation import drift_automation, is_anothers
 from flows.notifications import notifications
-from flows.pools import PROCESS, keep_pool, kinds_of, with_requests
+from tasks.pools import PROCESS, keep_pool, kinds_of, with_requests
 from vaesc.config import PipelineConfig
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from project import ask
 
-from flows.pools import KINDS, PULL, kinds_of, template_of, with_requests
+from tasks.pools import KINDS, PULL, kinds_of, template_of, with_requests
 from vaesc.errors import ConfigError
 from vaesc.resources import Requests
 

@@ -14,8 +14,7 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from deployments import templates
-from flows.pools import KINDS, PULL, job_variables, template_of
-from tasks.server import ENVIRONMENT
+from tasks.pools import EXPECTED, KINDS, PULL, job_variables, template_of
 from vaesc.resources import Requests
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,6 @@ CONFIGURATIONS = {
     "docker": DockerWorkerJobConfiguration,
     "kubernetes": KubernetesWorkerJobConfiguration,
 }
-OURS = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
 SECRET = re.compile(r"PASSWORD|SECRET|AUTH_STRING|API_KEY|AWS_|TOKEN")
 
 
@@ -80,7 +78,7 @@ def test_a_process_pool_is_what_it_always_was():
     from prefect.workers.process import ProcessWorker
 
     before = ProcessWorker.get_default_base_job_template()
-    before["variables"]["properties"]["env"]["default"] = OURS
+    before["variables"]["properties"]["env"]["default"] = EXPECTED
     assert json.dumps(template_of("process", FOLDER)) == json.dumps(before)
     assert template_of("process", Path("nowhere")) == ProcessWorker.get_default_base_job_template()
 
@@ -88,7 +86,7 @@ def test_a_process_pool_is_what_it_always_was():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_run_gets_what_vaesc_expects_of_prefect_and_no_secret(kind):
     configuration = rendered(kind)
-    assert configuration.env.items() >= OURS.items()
+    assert configuration.env.items() >= EXPECTED.items()
     assert not [name for name in configuration.env if SECRET.search(name)]
     text = (FOLDER / f"{kind}.json").read_text()
     assert "prefect.blocks" not in text

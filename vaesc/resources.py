@@ -74,6 +74,16 @@ class Requests:
     gpus: int
     """Whole GPUs."""
 
+    @property
+    def memory_mib(self) -> int:
+        """Memory in MiB, rounded up."""
+        return math.ceil(self.memory_bytes / (1 << 20))
+
+    @property
+    def cpu_shares(self) -> int:
+        """Cores as Docker weighs them, 1024 each."""
+        return 1024 * self.cpus
+
 
 def requests_for(
     config: PipelineConfig,

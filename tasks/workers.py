@@ -202,7 +202,11 @@ class Crew:
             _require_alike(answers, folder)
 
 
-_UNSEEN = "{who} does not see {folder}: all machines must share the folder of VAESC_HOME"
+_UNSEEN = (
+    "{who} does not see what this process writes to {folder}: mount one file system there, for "
+    "this run and all of its workers (on Kubernetes one ReadWriteMany claim, see docs/scale.md), "
+    "or set runtime.runner=threads"
+)
 
 
 def _require_alike(answers: Mapping[str, Any], folder: Path) -> None:

@@ -198,6 +198,25 @@ def test_a_claim_takes_the_place_of_the_empty_folder():
     assert pod["volumes"][2]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
 
 
+def test_a_run_and_its_dask_workers_share_one_volume_as_the_page_says():
+    """Shards are files: with a folder of its own each worker would be refused."""
+    page = (ROOT / "docs" / "scale.md").read_text().partition("**Dask.**")[2]
+    run, workers = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    pod = pod_of(rendered("kubernetes", yaml.safe_load(run)["job_variables"]))
+    claim, theirs = yaml.safe_load_all(workers)
+    (container,), (worker,) = pod["containers"], theirs["spec"]["containers"]
+
+    assert claim["kind"] == "PersistentVolumeClaim"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert pod["volumes"][0] == theirs["spec"]["volumes"][0]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
+    assert {"name": "data", "mountPath": "/data"} in worker["volumeMounts"]
+    assert {each["name"]: each["value"] for each in worker["env"]}["VAESC_HOME"] == "/data"
+    assert theirs["spec"]["securityContext"].items() <= pod["securityContext"].items()
+    assert [str(each.popitem()[1]["name"]) for each in worker["envFrom"]] == ["vaesc"] * 2
+
+
 def test_the_image_is_what_the_templates_expect():
     lines = (FOLDER.parent / "Dockerfile").read_text()
     assert f"useradd --create-home --uid {templates.USER} vaesc" in lines

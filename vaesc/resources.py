@@ -20,8 +20,9 @@ evaluate ``block_size`` images; for each sparsity level dictionaries of latents 
 ======== ======================================================================================
 
 P is measured (peak resident size of ``vaesc run`` in MiB: 1295 for the preset digits; for 28x28
-images with K = 256 1410 with 8,000 and 1474 with 40,000 of them; asked for are 1792 for each; the
-preset digits on two ranks 2019, on two workers 2032, shared pages counted once, and 4864 asked for).
+images with K = 256 1410 with 8,000 and 1474 with 40,000 of them; asked for are 1792 for each. The
+preset digits with two ranks 2019, with two workers 2032, shared pages counted once; 5376 are asked
+for).
 Applications are reckoned by what they hold, and were not measured.
 """
 

@@ -200,7 +200,7 @@ def test_a_claim_takes_the_place_of_the_empty_folder():
 
 def test_a_run_and_its_dask_workers_share_one_volume_as_the_page_says():
     """Shards are files: with a folder of its own each worker would be refused."""
-    page = (ROOT / "docs" / "scale.md").read_text().partition("**Dask.**")[2]
+    page = (ROOT / "docs/scale.md").read_text().partition("**Dask.**")[2]
     run, workers = re.findall(r"```yaml\n(.*?)```", page, re.S)
     pod = pod_of(rendered("kubernetes", yaml.safe_load(run)["job_variables"]))
     claim, theirs = yaml.safe_load_all(workers)

@@ -74,3 +74,11 @@ def test_every_page_picture_and_heading_that_a_file_names_is_there():
 def test_what_is_not_there_is_noticed(tmp_path, text, said):
     (tmp_path / "page.md").write_text(text)
     assert missing(tmp_path / "page.md") == said
+
+
+def test_what_a_shard_costs_is_one_figure():
+    cost = r"([\d.]+) CPU\s+seconds\s+beyond\s+its\s+work"
+    pages = [(ROOT / name).read_text() for name in ("docs/scale.md", "CONTRIBUTING.md")]
+    ours, theirs = (re.findall(cost, page) for page in pages)
+    assert ours == theirs
+    assert len(ours) == 1

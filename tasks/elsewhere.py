@@ -1,8 +1,9 @@
 """Workers of a cluster elsewhere: do they find the servers, the store and the logins of a run?
 
 A whole pipeline (:mod:`tasks.runs`) is a ``vaesc run`` on the worker's machine. The addresses of
-the servers are handed on to it. What is secret is not sent through Dask: a worker must have it in
-the environment that it was started with.
+the servers are handed on to it. What is secret we do not send through Dask: a worker must have it
+in the environment that it was started with. (Prefect's task runner sends Prefect's own settings,
+its login included, with every task: Dask's ports are for machines that are trusted with it.)
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def unlike(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     if missing := [name for name in needed if name not in theirs["logins"]]:
         return (
             f"has no {' and no '.join(missing)}, as this process has: set it where the worker is "
-            "started (no secret is sent to it)"
+            "started (logins are not handed on)"
         )
     if not theirs["reaches"]:
         return (

@@ -1,6 +1,8 @@
 """Pipelines side by side: one that fails spoils no other, and none lives on unwanted."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from project import Project, stop_server
+from project import Project, artifacts, stop_server
 
 from tasks import elsewhere, runs, slots
 from tasks.children import free_port
@@ -218,10 +220,38 @@ def wait_until(condition, seconds=60):
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """A project, and a Dask cluster of one worker that somebody else runs."""
+def project(tmp_path):
     project = Project(tmp_path / "home")
     project.env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    yield project
+    stop_server(project)
+
+
+@pytest.mark.slow
+@pytest.mark.service
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_cells_on_dask_make_what_cells_of_this_process_make(project):
+    sweep = (
+        "sweep", "--config", str(project.config), "--set", "refine.epochs=0", "--set",
+        "evaluation.topk_epochs=0", "--metric", "test/mse_k2", "--json",
+    )  # fmt: skip
+    found = []
+    for runner in ("dask", "threads"):
+        settings = ("--set", f"runtime.runner={runner}", "--set", "runtime.workers=2")
+        done = project.vaesc(*sweep, *settings, "--grid", "seed=0,1")
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(done.stdout)["cells"])
+        if runner == "dask":
+            made = artifacts(project.home)
+            shutil.rmtree(project.home / "store")
+    assert artifacts(project.home) == made
+    assert [cell["metrics"] for cell in found[0]] == [cell["metrics"] for cell in found[1]]
+
+
+@pytest.fixture
+def cluster(tmp_path, project):
+    """A project, and a Dask cluster of one worker that somebody else runs."""
     port = free_port()
     commands = [
         ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"),
@@ -247,7 +277,6 @@ def cluster(tmp_path):
         for process in reversed(processes):
             process.terminate()
             process.wait(30)
-    stop_server(project)
 
 
 @pytest.mark.slow

@@ -536,7 +536,8 @@ class RuntimeConfig:
     """Who computes shards and seeds: `threads` of this process, a Dask cluster on this machine
     (`dask`) or elsewhere (`dask://host:port`, the address of its scheduler)."""
     workers: int = how(0)
-    """Processes of the `dask` cluster on this machine; 0: one a core."""
+    """At most so many at once: processes of the `dask` cluster on this machine, and pipelines of a
+    sweep or a claim; 0: as many as suit."""
 
     def __post_init__(self) -> None:
         _require(

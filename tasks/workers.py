@@ -25,6 +25,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
+from tasks.elsewhere import require_api
 from vaesc import __version__
 from vaesc.config import RuntimeConfig, home
 from vaesc.errors import ConfigError, VaescError
@@ -65,7 +66,8 @@ def crew_of(runtime: RuntimeConfig) -> Iterator[Crew]:
     crew = Crew(runtime)
     try:
         if crew.remote:
-            crew.address()  # what cannot be reached is said before anything is computed
+            # What cannot be reached is said before anything is computed.
+            require_api(crew.address(), runtime.runner)
         yield crew
     finally:
         crew.close()

@@ -1,7 +1,8 @@
-"""How much memory a container has left, which is less than its machine says it has.
+"""How much memory, and how many cores, a container has: less than its machine says it has.
 
 Linux limits a container's, a pod's or a service's memory by a control group. ``/proc/meminfo`` and
 ``sysconf`` know nothing of it: they speak of the machine, and whoever believes them is killed.
+Whoever believes its number of cores is slowed down.
 """
 
 from __future__ import annotations
@@ -28,31 +29,39 @@ def free_bytes(proc: Path = _PROC, mounted: Path = _MOUNTED) -> int | None:
         The least that the process's group and those above it leave, 0 at least. Pages of files
         that the kernel would drop first do not count as used.
     """
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return None
     left = []
-    for controller, limit, usage, droppable in _FILES:
-        path = next((p for p in map(_path_of, lines) if p and p[0] == controller), None)
-        if path is None:
-            continue
-        # In a container the path may be the machine's name for it, and only the root be there.
-        folder = mounted / controller
-        group = folder / path[1].lstrip("/")
-        for each in [group, *group.parents]:
-            if each == folder or folder in each.parents:
-                left.append(_left(each, limit, usage, droppable))
+    for controller, *files in _FILES:
+        left += [_left(group, *files) for group in _groups(controller, proc, mounted)]
     return min((each for each in left if each is not None), default=None)
 
 
-def _path_of(line: str) -> tuple[str, str] | None:
-    """Return (controller, path) of a line ``number:controllers:path``; version 2's has none."""
-    parts = line.split(":", 2)
-    if len(parts) != 3:
-        return None
-    names = parts[1].split(",")
-    return ("memory" if "memory" in names else parts[1], parts[2])
+def cores(proc: Path = _PROC, mounted: Path = _MOUNTED) -> float | None:
+    """Return how many cores' time this process's control groups allow; None: nothing limits it.
+
+    Args:
+        proc: What says which groups the process is in.
+        mounted: Where groups are mounted.
+    """
+    found = [_share(group / "cpu.max") for group in _groups("", proc, mounted)]
+    for group in _groups("cpu", proc, mounted):
+        found.append(_share(group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us"))
+    return min((each for each in found if each is not None), default=None)
+
+
+def _groups(controller: str, proc: Path, mounted: Path) -> list[Path]:
+    """Return a controller's group of this process and those above it; version 2's has no name."""
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        return []
+    parts = [line.split(":", 2) for line in lines]
+    path = next((p[2] for p in parts if len(p) == 3 and controller in p[1].split(",")), None)
+    if path is None:
+        return []
+    # In a container the path may be the machine's name for it, and only the root be there.
+    folder = mounted / controller
+    group = folder / path.lstrip("/")
+    return [each for each in [group, *group.parents] if each == folder or folder in each.parents]
 
 
 def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
@@ -65,3 +74,12 @@ def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
         return None
     stat = dict(line.split(" ", 1) for line in lines if " " in line)
     return max(0, allowed - used + int(stat.get(droppable, 0)))
+
+
+def _share(*files: Path) -> float | None:
+    """Return the microseconds allowed in each period, over those of the period."""
+    try:
+        allowed, period = " ".join(file.read_text() for file in files).split()
+        return int(allowed) / int(period) if int(allowed) > 0 else None
+    except (OSError, ValueError):  # not there, or "max"
+        return None

@@ -20,6 +20,7 @@ FLOORS = [
         "records",
         "store",
         "bucket",
+        "bucket_errors",
         "remote",
         "shared",
         "untrusted",

@@ -15,7 +15,8 @@ from object_storage import BUCKET
 
 from deployments.storage import Storage
 from vaesc import bucket as bucket_module
-from vaesc.bucket import PIECE, Bucket, BucketError
+from vaesc.bucket import PIECE, Bucket
+from vaesc.bucket_errors import BucketError
 from vaesc.cli import care
 from vaesc.errors import ConfigError, StoreError
 from vaesc.remote import STORE, RemoteStore, address

@@ -22,6 +22,7 @@ FLOORS = [
         "bucket",
         "bucket_errors",
         "remote",
+        "remote_manifest",
         "shared",
         "untrusted",
         "arrays",

@@ -11,7 +11,8 @@ or does not answer is asked six times more, with growing pauses, for half a minu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 PIECE = 8 * 2**20
 """Bytes that are read or written at once."""
-AT_ONCE = 4
+_AT_ONCE = 4
 """Objects that are copied at the same time."""
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([^?#]*))?")
 _RETRIES = 6
@@ -54,6 +55,18 @@ def is_remote(place: object) -> bool:
 def place(text: str) -> Path | str:
     """Return what somebody names: a path, or a URL of S3 as it is."""
     return text if is_remote(text) else Path(text)
+
+
+def at_once(function: Callable[[str], None], names: Iterable[str]) -> None:
+    """Call a function with each name, a few at the same time; the first error ends it."""
+    with ThreadPoolExecutor(_AT_ONCE, "vaesc-bucket") as pool:
+        waiting = [pool.submit(function, name) for name in names]
+        try:
+            for each in waiting:
+                each.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 class Bucket:
@@ -138,6 +151,16 @@ class Bucket:
     def has(self, below: str = "") -> bool:
         """Return whether there is any object whose key begins with ``below/``."""
         return next(self.list(below), None) is not None
+
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written, in seconds since 1970; None if there is none."""
+        import obstore
+
+        try:
+            with self.telling("read"):
+                return obstore.head(self.client, key)["last_modified"].timestamp()
+        except FileNotFoundError:
+            return None
 
     def read(self, key: str, most: int) -> bytes | None:
         """Return a small object's bytes; None if there is none.

@@ -21,6 +21,7 @@ FLOORS = [
         "store",
         "bucket",
         "bucket_errors",
+        "bucket_folders",
         "remote",
         "remote_manifest",
         "shared",

@@ -227,7 +227,7 @@ class Bucket:
 
         try:
             with self.telling("write"):
-                obstore.put(self.client, key, data, mode="create")
+                obstore.put(self.client, key, data, mode="create", use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
             return False
         return True

@@ -60,13 +60,25 @@ def test_a_prefix_that_no_client_takes_is_refused(url):
 
 
 @pytest.mark.parametrize("command", ["doctor", "verify", "gc"])
-def test_every_command_says_so_in_one_sentence(command, monkeypatch, capfd, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (STORE, "s3://vaesc/a//b", "VAESC_STORE: a place on S3 must have a name between any two"),
+        (STORE, "s3://vaesc/a\udcffb", r"got 'a\udcffb' in 's3://vaesc/a\udcffb'"),
+        ("AWS_ENDPOINT_URL", "localhost:9000", " AWS_ENDPOINT_URL must be http://host:port or"),
+    ],
+)
+def test_every_command_says_so_in_one_sentence(
+    command, name, value, sentence, monkeypatch, capfd, tmp_path
+):
     monkeypatch.setenv("VAESC_HOME", str(tmp_path))
-    monkeypatch.setenv(STORE, "s3://vaesc/a//b")
+    monkeypatch.setenv(STORE, "s3://vaesc")
+    monkeypatch.setenv(name, value)
     assert main([command]) == (1 if command == "doctor" else 2)
     out, err = capfd.readouterr()
-    assert "VAESC_STORE: a place on S3 must have a name between any two slashes" in out + err
+    assert sentence in out + err
     assert "Traceback" not in out + err
+    assert name == STORE or f"{STORE}:" not in out + err
 
 
 def test_a_dataset_at_such_a_prefix_is_not_called_damaged():

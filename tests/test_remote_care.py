@@ -19,7 +19,7 @@ from vaesc.cli import care, main
 from vaesc.registry import connect, register
 from vaesc.remote import STORE
 from vaesc.remote_care import remote_garbage, remove, verify
-from vaesc.remote_manifest import address
+from vaesc.remote_manifest import CLOSED, address
 from vaesc.shared import this_store
 from vaesc.store import MANIFEST, Spec
 
@@ -87,16 +87,29 @@ def test_doctor_says_whether_the_bucket_answers(url, tmp_path, monkeypatch):
     assert "hush" not in json.dumps(care._shared_store())
 
 
+def test_gc_takes_the_mark_of_somebody_killed_with_what_it_lies_beside(stores, url):
+    digest = make_spec().digest
+    for name in (f"{CLOSED}{'0' * 8}", f"{'0' * 64}/half"):
+        Bucket(url).write(f"{address('toy', digest)}/{name}", b"")
+    remote, now = stores[0].remote, time.time() + 2 * DAY
+    (item,) = remove(remote, remote_garbage(remote, set(), keep_days=1, now=now))
+    assert (item.reason, keys(url)) == ("upload that was never finished", [])
+
+
 def test_gc_knows_its_own_by_their_keys(stores, url):
     """Whatever else lies below the prefix, however old, is not an upload of ours."""
     made = stores[0].make(make_spec(), build)
     foreign = [
         f"photos/2024/{'x' * 64}/holidays.jpg", f"toy/00/{'f' * 64}/{'0' * 64}/c",
         f"{address('toy', made.digest)}/notes.txt", f"toy/ff/{'f' * 64}/readme", "a/b/c",
+        "quarantine/of/people.txt",
     ]  # fmt: skip
     for key in foreign:
         Bucket(url).write(key, b"not ours")
-    old = remote_garbage(stores[0].remote, set(), keep_days=1, now=time.time() + 400 * DAY)
+    Bucket(url).write(f"quarantine/{made.digest}.{'0' * 8}/{MANIFEST}", b"damaged")
+    old = remote_garbage(
+        stores[0].remote, set(), keep_days=1, quarantine=True, now=time.time() + 400 * DAY
+    )
     list(remove(stores[0].remote, old))
     assert keys(url) == sorted(foreign)
 

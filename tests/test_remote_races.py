@@ -22,7 +22,7 @@ from test_remote import (  # noqa: F401
 from vaesc import remote as remote_module
 from vaesc import shared
 from vaesc.bucket import Bucket
-from vaesc.bucket_errors import BucketError
+from vaesc.bucket_errors import AwayError, BucketError
 from vaesc.errors import StoreError
 from vaesc.remote import RemoteStore
 from vaesc.remote_care import remote_garbage, remove, verify
@@ -141,6 +141,23 @@ def test_what_was_just_made_waits_for_a_bucket_that_is_away(
     made = store.make(make_spec(), build_and_stop)
     assert "is made, but not published" in caplog.text
     assert [check["content"] for check in verify(store.remote)] == [made.content]
+
+
+def test_what_is_up_is_not_uploaded_again_when_the_bucket_is_back(stores, monkeypatch):
+    done, upload = [], Bucket.upload
+
+    def failing(self, path, key):
+        if key.endswith("/big") and "away" not in done:
+            done.append("away")
+            raise AwayError("away")
+        upload(self, path, key)
+        done.append(key.rpartition("/")[2])
+
+    monkeypatch.setattr(Bucket, "upload", failing)
+    stores[0].make(make_spec(), build)
+    files = ["away", "big", "numbers.txt", PROVENANCE, "summary.json"]
+    assert sorted(done) == sorted(files)
+    assert [check["whole"] for check in verify(stores[0].remote)] == [True]
 
 
 def test_what_was_made_before_waits_for_nothing(rclone, tmp_path):

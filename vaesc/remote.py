@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from vaesc.bucket import Bucket, Stored, at_once
+from vaesc.bucket_errors import endpoint
 from vaesc.errors import ConfigError, StoreError
 from vaesc.remote_manifest import CLOSED, address, announce, as_written, checked_text, is_mark
 from vaesc.store import MANIFEST, PROVENANCE, DamagedError
@@ -58,12 +59,12 @@ def remote_store() -> RemoteStore | None:
     """Return the store that ``VAESC_STORE`` names; None if it names none.
 
     Raises:
-        ConfigError: It is no URL of S3.
+        ConfigError: It is no URL of S3, or the server's is none.
         StoreError: obstore is not installed.
     """
-    url = os.environ.get(STORE)
-    if not url:
+    if not (url := os.environ.get(STORE)):
         return None
+    endpoint()  # its own name is said, if it is none
     try:
         return RemoteStore(Bucket(url))
     except ConfigError as error:
@@ -248,7 +249,7 @@ class RemoteStore:
             if not damage:
                 return False
             self.bucket.move(f"{place}/{MANIFEST}", f"{evidence}/{MANIFEST}")
-            keys = [key for key in there if key.startswith(below)]
+            keys = [key for key in there if key.startswith(below) and not is_mark(key)]
             at_once(lambda key: self.bucket.move(key, evidence + key.removeprefix(place)), keys)
         logger.warning(
             "%s %s in %s was damaged (%s) and is kept in %s; it is made again", kind, digest[:12],
@@ -273,7 +274,7 @@ class RemoteStore:
         mark = f"{place}/{CLOSED}{uuid.uuid4().hex[:8]}"
         self.bucket.write(mark, b"something is taken away here\n")
         try:
-            yield {each.key: each for each in self.bucket.list(place) if not is_mark(each.key)}
+            yield {each.key: each for each in self.bucket.list(place) if each.key != mark}
         finally:
             self.bucket.delete([mark])
 

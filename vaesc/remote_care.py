@@ -17,7 +17,7 @@ from typing import Any
 from vaesc.bucket import Stored
 from vaesc.needed import followed
 from vaesc.remote import NOTED_EVERY, QUARANTINE, RemoteStore
-from vaesc.remote_manifest import address, place_of
+from vaesc.remote_manifest import address, is_evidence, place_of
 from vaesc.store import MANIFEST, DamagedError
 
 _DAY = 86_400.0
@@ -107,7 +107,7 @@ def remote_garbage(
         if stray and _newest(stray) < now - _DAY:
             items.append(_item(remote, place, "upload that was never finished", stray))
     if quarantine:
-        for each in remote.bucket.list(QUARANTINE):
+        for each in filter(lambda o: is_evidence(o.key), remote.bucket.list(QUARANTINE)):
             path = f"{remote.bucket}/{each.key}"
             items.append(RemoteGarbage(path=path, reason=_QUARANTINED, objects=(each,)))
     return items

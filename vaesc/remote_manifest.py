@@ -20,6 +20,7 @@ _OURS = re.compile(
     r"(?P<kind>[a-z][a-z0-9_-]*)/(?P<start>[0-9a-f]{2})/(?P<digest>(?P=start)[0-9a-f]{62})/"
     rf"({re.escape(MANIFEST)}|{re.escape(CLOSED)}[0-9a-f]{{8}}|[0-9a-f]{{64}}/.+)"
 )
+_EVIDENCE = re.compile(r"quarantine/[0-9a-f]{64}\.[0-9a-f]{8}/.+")
 
 
 def address(kind: str, digest: str) -> str:
@@ -31,6 +32,11 @@ def place_of(key: str) -> tuple[str, str] | None:
     """Return (kind, digest) of the artifact that an object is of; None: it is not one of ours."""
     found = _OURS.fullmatch(key)
     return (found["kind"], found["digest"]) if found else None
+
+
+def is_evidence(key: str) -> bool:
+    """Tell whether an object is of something that was found damaged, and kept."""
+    return bool(_EVIDENCE.fullmatch(key))
 
 
 def is_mark(key: str) -> bool:

@@ -224,8 +224,9 @@ def _shared_store() -> list[dict[str, Any]]:
             return []
         remote.bucket.has()
     except VaescError as error:
-        url = "" if "@" in os.environ[STORE] else os.environ[STORE]
-        return [_finding("shared store", url, False, str(error))]
+        url = os.environ[STORE]
+        shown = "" if "@" in url else url if url.isprintable() else repr(url)
+        return [_finding("shared store", shown, False, str(error))]
     return [_finding("shared store", f"{remote.bucket} answers", True, "")]
 
 

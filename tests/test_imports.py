@@ -105,6 +105,12 @@ def test_the_library_knows_no_orchestrator(path):
 def test_flows_do_no_arithmetic(path):
     roots = {name.split(".")[0] for name in imports(path)}
     assert not roots & {"torch", "numpy", "zarr", "mlflow", "sklearn", "scipy"}
+    reckoned = (ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.LShift, ast.RShift)
+    assert not [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, reckoned)
+    ]
 
 
 def loaded_by(statement):

@@ -29,7 +29,7 @@ from tasks.workers import runtime_of
 from tasks.workers import workers as at_work
 from vaesc import shards
 from vaesc.bucket import place
-from vaesc.config import home
+from vaesc.config import expanded, home
 from vaesc.errors import ConfigError, RegistryError, machine_told
 from vaesc.registry import Tracking, load_model, promotion
 from vaesc.registry import connect as connect_tracking
@@ -64,7 +64,7 @@ def score_batch(
     from vaesc.scoring import SUMMARY, check_paths, score_images
 
     runtime = runtime_of(runner, workers)
-    folder = Path(out).expanduser() if out else home() / "scores" / flow_run_id()
+    folder = expanded(out) if out else home() / "scores" / flow_run_id()
     check_paths(place(path), folder)
     loaded = load_model(model, name=name)
     version = _version_of(loaded)

@@ -1,4 +1,4 @@
-"""How much memory, and how many cores, a container has: less than its machine says it has.
+"""How much memory and how many cores a container has: less than its machine says.
 
 Linux limits a container's, a pod's or a service's memory by a control group. ``/proc/meminfo`` and
 ``sysconf`` know nothing of it: they speak of the machine, and whoever believes them is killed.
@@ -7,6 +7,7 @@ Whoever believes its number of cores is slowed down.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 _PROC = Path("/proc/self/cgroup")
@@ -29,10 +30,26 @@ def free_bytes(proc: Path = _PROC, mounted: Path = _MOUNTED) -> int | None:
         The least that the process's group and those above it leave, 0 at least. Pages of files
         that the kernel would drop first do not count as used.
     """
-    left = []
+    return min((each for _, each in _limits(proc, mounted)), default=None)
+
+
+def allowed_bytes(proc: Path = _PROC, mounted: Path = _MOUNTED) -> int | None:
+    """Return how much memory this process's control groups allow in all; None: nothing limits it.
+
+    Args:
+        proc: As for :func:`free_bytes`.
+        mounted: As for :func:`free_bytes`.
+    """
+    return min((each for each, _ in _limits(proc, mounted)), default=None)
+
+
+def _limits(proc: Path, mounted: Path) -> Iterator[tuple[int, int]]:
+    """Yield what each group that limits the process allows, and what it has left."""
     for controller, *files in _FILES:
-        left += [_left(group, *files) for group in _groups(controller, proc, mounted)]
-    return min((each for each in left if each is not None), default=None)
+        for group in _groups(controller, proc, mounted):
+            found = _allowed_and_left(group, *files)
+            if found is not None:
+                yield found
 
 
 def cores(proc: Path = _PROC, mounted: Path = _MOUNTED) -> float | None:
@@ -64,7 +81,9 @@ def _groups(controller: str, proc: Path, mounted: Path) -> list[Path]:
     return [each for each in [group, *group.parents] if each == folder or folder in each.parents]
 
 
-def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
+def _allowed_and_left(
+    folder: Path, limit: str, usage: str, droppable: str
+) -> tuple[int, int] | None:
     try:
         allowed, used = (int((folder / name).read_text()) for name in (limit, usage))
         lines = (folder / "memory.stat").read_text().splitlines()
@@ -73,7 +92,7 @@ def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
     if allowed >= 1 << 60:  # version 1 says so that there is none
         return None
     stat = dict(line.split(" ", 1) for line in lines if " " in line)
-    return max(0, allowed - used + int(stat.get(droppable, 0)))
+    return allowed, max(0, allowed - used + int(stat.get(droppable, 0)))
 
 
 def _share(*files: Path) -> float | None:

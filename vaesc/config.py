@@ -656,12 +656,27 @@ def home() -> Path:
     return expanded(os.environ.get("VAESC_HOME") or "data").resolve()
 
 
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Refuse a URL where a file or folder of this machine is needed.
+
+    Raises:
+        ConfigError: `path` is a URL; also one that has lost a slash by being made a path.
+    """
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", os.fspath(path)):
+        raise ConfigError(  # without what follows, which may hold a password
+            f"a URL ({found[1]}://...) is given where a file or folder of this machine is needed; "
+            "name one, and copy it from or to the URL by yourself"
+        )
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path of the user's with ``~`` written out.
 
     Raises:
-        ConfigError: It begins with the home of somebody unknown, or is none that can be looked at.
+        ConfigError: It is a URL, begins with the home of somebody unknown, or is no path that can
+            be looked at.
     """
+    check_local(path)
     try:
         found = Path(path).expanduser()
         found.exists()

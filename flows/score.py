@@ -34,7 +34,8 @@ def score(
         path: A folder of image files, or a .npy, .npz, .zarr or IDX file.
         model: Alias, version, address or run id of the model; resolved once.
         name: The registered model, where `model` does not name one.
-        out: Folder to write, which must not exist; default: one in ``scores`` of the home.
+        out: Folder to write, which must not exist; default: one in ``scores`` of the home, copied
+            to the artifacts of the MLflow run, since a home may be a pod's and go with it.
         block_size: Images in memory at once, for each worker.
         workers: Blocks computed side by side, or processes of the cluster; default: one a core.
         alpha: Largest probability of an alarm on images that are like the model's own.

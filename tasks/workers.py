@@ -25,6 +25,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
+from tasks.elsewhere import require_api
 from vaesc import __version__
 from vaesc.config import RuntimeConfig, home
 from vaesc.errors import ConfigError, VaescError
@@ -65,7 +66,8 @@ def crew_of(runtime: RuntimeConfig) -> Iterator[Crew]:
     crew = Crew(runtime)
     try:
         if crew.remote:
-            crew.address()  # what cannot be reached is said before anything is computed
+            # What cannot be reached is said before anything is computed.
+            require_api(crew.address(), runtime.runner)
         yield crew
     finally:
         crew.close()
@@ -104,7 +106,7 @@ class Crew:
     """The workers of one Dask cluster; a runner of shards."""
 
     def __init__(self, runtime: RuntimeConfig) -> None:
-        self._setting, self._n_workers = runtime.runner, runtime.workers or resolve_threads(None)
+        self._setting, self.n_workers = runtime.runner, runtime.workers or resolve_threads(None)
         self.remote = runtime.runner.partition("://")[2]
         self._cluster: Any = None
         self._address = ""
@@ -171,7 +173,7 @@ class Crew:
 
         # Memory is the machine's business: Dask would end a worker at a share of its own.
         self._cluster = LocalCluster(
-            n_workers=self._n_workers, threads_per_worker=1, processes=True,
+            n_workers=self.n_workers, threads_per_worker=1, processes=True,
             dashboard_address="127.0.0.1:0", memory_limit=0, env=dict.fromkeys(_ONE_THREAD, "1"),
         )  # fmt: skip
         return str(self._cluster.scheduler_address)
@@ -190,7 +192,7 @@ class Crew:
         with client, scratch("seen") as folder:
             (folder / "seen").touch()
             try:
-                client.wait_for_workers(1 if self.remote else self._n_workers, START_SECONDS)
+                client.wait_for_workers(1 if self.remote else self.n_workers, START_SECONDS)
             except TimeoutError as error:
                 raise ConfigError(
                     f"runtime.runner={self._setting}: the scheduler has no worker "
@@ -202,7 +204,11 @@ class Crew:
             _require_alike(answers, folder)
 
 
-_UNSEEN = "{who} does not see {folder}: all machines must share the folder of VAESC_HOME"
+_UNSEEN = (
+    "{who} does not see what this process writes to {folder}: mount one file system there, for "
+    "this run and all of its workers (on Kubernetes one ReadWriteMany claim, see docs/scale.md), "
+    "or set runtime.runner=threads"
+)
 
 
 def _require_alike(answers: Mapping[str, Any], folder: Path) -> None:

@@ -222,7 +222,8 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     ("facts", "sentence"),
     [
         ({"version": "0", "source": "0" * 64, "sees": True}, "has another vaesc (version 0"),
-        ({"sees": False}, "does not see"),
+        ({"sees": False}, "does not see what this process writes to "),
+        ({"sees": False}, "mount one file system there, for this run and all of its workers"),
         (ModuleNotFoundError("No module named 'tasks'"), "cannot use vaesc (No module named"),
     ],
 )

@@ -24,7 +24,7 @@ from vaesc.evaluation import batches, evaluate, excerpt, kept_codes, pool
 from vaesc.progress import SILENT
 from vaesc.report import style
 windows.WINDOW_BYTES, windows.PAGE, latent_codes.ROWS = 2**20, 1024, 4096
-arrays._CHUNK_BYTES, arrays._SHARD_BYTES = 2**16, 2**18
+arrays._CHUNK_BYTES, arrays.SHARD_BYTES = 2**16, 2**18
 batches.SPOOL_BYTES, kept_codes.MEMORY_BYTES = 2**20, 2**20
 pool.EXACT, pool.GROUPS, excerpt.MOST = 2048, 1024, 2048
 style.png_of = lambda draw, theme: b""  # canvases would take more than all the rest

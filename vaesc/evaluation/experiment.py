@@ -133,10 +133,9 @@ def _evaluate(
         )  # fmt: skip
         on_test = None
         if runner is not HERE:
-            keepers = {"refined": refined, "pixel_descended": rival} if refined and rival else {}
             on_test = ByShards(
-                runner=runner, inputs=inputs, learned=learned, plan=plan, keepers=keepers,
-                folder=folder, device=device, checkpoints=checkpoints,
+                runner=runner, inputs=inputs, learned=learned, plan=plan, refined=refined,
+                rival=rival, folder=folder, device=device, checkpoints=checkpoints,
             )  # fmt: skip
         codecs = codecs_of(subject.model, learned, refined, rival)
         rates = _rates(subject, splits, learned, codecs, folder, heard, on_test)

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 ROWS = 2 * batches.ROWS
 """Test images of a shard: whole batches, some ten seconds of descent."""
 TEST = SPLITS[-1]
-Keepers = Mapping[str, RefinedCodes | DescendedPixels]
-"""Codec whose codes descend -> who keeps them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +50,9 @@ class ByShards:
     """Folders of the step's inputs; every worker must see them."""
     learned: Dictionaries
     plan: Plan
-    keepers: Keepers
-    """Get the codes of all test images."""
+    refined: RefinedCodes | None
+    """Gets the codes of all test images, as does `rival`."""
+    rival: DescendedPixels | None
     folder: Path
     """The evaluation's, with the dictionaries of pixels unless refinement started from them."""
     device: str
@@ -72,7 +71,9 @@ class ByShards:
             self.runner.map(list(self._shards(limits, parts)), passed_on)
 
     def _keep(self, part: Path, rows: slice) -> None:
-        for name, keeper in self.keepers.items():
+        for name, keeper in (("refined", self.refined), ("pixel_descended", self.rival)):
+            if keeper is None:
+                continue
             for k in self.plan.levels:
                 codes = read_csr_part(part, f"{name}-k{k}")
                 for i in range(0, rows.stop - rows.start, batches.ROWS):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaesc.arrays import create_array, create_group, move_shards, open_group, shard_blocks
+from vaesc.arrays import adopt_shards, create_array, create_group, open_group, shard_blocks
 from vaesc.errors import DataError
 from vaesc.metrics import count_active
 from vaesc.progress import SILENT, Listener
@@ -53,7 +53,7 @@ def extract(
     """Encode every split and write ``latents.zarr``.
 
     Each shard of the arrays is one of :mod:`vaesc.shards`: written once, by whoever encodes it,
-    and moved into its place.
+    and moved into its place, or linked where its part is kept.
 
     Args:
         dataset_folder: Folder of the dataset's artifact.
@@ -63,7 +63,8 @@ def extract(
         block_size: Images in memory at once; no part of the result.
         listener: Hears of progress.
         checkpoints: Keeps shards that are done, for a killed call's successor; to be deleted by
-            the caller once what was written is safe. Default: none are kept.
+            the caller once what was written is safe. On the disk of `folder` they take no room
+            of their own. Default: none are kept.
         runner: Who encodes the shards; no part of the result.
 
     Returns:
@@ -89,10 +90,12 @@ def extract(
     total = sum(counts.values())
 
     def adopt(shard: Shard, found: dict[str, Any]) -> None:
-        """Move a shard's files into the arrays; rows are added to the split's spread in order."""
-        split = shard.arguments["split"]
+        """Make a shard's files the arrays' own; add its rows to the split's spread, in order."""
+        split, keep = shard.arguments["split"], checkpoints is not None
         for name in _ARRAYS:
-            move_shards(shard.part / _PART / name, folder / _NAME / split / name)
+            adopt_shards(
+                shard.part / _PART / name, folder / _NAME / split / name, keep=keep
+            )  # fmt: skip
         spreads[split].merge(found["n"], np.array(found["mean"]), np.array(found["squares"]))
         listener.progress(sum(spread.n for spread in spreads.values()), total)
 

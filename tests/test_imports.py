@@ -44,8 +44,8 @@ FLOORS = [
         "decoder_coding", "drift", "bundle",
     },
     {
-        "evaluation", "refinement", "applications", "report", "scoring", "scoring_shards", "steps",
-        "export", "gate", "sweep",
+        "evaluation", "refinement", "applications", "report", "scoring", "scoring_batch",
+        "scoring_shards", "steps", "export", "gate", "sweep",
     },
     {"registry", "reproduction", "needed", "remote_care", "housekeeping", "cli"},
 ]  # fmt: skip

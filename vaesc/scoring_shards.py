@@ -13,7 +13,7 @@ from vaesc.bucket import place
 from vaesc.bundle import SparseVAE
 from vaesc.csr_parts import read_csr_part, write_csr_part
 from vaesc.drift import Statistics
-from vaesc.scoring import Batch, Block, Span, open_parts, whole_groups
+from vaesc.scoring_batch import Batch, Block, Span, open_parts, whole_groups
 from vaesc.shards import Runner, Shard, name_of, parts_folder
 
 ROWS = 65_536

@@ -1,9 +1,11 @@
 """Shards: whole or absent, the same bytes whoever computes them, and never computed twice."""
 
 import errno
+import gc
 import json
 import os
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,6 +263,40 @@ def test_scores_in_shards_are_the_same_bytes(model, tmp_path, monkeypatch, kind)
     assert one == other
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert runner.computed == 3  # 2048, 2048 and 904 images, or 2048, 952 and 2000
+
+
+@pytest.mark.parametrize("what", ["other", "none"])
+def test_a_worker_that_finds_other_images_scores_none(model, tmp_path, what):
+    """The model looks at them before and after: only the worker's are others."""
+    path, out = tmp_path / "images.npy", tmp_path / "out"
+    np.save(path, np.zeros((50, *SHAPE), np.uint8))
+
+    class OtherMachine(Elsewhere):
+        def map(self, every, then):
+            path.unlink()
+            if what == "other":
+                np.save(path, np.ones((50, *SHAPE), np.uint8))
+            super().map(every, then)
+
+    with pytest.raises(DataError, match=r"images\.npy" if what == "none" else "other images for"):
+        score_images(model, path, out, runner=OtherMachine())
+    assert [p.name for p in tmp_path.iterdir() if p.name != path.name] == []
+
+
+def test_what_the_shards_of_a_batch_share_is_opened_once_and_let_go(model, tmp_path, monkeypatch):
+    opened, load = [], scoring_shards.open_parts
+    monkeypatch.setattr(scoring_shards, "ROWS", 1024)
+    monkeypatch.setattr(
+        scoring_shards, "open_parts", lambda path: opened.append(load(path)) or opened[-1]
+    )
+    np.save(tmp_path / "images.npy", np.zeros((3000, *SHAPE), np.uint8))
+    score_images(model, tmp_path / "images.npy", tmp_path / "out", runner=Elsewhere())
+    assert len(opened) == 1
+    seen = weakref.ref(opened.pop()[0])
+    assert seen() is not None
+    shards.let_go()
+    gc.collect()
+    assert seen() is None
 
 
 def test_images_in_memory_cannot_be_scored_elsewhere(model, tmp_path):

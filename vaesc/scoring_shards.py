@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ import numpy as np
 from vaesc.bucket import place
 from vaesc.bundle import SparseVAE
 from vaesc.csr_parts import read_csr_part, write_csr_part
+from vaesc.datasets.sources import source_of
 from vaesc.drift import Statistics
-from vaesc.scoring_batch import Batch, Block, Span, open_parts, whole_groups
-from vaesc.shards import Runner, Shard, name_of, parts_folder
+from vaesc.errors import DataError
+from vaesc.scoring_batch import Batch, Block, Span, open_parts, source_config, whole_groups
+from vaesc.shards import Runner, Shard, held, name_of, parts_folder
 
 ROWS = 65_536
 """Images of a shard: seconds of work for the quickest model, so that handing it over costs a few
@@ -36,11 +37,14 @@ def score_by_shards(
     Args:
         runner: Who scores.
         batch: The images and the model.
-        images: Where every worker finds the same images.
+        images: Where every worker finds the same images; each reads them once to see that.
         fingerprint: What they are.
         block_size: Images in memory at once.
         folder: Folder for what is handed over; nothing stays there.
         take: Gets each shard's block.
+
+    Raises:
+        DataError: A worker finds other images there, or none.
     """
     spans = batch.spans(ROWS, block_size)
     reference = batch.reference
@@ -100,9 +104,21 @@ def _shard(
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+@held
 def _opened(model: str, images: str, fingerprint: str, device: str) -> Batch:
-    """Open model and images, once for all shards of a batch that this process computes."""
+    """Open model and images, once for all shards of a batch that this process computes.
+
+    That they are the images of the process that leads is not believed: they are read once more.
+
+    Raises:
+        DataError: They are others, or not there.
+    """
+    config = source_config(place(images))
+    if source_of(config).fingerprint(config) != fingerprint:
+        raise DataError(
+            f"{images} holds other images for a worker than for the process that leads: every "
+            "machine must see the same ones there, and nobody may alter them meanwhile"
+        )
     loaded = SparseVAE.load(Path(model), device)
     assert loaded.reference is not None  # the batch was refused without
     return Batch(loaded, loaded.reference, open_parts(place(images)))

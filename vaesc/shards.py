@@ -26,9 +26,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from threading import Lock
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from vaesc.config import canonical_json
 from vaesc.errors import DataError, machine_told
@@ -42,7 +44,9 @@ NOTE = "part.json"
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 Summary = dict[str, Any]
+_HELD: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +150,30 @@ def compute(shard: Shard) -> Summary:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return _plain(summary)
+
+
+def held(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep what `function` returned last, which the shards of a step share, until it is let go.
+
+    It is made once, however many threads ask. Its arguments name the step: a path that is reused
+    may hold something else by then.
+    """
+    cached, lock = lru_cache(maxsize=1)(function), Lock()
+    kept = cast("Callable[P, R]", cached)
+    _HELD.append(cached.cache_clear)
+
+    @wraps(function)
+    def once(*arguments: P.args, **named: P.kwargs) -> R:
+        with lock:
+            return kept(*arguments, **named)
+
+    return once
+
+
+def let_go() -> None:
+    """Let go of what this process has :func:`held`: the step's shards are over."""
+    for forget in _HELD:
+        forget()
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:

@@ -14,6 +14,7 @@ ROOT = PACKAGE.parent
 HEAVY = ("torch", "mlflow", "prefect", "sklearn", "numba", "obstore")
 FLOORS = [
     {
+        "arithmetic",
         "errors",
         "memory",
         "config",

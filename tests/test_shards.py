@@ -18,6 +18,7 @@ from test_dictionary import planted
 from test_latents import files
 
 from vaesc import arrays, coding_shards, scoring_shards, shards
+from vaesc.arithmetic import arithmetic
 from vaesc.arrays import create_group, open_group, read_csr, write_array
 from vaesc.coding_shards import block_rows_of, code_by_shards
 from vaesc.config import DictionaryConfig, VAEConfig
@@ -25,7 +26,7 @@ from vaesc.dictionary import learn
 from vaesc.drift.reference import described
 from vaesc.errors import ConfigError, DataError
 from vaesc.latents import extract
-from vaesc.models import VAE, save_vae
+from vaesc.models import VAE, devices, save_vae
 from vaesc.progress import SILENT
 from vaesc.scoring import score_images
 from vaesc.shards import HERE, Shard, compute
@@ -165,6 +166,39 @@ def test_a_part_is_believed_only_if_it_is_what_was_written(shard, counted, what)
     assert compute(shard) == summary
     assert len(counted) == 2
     assert files(shard.part) == whole
+
+
+@pytest.mark.parametrize("other", ["torch", "instructions", "device"])
+def test_a_part_made_with_other_arithmetic_is_made_again(shard, counted, monkeypatch, other):
+    compute(shard)
+    assert compute(replace(shard, how={**shard.how, "device": "cpu:0"}))
+    assert len(counted) == 1
+    if other == "device":
+        identity = replace(shard, how={**shard.how, "device": "cuda:1"}).identity()
+        assert identity == {**shard.identity(), "device": "cuda"}
+        return
+    monkeypatch.setattr(shards, "arithmetic", lambda: {**arithmetic(), other: "another"})
+    compute(shard)
+    assert len(counted) == 2
+
+
+def test_which_device_is_automatic_is_settled_before_anybody_computes(
+    inputs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(devices, "_count", lambda kind: 1)
+
+    class Asked:
+        def map(self, every, then):
+            asked.extend(shard.how["device"] for shard in every)
+            raise KeyboardInterrupt
+
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        extract(*inputs, made(tmp_path / "a"), device="auto", runner=Asked())
+    with pytest.raises(KeyboardInterrupt):
+        extract(*inputs, made(tmp_path / "b"), device="cuda:9", runner=Asked())
+    assert set(asked[:5]) == {"cuda"}
+    assert set(asked[5:]) == {"cuda:9"}  # here is no such device, but there may be
 
 
 def test_a_shard_that_fails_leaves_nothing(shard, tmp_path):

@@ -59,7 +59,8 @@ def extract(
         dataset_folder: Folder of the dataset's artifact.
         vae_folder: Folder of the VAE's artifact.
         folder: Where to write.
-        device: Where to compute, see :func:`vaesc.models.resolve_device`.
+        device: Where to compute, see :func:`vaesc.models.resolve_device`; ``auto`` is what this
+            process finds, for whoever computes.
         block_size: Images in memory at once; no part of the result.
         listener: Hears of progress.
         checkpoints: Keeps shards that are done, for a killed call's successor; to be deleted by
@@ -74,7 +75,7 @@ def extract(
         DataError: The VAE was trained on images of another shape, or a latent is not finite.
     """
     from vaesc.datasets.reader import open_dataset
-    from vaesc.models import load_vae
+    from vaesc.models import load_vae, same_everywhere
 
     dataset = open_dataset(dataset_folder)
     vae = load_vae(vae_folder, "cpu")
@@ -86,6 +87,7 @@ def extract(
     counts = {split: dataset.n(split) for split in SPLITS}
     group = create_group(folder / _NAME, _origin(dataset_folder, vae_folder, vae, counts))
     inputs = {"dataset": str(dataset_folder.resolve()), "vae": str(vae_folder.resolve())}
+    how = {"device": same_everywhere(device), "block_size": block_size}
     spreads = {split: Spread() for split in SPLITS}
     total = sum(counts.values())
 
@@ -105,7 +107,7 @@ def extract(
                 name=(name := f"extract {split}/{number}"), function=f"{__name__}:extract_shard",
                 part=parts / name_of(name),
                 arguments={**inputs, "split": split, "start": rows.start, "stop": rows.stop},
-                how={"device": device, "block_size": block_size},
+                how=how,
             )
             for split in SPLITS
             for number, rows in enumerate(_shard_rows(group, split, counts[split], vae.latent_dim))

@@ -6,9 +6,11 @@ data alone, and a shard computes on one thread or in groups that are computed on
 So it gives the same bytes in this process and in a worker on another machine, and what is made of
 all parts, in order, depends on no number of workers.
 
-A part names its function, arguments and source, and the SHA-256 of each file. It is written beside
-its place and renamed. A shard whose part is there and is still what was written is not computed
-again: that of a worker which was lost is recomputed alone, and a step that was killed goes on.
+A part names its function, arguments and source, the type of device, libraries and instructions
+(:mod:`vaesc.arithmetic`), and the SHA-256 of each file. It is written beside its place and
+renamed. A shard whose part is there, of all the same, and is still what was written is not
+computed again: that of a worker which was lost is recomputed alone, and a step that was killed
+goes on.
 
 Who runs shards is a :class:`Runner`: :data:`HERE`, or workers that the floors above provide for
 the time of a block (:func:`running`).
@@ -32,6 +34,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from vaesc.arithmetic import arithmetic
 from vaesc.config import canonical_json
 from vaesc.errors import DataError, machine_told
 from vaesc.scratch import own_name
@@ -63,15 +66,18 @@ class Shard:
     arguments: Mapping[str, Any]
     """What is computed: strings, numbers, lists of them."""
     how: Mapping[str, Any] = field(default_factory=dict)
-    """How it is computed: no part of the result."""
+    """How it is computed: no part of the result, but for the last bits that the type of its
+    ``device`` decides."""
 
     def identity(self) -> Summary:
-        """Return what a part must have been made of to be this shard's."""
+        """Return what a part must have been made of, and with, to be this shard's."""
         module, _, _ = self.function.partition(":")
         return {
             "function": self.function,
             "arguments": _plain(dict(self.arguments)),
             "source": source_digest(module),
+            "device": str(self.how.get("device", "cpu")).partition(":")[0],
+            "arithmetic": arithmetic(),
         }
 
     def to_json(self) -> Summary:
@@ -253,7 +259,10 @@ def _made(shard: Shard, identity: Summary) -> Summary | None:
     except (OSError, ValueError, KeyError, TypeError):
         if not shard.part.exists():
             return None
-    logger.warning("the part of %s is damaged or of other work: it is made again", shard.name)
+    logger.warning(
+        "the part of %s is damaged, of other work or of another machine: it is made again",
+        shard.name,
+    )
     shutil.rmtree(shard.part, ignore_errors=True)
     return None
 

@@ -24,7 +24,7 @@ from vaesc.coding_shards import block_rows_of, code_by_shards
 from vaesc.config import DictionaryConfig, VAEConfig
 from vaesc.dictionary import learn
 from vaesc.drift.reference import described
-from vaesc.errors import ConfigError, DataError
+from vaesc.errors import ConfigError, DataError, StoreError
 from vaesc.latents import extract
 from vaesc.models import VAE, devices, save_vae
 from vaesc.progress import SILENT
@@ -206,6 +206,13 @@ def test_a_shard_that_fails_leaves_nothing(shard, tmp_path):
     with pytest.raises(Exception, match="split"):
         compute(replace(shard, arguments={**shard.arguments, "split": "nowhere"}))
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_folder_of_parts_that_was_cleared_away_does_not_come_back(shard, tmp_path):
+    gone = replace(shard, part=tmp_path / "gone" / "part")
+    with pytest.raises(StoreError, match=r"gone, where extract test/0 is to be, is not there"):
+        compute(gone)
+    assert not gone.part.parent.exists()
 
 
 def test_two_that_compute_one_shard_at_once_both_get_it(shard, monkeypatch):

@@ -18,7 +18,6 @@ the time of a block (:func:`running`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -36,7 +35,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from vaesc.arithmetic import arithmetic
 from vaesc.config import canonical_json
-from vaesc.errors import DataError, machine_told
+from vaesc.errors import DataError, StoreError, machine_told
 from vaesc.scratch import own_name
 from vaesc.source import source_digest
 from vaesc.store import file_digest
@@ -140,6 +139,7 @@ def compute(shard: Shard) -> Summary:
     """Make the part of a shard, unless it is there, and return the shard's summary.
 
     Raises:
+        StoreError: The folder of the parts is not there; what was cleared away stays away.
         VaescError: What the function raised, or what the disk refused.
     """
     identity = shard.identity()
@@ -147,7 +147,7 @@ def compute(shard: Shard) -> Summary:
         return found
     folder = shard.part.with_name(own_name(shard.part.name.replace(".", "-")))
     with machine_told():
-        folder.mkdir(parents=True)
+        _make(folder, shard)
         try:
             summary = _function(shard.function)(folder, **shard.arguments, **shard.how)
             note = {**identity, "summary": summary, "files": _digests(folder)}
@@ -239,6 +239,16 @@ def spans(n: int, rows: int) -> list[range]:
     return [range(i, min(i + rows, n)) for i in range(0, n, rows)]
 
 
+def _make(folder: Path, shard: Shard) -> None:
+    try:
+        folder.mkdir()
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{shard.part.parent}, where {shard.name} is to be, is not there: all machines must "
+            "share that folder, and it must stay while shards are computed"
+        ) from error
+
+
 def _publish(folder: Path, shard: Shard, identity: Summary) -> None:
     """Rename; a second worker that was thought lost may have been as fast, with the same bytes."""
     try:
@@ -284,11 +294,3 @@ def _function(name: str) -> Callable[..., Summary]:
         raise DataError(f"a shard's function is one of vaesc, named module:name, got {name!r}")
     found: Callable[..., Summary] = getattr(import_module(module), attribute)
     return found
-
-
-def digest_of_source() -> str:
-    """Return one SHA-256 of every module of vaesc: workers must have the same."""
-    root, total = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(f"{path.relative_to(root)}:{file_digest(path)}\n".encode())
-    return total.hexdigest()

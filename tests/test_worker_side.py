@@ -1,0 +1,97 @@
+"""What a worker must be, and what is said of one that is not; without any."""
+
+import re
+
+import pytest
+
+from tasks import worker_side, workers
+from tasks.crew import Crew
+from vaesc import source
+from vaesc.config import RuntimeConfig
+from vaesc.errors import ConfigError, VaescError
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (
+            {"version": "0", "source": "0" * 64},
+            "has another vaesc (version 0, source 000000000000)",
+        ),
+        ({"torch": "9.9"}, "computes with torch=9.9, the process that leads with torch="),
+        ({"instructions": "x86_64 AVX2"}, "computes with instructions=x86_64 AVX2, the process"),
+    ],
+)
+def test_a_worker_of_another_kind_is_refused_in_a_sentence(other, sentence, tmp_path, monkeypatch):
+    facts = worker_side.facts_of_worker(str(tmp_path))
+    worker_side.require_alike({"tcp://there:1": facts}, tmp_path)
+    kind = {**facts["kind"], **other}
+    with pytest.raises(ConfigError, match=re.escape(f"the worker tcp://there:1 {sentence}")):
+        worker_side.require_alike({"tcp://there:1": {**facts, "kind": kind}}, tmp_path)
+    leader = facts["kind"]
+    monkeypatch.setattr(worker_side, "own_kind", lambda: kind)  # one that came late
+    with pytest.raises(ConfigError, match=re.escape(f"a worker {sentence}")):
+        worker_side.computed_alike({}, leader, "batch")
+
+
+def test_a_worker_that_cannot_do_our_work_is_refused_in_a_sentence(tmp_path):
+    missing = {"tcp://there:1": ModuleNotFoundError("No module named 'tasks'")}
+    with pytest.raises(ConfigError, match="cannot use vaesc"):
+        worker_side.require_alike(missing, tmp_path)
+    blind = {"tcp://there:1": worker_side.facts_of_worker(str(tmp_path / "nothing"))}
+    with pytest.raises(
+        ConfigError, match=re.escape(f"does not see {tmp_path}: all machines must")
+    ):
+        worker_side.require_alike(blind, tmp_path)
+
+
+def test_what_is_compared_is_the_vaesc_that_is_loaded_and_not_what_was_edited_since(
+    tmp_path, monkeypatch
+):
+    facts = worker_side.facts_of_worker(str(tmp_path))
+    monkeypatch.setattr(source, "_PACKAGE", tmp_path)
+    assert source.digest_of_source() != facts["kind"]["source"]
+    worker_side.require_alike({"tcp://there:1": facts}, tmp_path)
+
+
+def test_a_shard_of_a_batch_that_was_given_up_is_not_begun():
+    kind = worker_side.own_kind()
+    assert worker_side.give_up("one") == 0
+    with pytest.raises(VaescError, match="given up"):
+        worker_side.computed_alike({}, kind, "one")
+    with pytest.raises(KeyError):  # it is begun, and is no shard
+        worker_side.computed_alike({}, kind, "two")
+    assert worker_side.give_up("two") == 0
+
+
+def test_a_cluster_that_does_not_start_is_told_by_whose_it_is():
+    def said(**runtime):
+        crew = Crew(RuntimeConfig(**runtime))
+        crew._client = Silent()
+        with pytest.raises(ConfigError) as error:
+            crew._check()
+        return str(error.value)
+
+    class Silent:
+        def wait_for_workers(self, n_workers, timeout):
+            raise TimeoutError
+
+    assert "start some (`dask worker there:8786`)" in said(runner="dask://there:8786")
+    ours = said(runner="dask", workers=3)
+    assert "3 processes did not start on this machine within 120 s" in ours
+    assert "dask worker" not in ours
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(workers, "find_spec", lambda name: None)
+    with (
+        pytest.raises(ConfigError, match=r'pip install "vaesc\[dask\]"'),
+        workers.workers(RuntimeConfig(runner="dask")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("runner", ["processes", "dask://", "dask://host", "dask:host:1"])
+def test_a_runner_that_cannot_be_is_refused(runner):
+    with pytest.raises(ValueError, match="must be threads, dask or dask://host:port"):
+        RuntimeConfig(runner=runner)

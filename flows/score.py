@@ -36,7 +36,8 @@ def score(
         name: The registered model, where `model` does not name one.
         out: Folder to write, which must not exist; default: one in ``scores`` of the home.
         block_size: Images in memory at once, for each worker.
-        workers: Blocks computed side by side, or processes of the cluster; default: one a core.
+        workers: Blocks computed at once, by threads or by as many processes of ``dask``; default:
+            one a core. ``dask://host:port`` has as many as were started there, and takes none.
         alpha: Largest probability of an alarm on images that are like the model's own.
         runner: Who scores: ``threads``, ``dask`` or ``dask://host:port``.
 

@@ -55,7 +55,7 @@ class Pipeline:
     def arguments(self) -> list[str]:
         """Return the command line after ``vaesc``; its own shards are its own threads' work."""
         where = ["--config", self.config_file] if self.config_file else []
-        every = (*self.settings, "runtime.runner=threads")
+        every = (*self.settings, "runtime.runner=threads", "runtime.workers=0")
         laid_over = [part for setting in every for part in ("--set", setting)]
         return ["run", "--json", "--preset", self.preset, *where, *laid_over]
 

@@ -28,13 +28,25 @@ def workers(runtime: RuntimeConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: Dask is not installed, or the cluster does not answer, or its workers do not
-            see the store or have another vaesc.
+            see the store or are of another kind; or a number of workers is of no effect.
     """
+    if runtime.workers and runtime.runner != "dask":
+        raise ConfigError(
+            _NO_EFFECT.format(runtime=runtime, why=_WHY[runtime.runner == "threads"])
+        )
     if runtime.runner == "threads":
         yield
         return
     with crew_of(runtime) as crew, running(crew):
         yield
+
+
+_NO_EFFECT = "workers={runtime.workers} has no effect with runner={runtime.runner}: {why}"
+_WHY = (
+    "that cluster has the workers that were started there; leave it out, or 0",
+    "steps take a thread a core (OMP_NUM_THREADS says otherwise); leave it 0, or set "
+    "runtime.runner=dask for so many processes",
+)
 
 
 @contextmanager
@@ -57,10 +69,14 @@ def crew_of(runtime: RuntimeConfig) -> Iterator[Crew]:
 def runtime_of(runner: str, n_workers: int | None) -> RuntimeConfig:
     """Return the settings of somebody who has two options instead of a config.
 
+    Args:
+        runner: Who computes.
+        n_workers: How many at once. Of ``threads``, which need no cluster, the caller starts them.
+
     Raises:
         ConfigError: One of them breaks its rule.
     """
     try:
-        return RuntimeConfig(runner=runner, workers=n_workers or 0)
+        return RuntimeConfig(runner=runner, workers=0 if runner == "threads" else n_workers or 0)
     except ValueError as error:
         raise ConfigError(str(error)) from error

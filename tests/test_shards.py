@@ -340,6 +340,14 @@ def test_what_the_shards_of_a_batch_share_is_opened_once_and_let_go(model, tmp_p
     assert seen() is None
 
 
+def test_threads_of_this_process_are_not_counted_where_others_score(model, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, *SHAPE), np.uint8))
+    with pytest.raises(ConfigError, match="workers=2 has no effect with a runner"):
+        score_images(
+            model, tmp_path / "images.npy", tmp_path / "out", workers=2, runner=Elsewhere()
+        )
+
+
 def test_images_in_memory_cannot_be_scored_elsewhere(model, tmp_path):
     images = np.zeros((3, *SHAPE), np.uint8)
     with pytest.raises(ConfigError, match=r"save them as \.npy"):

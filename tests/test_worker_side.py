@@ -6,8 +6,10 @@ import pytest
 
 from tasks import worker_side, workers
 from tasks.crew import Crew
+from tasks.runs import Pipeline
 from vaesc import source
 from vaesc.config import RuntimeConfig
+from vaesc.config_files import load_config
 from vaesc.errors import ConfigError, VaescError
 
 
@@ -89,6 +91,33 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
         workers.workers(RuntimeConfig(runner="dask")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("runner", "why"),
+    [
+        ("threads", "leave it 0, or set runtime.runner=dask for so many processes"),
+        ("dask://there:8786", "that cluster has the workers that were started there"),
+    ],
+)
+def test_a_number_of_workers_that_does_nothing_is_refused(runner, why):
+    with (
+        pytest.raises(ConfigError) as error,
+        workers.workers(RuntimeConfig(runner=runner, workers=9)),
+    ):
+        pass
+    assert str(error.value).startswith(f"workers=9 has no effect with runner={runner}: ")
+    assert why in str(error.value)
+
+
+def test_threads_are_started_by_who_scores_and_a_pipeline_of_many_has_its_own():
+    assert workers.runtime_of("threads", 3) == RuntimeConfig()
+    assert workers.runtime_of("dask", 3) == RuntimeConfig(runner="dask", workers=3)
+    one = Pipeline("seed 0", "digits", None, ("runtime.runner=dask", "runtime.workers=8"))
+    settings = [s for s in one.arguments() if "=" in s]
+    runtime = load_config("digits", None, settings).runtime
+    with workers.workers(runtime):  # as ``vaesc run`` does
+        assert (runtime.runner, runtime.workers) == ("threads", 0)
 
 
 @pytest.mark.parametrize("runner", ["processes", "dask://", "dask://host", "dask:host:1"])

@@ -534,7 +534,8 @@ class RuntimeConfig:
     """Who computes shards and seeds: `threads` of this process, a Dask cluster on this machine
     (`dask`) or elsewhere (`dask://host:port`, the address of its scheduler)."""
     workers: int = how(0)
-    """Processes of the `dask` cluster on this machine; 0: one a core."""
+    """At most so many shards or pipelines at once; 0: as many as suit. `dask` starts so many
+    processes. A run's shards take a number with no other runner."""
 
     def __post_init__(self) -> None:
         _require(

@@ -68,8 +68,9 @@ def score_images(
             test, in this order.
         folder: Where to write; must not exist.
         block_size: Images in memory at once, for each worker; no part of the result.
-        workers: Blocks computed side by side; default: one a core. Each needs memory of its own,
-            a few hundred MB where images are coded by descent. No part of the result.
+        workers: Blocks computed at once by threads of this process; default: one a core. Each
+            needs memory of its own, a few hundred MB where images are coded by descent. No part
+            of the result. Another `runner` has a number of its own.
         alpha: Largest probability that drift is seen where there is none.
         listener: Hears of progress.
         runner: Who scores: threads of this process, or workers, to whom the images must be a
@@ -82,13 +83,18 @@ def score_images(
         DataError: The model has no reference; or an image cannot be read, or has a shape or range
             that is not the model's. Nothing is written then.
         StoreError: `folder` exists, or cannot be written.
-        ConfigError: A setting is out of its range, or images in memory are to be scored elsewhere.
+        ConfigError: A setting is out of its range or of no effect, or images in memory are to be
+            scored elsewhere.
     """
     elsewhere = runner is not HERE
     if elsewhere and isinstance(images, np.ndarray):
         raise ConfigError(
             "images in memory cannot be scored by other processes; save them as .npy and give "
             "the path, or score with threads"
+        )
+    if elsewhere and workers is not None:
+        raise ConfigError(
+            f"workers={workers} has no effect with a runner, which has its own; leave it out"
         )
     for name, value in (("block_size", block_size), ("workers", workers)):
         if value is not None and value < 1:

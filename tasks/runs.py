@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +27,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from tasks.children import die_with_parent
 from tasks.tracking import PARENT_RUN
 from tasks.workers import crew_of
+from vaesc.arithmetic import THREAD_VARIABLES
 from vaesc.config import RuntimeConfig, home
 from vaesc.errors import VaescError
 
 AT_ONCE: Any = ThreadPoolTaskRunner(max_workers=2 * (os.cpu_count() or 1))
 """Pipelines that run at once, on one thread each; those beyond the processors share them."""
-_THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
 _HANDED_ON = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Servers that a process on another machine must find, too."""
 
@@ -99,25 +99,24 @@ def run_all(
         return
     with crew_of(runtime) as crew:
         yield from crew.run(
-            f"{len(pipelines)}-pipelines", lambda: list(_submitted(pipelines, parent_run))
+            f"{len(pipelines)}-pipelines",
+            lambda: list(_submitted(pipelines, parent_run, crew.result)),
         )
 
 
 def _submitted(
-    pipelines: Sequence[Pipeline], parent_run: str
+    pipelines: Sequence[Pipeline],
+    parent_run: str,
+    result: Callable[[Any, str], Any] = lambda future, name: future.result(),
 ) -> Iterator[dict[str, Any] | VaescError]:
     handed_on = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     environment = {**handed_on, "VAESC_HOME": str(home()), PARENT_RUN: parent_run}
     started = [run_pipeline.submit(each, environment) for each in pipelines]
     for each, future in zip(pipelines, started, strict=True):
         try:
-            yield future.result()
+            yield result(future, each.name)
         except VaescError as error:
             yield error
-        except Exception as error:
-            if type(error).__name__ != "KilledWorker":
-                raise
-            yield VaescError(f"the workers that ran {each.name} were lost, one after the other")
 
 
 @task(
@@ -131,7 +130,7 @@ def run_pipeline(pipeline: Pipeline, environment: Mapping[str, str]) -> dict[str
     """
     if _OVER.is_set():
         raise VaescError(f"the run of {pipeline.name} was not started: it was given up")
-    own = {**os.environ, **dict.fromkeys(_THREADS, "1"), **environment}
+    own = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), **environment}
     with tempfile.TemporaryFile("w+") as summary:
         process = subprocess.Popen(
             [sys.executable, "-m", "vaesc", *pipeline.arguments()],

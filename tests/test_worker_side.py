@@ -1,13 +1,16 @@
 """What a worker must be, and what is said of one that is not; without any."""
 
 import re
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import pytest
 
-from tasks import worker_side, workers
+from tasks import runs, worker_side, workers
 from tasks.crew import Crew
 from tasks.runs import Pipeline
 from vaesc import source
+from vaesc.arithmetic import THREAD_VARIABLES
 from vaesc.config import RuntimeConfig
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError, VaescError
@@ -118,6 +121,31 @@ def test_threads_are_started_by_who_scores_and_a_pipeline_of_many_has_its_own():
     runtime = load_config("digits", None, settings).runtime
     with workers.workers(runtime):  # as ``vaesc run`` does
         assert (runtime.runner, runtime.workers) == ("threads", 0)
+
+
+def test_a_pipeline_s_process_computes_on_one_thread_of_every_library(monkeypatch):
+    def popen(command, **options):
+        raise BlockingIOError(" ".join(sorted(k for k, v in options["env"].items() if v == "1")))
+
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runs.subprocess, "Popen", popen)
+    with pytest.raises(BlockingIOError) as error:
+        runs.run_pipeline.fn(Pipeline("seed 0", "digits", None, ()), {})
+    assert set(THREAD_VARIABLES) <= set(str(error.value).split())
+    assert "OPENBLAS_NUM_THREADS" in THREAD_VARIABLES
+
+
+def test_a_pipeline_whose_scheduler_is_lost_is_listed_as_failed(monkeypatch):
+    class Lost:
+        def result(self, timeout):
+            raise CancelledError
+
+    lost = SimpleNamespace(submit=lambda *given: SimpleNamespace(wrapped_future=Lost()))
+    monkeypatch.setattr(runs, "run_pipeline", lost)
+    crew = Crew(RuntimeConfig(runner="dask://there:8786"))
+    [told] = runs._submitted([Pipeline("seed 0", "digits", None, ())], "run", crew.result)
+    assert str(told).startswith("the scheduler of dask://there:8786 was lost: start it and run")
 
 
 @pytest.mark.parametrize("runner", ["processes", "dask://", "dask://host", "dask:host:1"])

@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import CancelledError
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from vaesc.arithmetic import THREAD_VARIABLES
 from vaesc.config import RuntimeConfig
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError, VaescError
+from vaesc.shards import Shard
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,25 @@ def test_what_is_compared_is_the_vaesc_that_is_loaded_and_not_what_was_edited_si
     monkeypatch.setattr(source, "_PACKAGE", tmp_path)
     assert source.digest_of_source() != facts["kind"]["source"]
     worker_side.require_alike({"tcp://there:1": facts}, tmp_path)
+
+
+def test_workers_must_see_the_folder_of_the_parts_before_any_is_computed(tmp_path):
+    class Elsewhere:
+        status = "running"
+
+        def run(self, function, path, on_error):
+            asked.append(path)
+            return {"tcp://there:1": {**function(path), "sees": False}}
+
+    asked, crew = [], Crew(RuntimeConfig(runner="dask://there:8786"))
+    crew._client = Elsewhere()
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    shard = Shard(name="score 0", function="", part=parts / "score-0", arguments={})
+    with pytest.raises(ConfigError, match=re.escape(f"there:1 does not see {parts}: all mach")):
+        crew.map([shard], lambda shard, summary: None)
+    assert [Path(path).parent for path in asked] == [parts]
+    assert not list(parts.iterdir())
 
 
 def test_a_shard_of_a_batch_that_was_given_up_is_not_begun():

@@ -30,9 +30,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.moto import Moto
 from deployments.stack import BUCKET
 from deployments.storage import Storage
-from tasks.children import Child, free_port
 
 SMALL, SMALL_BYTES = 300, 4096
 LARGE, LARGE_BYTES = 12, 16 * 2**20
@@ -75,9 +75,9 @@ def _compared(folder: Path, peer: Path | None, rounds: int) -> dict[str, Any]:
         }
         for client, runs in found.items()
     }  # fmt: skip
-    with _moto(folder) as environment:
+    with Moto(folder) as moto:
         for client in clients:
-            medians[client] |= _in_process(client, "create", folder, environment, peer)
+            medians[client] |= _in_process(client, "create", folder, moto.environment, peer)
     return {
         "small": [SMALL, SMALL_BYTES], "large": [LARGE, LARGE_BYTES], "at_once": AT_ONCE,
         "rounds": rounds, "versions": {"obstore": metadata.version("obstore")}, **medians,
@@ -186,39 +186,6 @@ class _S3fs:
 def _cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-class _moto:
-    """moto's server, which keeps nothing, with the bucket."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-
-    def __enter__(self) -> dict[str, str]:
-        from urllib.error import URLError
-        from urllib.request import Request, urlopen
-
-        url = f"http://127.0.0.1:{self.port}"
-
-        def ready() -> bool:
-            try:
-                urlopen(Request(f"{url}/{BUCKET}", method="PUT"), timeout=5).close()
-            except (URLError, OSError):
-                return False
-            return True
-
-        self.child = Child(
-            "moto", [sys.executable, "-m", "moto.server", "-p", str(self.port)],
-            log=self.folder / "moto.log", environment=dict(os.environ), folder=self.folder,
-        )  # fmt: skip
-        self.child.wait_until(ready, 60)
-        return {
-            "AWS_ENDPOINT_URL": url, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "anybody",
-            "AWS_SECRET_ACCESS_KEY": "anything",
-        }  # fmt: skip
-
-    def __exit__(self, *_: object) -> None:
-        self.child.stop()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m deployments.templates          # writes them; needs `pip install -e .[pools]`
 
 Each is what Prefect's worker of that type brings, plus what vaesc expects: of Prefect
-(:data:`tasks.server.ENVIRONMENT`), of the machine (cores, memory, GPUs, shared memory), and of
+(:data:`tasks.pools.EXPECTED`), of the machine (cores, memory, GPUs, shared memory), and of
 whoever runs other people's code (no root, no capabilities, no token, nothing writable but the data
 and ``/tmp``). The files are what `vaesc deploy` reads, so that who deploys needs no extra; a test
 writes them anew and compares. No template holds a secret or an address: Kubernetes takes them from
@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.server import ENVIRONMENT
+from tasks.pools import with_environment
 
 FOLDER = Path(__file__).parent / "pools"
 IMAGE = "vaesc:0.1.0"
@@ -33,19 +33,16 @@ def process() -> Template:
     """Runs are processes beside the worker: they have its machine, its files, its environment."""
     from prefect.workers.process import ProcessWorker
 
-    template: Template = ProcessWorker.get_default_base_job_template()
-    _variable(template, "env")["default"] = _environment()
-    return template
+    return with_environment(ProcessWorker.get_default_base_job_template())
 
 
 def docker() -> Template:
     """Runs are containers beside the worker's Docker."""
     from prefect_docker.worker import DockerWorker
 
-    template: Template = DockerWorker.get_default_base_job_template()
+    template = with_environment(DockerWorker.get_default_base_job_template(), **_IN_THE_IMAGE)
     # Prefect's docstring, for developers; the pool's page in the UI would show all of it.
     template["variables"].pop("description", None)
-    _variable(template, "env")["default"] = {**_environment(), **_IN_THE_IMAGE}
     _variable(template, "image")["default"] = IMAGE
     _variable(template, "image_pull_policy")["default"] = "IfNotPresent"
     _variable(template, "volumes")["default"] = ["vaesc-data:/data"]
@@ -90,9 +87,8 @@ def kubernetes() -> Template:
     """Runs are jobs of one pod each, which Kubernetes never starts again: Prefect does."""
     from prefect_kubernetes.worker import KubernetesWorker
 
-    template: Template = KubernetesWorker.get_default_base_job_template()
+    template = with_environment(KubernetesWorker.get_default_base_job_template(), **_IN_THE_IMAGE)
     template["variables"].pop("description", None)
-    _variable(template, "env")["default"] = {**_environment(), **_IN_THE_IMAGE}
     _variable(template, "image")["default"] = IMAGE
     _variable(template, "finished_job_ttl")["default"] = 86_400
     # A node that must first pull the image, or start, takes minutes.
@@ -173,11 +169,6 @@ _CONTAINER = {
         {"name": "shm", "mountPath": "/dev/shm"},
     ],
 }
-
-
-def _environment() -> dict[str, str]:
-    """Return what a run is to expect of Prefect; what only servers read is not among it."""
-    return {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
 
 
 def _variable(template: Template, name: str) -> dict[str, Any]:

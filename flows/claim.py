@@ -16,14 +16,14 @@ from prefect import flow
 from tasks import logs
 from tasks.alive import on_record
 from tasks.claim import seed_of, weigh_seeds_of
-from tasks.runs import AT_ONCE, none_outlives, run_all
+from tasks.runs import ONE_EACH, none_outlives, run_all
 from tasks.tracking import pipeline_run
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError, VaescError
 
 
 @flow(
-    name="claim", flow_run_name="claim-{preset}-{seeds}-seeds", task_runner=AT_ONCE,
+    name="claim", flow_run_name="claim-{preset}-{seeds}-seeds", task_runner=ONE_EACH,
     persist_result=False,
 )  # fmt: skip
 def claim(

@@ -34,7 +34,8 @@ def score(
         path: A folder of image files, or a .npy, .npz, .zarr or IDX file.
         model: Alias, version, address or run id of the model; resolved once.
         name: The registered model, where `model` does not name one.
-        out: Folder to write, which must not exist; default: one in ``scores`` of the home.
+        out: Folder to write, which must not exist; default: one in ``scores`` of the home, copied
+            to the artifacts of the MLflow run, since a home may be a pod's and go with it.
         block_size: Images in memory at once, for each worker.
         workers: Blocks computed at once, by threads or by as many processes of ``dask``; default:
             one a core. ``dask://host:port`` has as many as were started there, and takes none.

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from prefect.schedules import Cron, Interval, Schedule
 from flows.automations import automations, install, remove_others
 from flows.drift_automation import drift_automation, is_anothers
 from flows.notifications import notifications
-from flows.pools import PROCESS, keep_pool, kinds_of, with_requests
+from tasks.pools import PROCESS, keep_pool, kinds_of, with_requests
+from tasks.workers import runtime_of
 from vaesc.config import PipelineConfig
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError
@@ -37,6 +39,7 @@ from vaesc.resources import Requests, requests_for
 logger = logging.getLogger(__name__)
 
 RETRAIN = "flows/retrain.py:retrain"
+SCORE = "flows/score.py:score"
 
 _BLOCK = "prefect.blocks."
 _MOST_VALUES = 100_000
@@ -268,7 +271,14 @@ def _requests_of(entries: Sequence[Mapping[str, Any]], entry: Mapping[str, Any])
             "deployment %s: its settings are not known here, so its requests are those of the "
             "article's network; say others in work_pool.job_variables", entry["name"],
         )  # fmt: skip
-    return requests_for(found or PipelineConfig())
+    config = found or PipelineConfig()
+    if entry["entrypoint"] == SCORE:  # trains nothing, and has options of its own
+        given: dict[str, Any] = {"runner": "threads", "workers": None, "block_size": 8192}
+        given |= entry.get("parameters") or {}
+        own = runtime_of(given["runner"], given["workers"])
+        how = replace(own, device=config.runtime.device, block_size=given["block_size"])
+        config = replace(config, runtime=how)
+    return requests_for(config)
 
 
 def _schedule(entry: dict[str, Any]) -> Schedule:

@@ -15,14 +15,14 @@ from prefect import flow
 
 from tasks import logs
 from tasks.alive import on_record
-from tasks.runs import AT_ONCE, none_outlives, run_all
+from tasks.runs import ONE_EACH, none_outlives, run_all
 from tasks.sweep import pipeline_of, row_of, tabulate
 from tasks.tracking import pipeline_run
 from vaesc.config_files import load_config
 from vaesc.sweep import cells_of, metric_of
 
 
-@flow(name="sweep", flow_run_name="sweep-{preset}", task_runner=AT_ONCE, persist_result=False)
+@flow(name="sweep", flow_run_name="sweep-{preset}", task_runner=ONE_EACH, persist_result=False)
 def sweep(
     preset: str = "digits",
     config_file: str | None = None,

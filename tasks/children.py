@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vaesc.errors import VaescError
 
@@ -104,7 +105,7 @@ class Child:
         terminate(self.process, self._farewell)
 
 
-def terminate(process: subprocess.Popen[bytes], farewell: signal.Signals = signal.SIGTERM) -> None:
+def terminate(process: subprocess.Popen[Any], farewell: signal.Signals = signal.SIGTERM) -> None:
     """End a process with `farewell`, or by force when that has not helped after 15 seconds."""
     if process.poll() is not None:
         return

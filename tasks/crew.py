@@ -79,7 +79,7 @@ class Crew:
     """The workers of one Dask cluster; a runner of shards."""
 
     def __init__(self, runtime: RuntimeConfig) -> None:
-        self._setting, self._n_workers = runtime.runner, runtime.workers or resolve_threads(None)
+        self._setting, self.n_workers = runtime.runner, runtime.workers or resolve_threads(None)
         self.remote = runtime.runner.partition("://")[2]
         self._cluster: Any = None
         self._client: Any = None
@@ -132,7 +132,7 @@ class Crew:
         from prefect_dask import DaskTaskRunner
 
         runner: TaskRunner[Any] = DaskTaskRunner(address=self.address())
-        self._require_worker()
+        self.require_worker()
         found: list[R] = []
         token = _BODY.set(lambda: found.append(body()))
         try:
@@ -160,7 +160,7 @@ class Crew:
                 state = future.wrapped_future.result(timeout=LOOK_SECONDS)
                 break
             except TimeoutError:
-                self._require_worker()
+                self.require_worker()
             except KilledWorker as error:
                 raise VaescError(
                     f"the worker of {what} was lost {error.allowed_failures + 1} times: perhaps "
@@ -186,7 +186,7 @@ class Crew:
 
         # Memory is the machine's business: Dask would end a worker at a share of its own.
         self._cluster = LocalCluster(
-            n_workers=self._n_workers, threads_per_worker=1, processes=True,
+            n_workers=self.n_workers, threads_per_worker=1, processes=True,
             dashboard_address="127.0.0.1:0", memory_limit=0,
             env=dict.fromkeys(THREAD_VARIABLES, "1"),
         )  # fmt: skip
@@ -206,7 +206,7 @@ class Crew:
     def _check(self) -> None:
         """Refuse a cluster without workers, or whose workers cannot do our work."""
         try:
-            self._client.wait_for_workers(1 if self.remote else self._n_workers, START_SECONDS)
+            self._client.wait_for_workers(1 if self.remote else self.n_workers, START_SECONDS)
         except TimeoutError as error:
             raise ConfigError(f"runtime.runner={self._setting}: {self._no_start()}") from error
         with scratch("seen") as folder:
@@ -222,7 +222,7 @@ class Crew:
                 f"(`dask worker {self.remote}`)"
             )
         return (
-            f"{self._n_workers} processes did not start on this machine within {START_SECONDS} "
+            f"{self.n_workers} processes did not start on this machine within {START_SECONDS} "
             "s; set a smaller runtime.workers, or runtime.runner=threads"
         )
 
@@ -236,8 +236,12 @@ class Crew:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _require_worker(self) -> None:
-        """Say that no worker is left, once; give up when none has come for long."""
+    def require_worker(self) -> None:
+        """Say that no worker is left, once; give up when none has come for long.
+
+        Raises:
+            VaescError: None has come within :data:`START_SECONDS`, or the scheduler was lost.
+        """
         n_workers = self._answer(lambda client: len(client.scheduler_info()["workers"]))
         if n_workers is None:
             raise VaescError(self._lost())

@@ -44,7 +44,7 @@ def publish(run: PipelineRun) -> dict[str, Any]:
     """Write the report, fill the MLflow run and Prefect's UI, and return the run's summary.
 
     Returns:
-        The object that ``vaesc run --json`` prints, see design.md.
+        The object that ``vaesc run --json`` prints.
     """
     evaluation = Path(run.records["evaluate"].uri)
     results = json.loads((evaluation / "results.json").read_text())

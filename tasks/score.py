@@ -1,6 +1,7 @@
 """New images through a registered model: scored, recorded in MLflow, shown in Prefect.
 
-One MLflow run per batch, with the model's version and digest as tags. If the batch has drifted,
+One MLflow run per batch, with the model's version and digest as tags, and the scores themselves
+where nobody said into which folder: a pod's goes with it. If the batch has drifted,
 Prefect hears of it as the event ``vaesc.drift`` of the resource ``vaesc.model.<name>``, labelled
 with whether the version is the champion, whose payload holds the reason and the numbers; what
 follows from it is an automation's business (:mod:`flows.drift_automation`).
@@ -28,7 +29,7 @@ from tasks.workers import runtime_of
 from tasks.workers import workers as at_work
 from vaesc import shards
 from vaesc.bucket import place
-from vaesc.config import home
+from vaesc.config import expanded, home
 from vaesc.errors import ConfigError, RegistryError, machine_told
 from vaesc.registry import Tracking, load_model, promotion
 from vaesc.registry import connect as connect_tracking
@@ -63,7 +64,7 @@ def score_batch(
     from vaesc.scoring import SUMMARY, check_paths, score_images
 
     runtime = runtime_of(runner, workers)
-    folder = Path(out).expanduser() if out else home() / "scores" / flow_run_id()
+    folder = expanded(out) if out else home() / "scores" / flow_run_id()
     check_paths(place(path), folder)
     loaded = load_model(model, name=name)
     version = _version_of(loaded)
@@ -80,7 +81,7 @@ def score_batch(
             )  # fmt: skip
         seconds = time.perf_counter() - started
         tracking.log_metrics(run_id, {**metrics_of(summary), "batch/seconds": seconds})
-        tracking.log_artifacts(run_id, folder / SUMMARY)
+        tracking.log_artifacts(run_id, folder / SUMMARY if out else folder)
     return {
         **summary,
         "run_id": run_id,
@@ -155,7 +156,8 @@ def markdown_of(summary: Mapping[str, Any]) -> str:
             summary["drift"]["reason"],
             "",
             f"Model {version['name']} version {version['version']}; {summary['n_images']:,} "
-            f"images in {summary['seconds']:.1f} s; scores in `{summary['out']}`.",
+            f"images in {summary['seconds']:.1f} s; scores in `{summary['out']}`; MLflow's "
+            f"run `{summary['run_id']}`.",
             "",
             "| statistic | value | threshold | floor | exceeded |",
             "| --- | --- | --- | --- | --- |",

@@ -20,6 +20,7 @@ from prefect.states import Completed
 from tasks import logs
 from tasks.caching import RecordSerializer, StepPolicy, results_folder
 from tasks.tracking import current
+from vaesc.bucket_errors import AwayError
 from vaesc.datasets import DownloadError
 from vaesc.errors import VaescError, machine_told
 from vaesc.records import Record
@@ -104,6 +105,6 @@ def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     Prefect takes plain functions only here: any other callable would silently mean "never".
     """
     error = state.result(raise_on_failure=False)
-    if isinstance(error, (DownloadError, UnreachableError)):
+    if isinstance(error, (DownloadError, UnreachableError, AwayError)):
         return True
     return not isinstance(error, VaescError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,9 +38,14 @@ def row_of(cell: Cell, found: Mapping[str, Any] | VaescError) -> dict[str, Any]:
             "report": None, "error": str(found),
         }  # fmt: skip
     return {
-        **common, "state": "finished", "error": "",
-        **{key: found[key] for key in ("run_id", "metrics", "seconds", "report")},
+        **common, "state": "finished", "error": "", "metrics": _said_in_json(found["metrics"]),
+        **{key: found[key] for key in ("run_id", "seconds", "report")},
     }  # fmt: skip
+
+
+def _said_in_json(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics with None for what is no finite number: JSON knows no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def tabulate(
@@ -66,7 +72,7 @@ def tabulate(
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sweep.csv").write_text(as_csv(ordered), encoding="utf-8")
-    text = json.dumps(found, indent=1, sort_keys=True)
+    text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False)
     (folder / "sweep.json").write_text(text + "\n", encoding="utf-8")
     run.tracking.log_artifacts(run.run_id, folder)
     numbers = {"sweep/n_cells": float(len(rows)), "sweep/n_failed": float(found["n_failed"])}

@@ -76,7 +76,11 @@ def require_alike(answers: Mapping[str, Any], folder: Path | str) -> None:
 
 def unseen(who: str, folder: Path | str) -> str:
     """Return a sentence about a worker that does not see a folder."""
-    return f"{who} does not see {folder}: all machines must share that folder"
+    return (
+        f"{who} does not see what this process writes to {folder}: mount one file system there, "
+        "for this run and all of its workers (on Kubernetes one ReadWriteMany claim, see "
+        "docs/scale.md), or set runtime.runner=threads"
+    )
 
 
 def computed_alike(shard: Mapping[str, Any], leader: Mapping[str, str], batch: str) -> Summary:

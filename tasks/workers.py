@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 from tasks.crew import Crew
+from tasks.elsewhere import require_api
 from vaesc.config import RuntimeConfig
 from vaesc.errors import ConfigError
 from vaesc.shards import running
@@ -60,7 +61,8 @@ def crew_of(runtime: RuntimeConfig) -> Iterator[Crew]:
     crew = Crew(runtime)
     try:
         if crew.remote:
-            crew.address()  # what cannot be reached is said before anything is computed
+            # What cannot be reached is said before anything is computed.
+            require_api(crew.address(), runtime.runner)
         yield crew
     finally:
         crew.close()

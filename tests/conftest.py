@@ -18,7 +18,15 @@ settings.load_profile("vaesc")
 _HOME = tempfile.mkdtemp(prefix="vaesc-tests-")
 os.environ["VAESC_HOME"] = _HOME
 
+LONG = ("slow", "service", "faults")
+"""Markers of tests that run whole pipelines or start servers."""
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with long tests first: quick ones fill up what is left of two processes' time."""
+    long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_unconfigure():

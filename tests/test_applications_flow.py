@@ -71,6 +71,7 @@ def test_a_setting_of_one_application_concerns_no_other(project, first):
     assert set(again.values()) == {"cached"}
 
 
+@pytest.mark.long
 def test_a_run_with_applications_is_reproduced(project, first):
     done = project.vaesc("reproduce", first["run_id"], "--json")
     found = json.loads(done.stdout)

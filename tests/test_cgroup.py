@@ -67,3 +67,44 @@ def test_training_keeps_to_it(monkeypatch):
     assert free_bytes(torch.device("cpu")) == 7 * MIB
     monkeypatch.setattr("vaesc.cgroup.free_bytes", lambda: None)
     assert free_bytes(torch.device("cpu")) > 7 * MIB
+
+
+def test_cores_are_the_time_allowed_in_a_period(tmp_path):
+    mounted, proc = tmp_path / "mounted", tmp_path / "cgroup"
+    proc.write_text("0::/pod/abc\n")
+    (mounted / "pod" / "abc").mkdir(parents=True)
+    assert cgroup.cores(proc, mounted) is None
+    (mounted / "pod" / "abc" / "cpu.max").write_text("max 100000\n")
+    assert cgroup.cores(proc, mounted) is None
+    (mounted / "pod" / "cpu.max").write_text("150000 100000\n")
+    assert cgroup.cores(proc, mounted) == 1.5
+    first = tmp_path / "first"
+    proc.write_text("3:cpu,cpuacct:/job\n0::/\n")
+    (first / "cpu" / "job").mkdir(parents=True)
+    (first / "cpu" / "job" / "cpu.cfs_period_us").write_text("50000\n")
+    for quota, expected in (("-1", None), ("200000", 4.0)):
+        (first / "cpu" / "job" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert cgroup.cores(proc, first) == expected
+
+
+def test_what_is_allowed_is_the_tightest_limit_whatever_is_used(tmp_path):
+    places = (tmp_path / "cgroup", tmp_path / "mounted")
+    places[0].write_text("0::/a/b")
+    assert cgroup.allowed_bytes(*places) is None
+    group(places[1] / "a" / "b", 512 * MIB, 12 * MIB)
+    group(places[1] / "a", 256 * MIB, 200 * MIB)
+    assert cgroup.allowed_bytes(*places) == 256 * MIB
+
+
+def test_a_claim_is_held_against_the_container_too(monkeypatch):
+    from vaesc.datasets.files import check_memory
+    from vaesc.errors import DataError
+
+    check_memory("x.npz", 2 * MIB)
+    monkeypatch.setattr("vaesc.cgroup.allowed_bytes", lambda: MIB)
+    check_memory("x.npz", MIB)
+    with pytest.raises(DataError, match=r"more than the memory of this container .* 1048576"):
+        check_memory("x.npz", 2 * MIB)
+    monkeypatch.setattr("vaesc.cgroup.allowed_bytes", lambda: 1 << 59)
+    with pytest.raises(DataError, match="more than this machine's memory of"):
+        check_memory("x.npz", 1 << 58)

@@ -95,3 +95,43 @@ def test_a_command_that_is_terminated_leaves_nothing(here):
     assert done.returncode == 143
     assert done.stderr == "vaesc: terminated; OUT was not written; run it again\n"
     assert {p.name for p in here.iterdir()} == {"images.npy", "labels.npy"}
+
+
+REMOTE = (
+    *((*(part if part == "IN" or not part.startswith("out.") else "URL" for part in command),)
+      for command in COMMANDS),
+    ("score", "IN", "URL"),
+    ("label", "--probabilities", "URL", "IN", "labels.npy", "out.npy"),
+    ("detect", "--explain", "URL", "IN", "out.json"),
+    ("models", "export", "champion", "URL"),
+    ("reproduce", "RUN", "--keep", "URL"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["s3://key:hush@bucket/x.npy", "gs://bucket/x.npy", "file:///x"])
+@pytest.mark.parametrize("command", REMOTE, ids=" ".join)
+def test_an_output_that_is_a_url_is_refused(command, url, here, capfd):
+    named = {"URL": url, "IN": "images.npy"}
+    with pytest.raises(SystemExit) as caught:
+        main([named.get(part, part) for part in command])
+    said = capfd.readouterr().err
+    assert caught.value.code == 2
+    assert f"a URL ({url.partition('://')[0]}://...) is given where a file or folder of" in said
+    assert "hush" not in said
+    assert sorted(path.name for path in here.iterdir()) == ["images.npy", "labels.npy"]
+
+
+def test_a_home_that_is_a_url_is_refused(here, monkeypatch, capfd):
+    assert main(["gc", "--home", "s3://bucket/home"]) == 2
+    monkeypatch.setenv("VAESC_HOME", "s3://bucket/home")
+    assert main(["gc"]) == 2
+    assert capfd.readouterr().err.count("a URL (s3://...) is given") == 2
+
+
+def test_the_flow_that_scores_refuses_it_too(here):
+    from tasks.score import score_batch
+    from vaesc.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"a URL \(s3://\.\.\.\) is given"):
+        score_batch.fn("images.npy", "champion", "vaesc", "s3://bucket/x", 10, 1, 1e-3)
+    assert not list(here.glob("s3*"))

@@ -314,6 +314,7 @@ print(run_step(INGEST, config, {"source": "x"}).path)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.timeout(900)

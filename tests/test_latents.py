@@ -55,7 +55,7 @@ def test_latents_are_what_encode_says(inputs, tmp_path, block_size):
 def test_the_block_size_changes_no_byte(inputs, tmp_path, monkeypatch):
     """Also where a split needs several shards and a shard several groups."""
     monkeypatch.setattr(arrays, "_CHUNK_BYTES", 6 * 4 * 100)
-    monkeypatch.setattr(arrays, "_SHARD_BYTES", 6 * 4 * 500)
+    monkeypatch.setattr(arrays, "SHARD_BYTES", 6 * 4 * 500)
     monkeypatch.setattr("vaesc.models.elbo.GROUP", 64)
     for name, size in (("a", 1), ("b", 200), ("c", 100_000)):
         extracted(inputs, tmp_path / name, block_size=size)

@@ -223,6 +223,7 @@ def test_both_uis_show_the_run_in_a_browser(project, first):
         assert shown(browser, page, "Completed", "7 Task runs", *STEPS) == []
 
 
+@pytest.mark.long
 def test_a_training_that_had_to_be_mended_says_so_wherever_one_looks(project, first):
     """In MLflow (also of the run that had it cached), the report, the card, the output."""
     wild = ("--set", "training.learning_rate=3", "--set", "registry.model_name=wild")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from project import ask
 
-from flows.pools import KINDS, PULL, kinds_of, template_of, with_requests
+from tasks.pools import KINDS, PULL, kinds_of, template_of, with_requests
 from vaesc.errors import ConfigError
 from vaesc.resources import Requests
 
@@ -52,6 +52,29 @@ def test_the_files_own_way_to_the_code_stands(tmp_path, caplog):
         assert made["deployments"][0].get("pull") == own
     assert "its requests are those of the article's network" in caplog.text
     assert _prefect_file(file, [entry()], tmp_path) == file
+
+
+def test_scoring_asks_for_what_its_own_options_start():
+    from flows.serve import _requests_of
+
+    def asked(settings=(), **parameters):
+        trained = {"preset": "mnist", "settings": ["registry.model_name=m", *settings]}
+        nightly = {**entry(), "entrypoint": "flows/retrain.py:retrain", "parameters": trained}
+        score = {**entry(), "entrypoint": "flows/score.py:score"}
+        score["parameters"] = {"path": "x", "name": "m", **parameters}
+        return _requests_of([nightly, score], score)
+
+    alone = asked()
+    assert asked(["runtime.runner=dask", "runtime.workers=8"]) == alone
+    assert asked(["runtime.ranks=4"]) == alone
+    assert asked(workers=8) == alone
+    assert asked(runner="dask://there:8786", workers=8) == alone
+    many = asked(runner="dask", workers=8)
+    assert many.cpus == 8
+    assert 8 * alone.memory_bytes < many.memory_bytes <= 9 * alone.memory_bytes
+    assert asked(block_size=1 << 20).memory_bytes > alone.memory_bytes
+    with pytest.raises(ConfigError, match="must be threads, dask or dask://host:port"):
+        asked(runner="ray")
 
 
 @pytest.mark.parametrize(

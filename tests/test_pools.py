@@ -14,8 +14,7 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from deployments import templates
-from flows.pools import KINDS, PULL, job_variables, template_of
-from tasks.server import ENVIRONMENT
+from tasks.pools import EXPECTED, KINDS, PULL, job_variables, template_of
 from vaesc.resources import Requests
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,6 @@ CONFIGURATIONS = {
     "docker": DockerWorkerJobConfiguration,
     "kubernetes": KubernetesWorkerJobConfiguration,
 }
-OURS = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
 SECRET = re.compile(r"PASSWORD|SECRET|AUTH_STRING|API_KEY|AWS_|TOKEN")
 
 
@@ -80,7 +78,7 @@ def test_a_process_pool_is_what_it_always_was():
     from prefect.workers.process import ProcessWorker
 
     before = ProcessWorker.get_default_base_job_template()
-    before["variables"]["properties"]["env"]["default"] = OURS
+    before["variables"]["properties"]["env"]["default"] = EXPECTED
     assert json.dumps(template_of("process", FOLDER)) == json.dumps(before)
     assert template_of("process", Path("nowhere")) == ProcessWorker.get_default_base_job_template()
 
@@ -88,7 +86,7 @@ def test_a_process_pool_is_what_it_always_was():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_run_gets_what_vaesc_expects_of_prefect_and_no_secret(kind):
     configuration = rendered(kind)
-    assert configuration.env.items() >= OURS.items()
+    assert configuration.env.items() >= EXPECTED.items()
     assert not [name for name in configuration.env if SECRET.search(name)]
     text = (FOLDER / f"{kind}.json").read_text()
     assert "prefect.blocks" not in text
@@ -198,6 +196,25 @@ def test_a_claim_takes_the_place_of_the_empty_folder():
     pod = pod_of(rendered("kubernetes", {"data_volume": claim, "shm_size": "8Gi"}))
     assert pod["volumes"][0] == claim
     assert pod["volumes"][2]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+
+
+def test_a_run_and_its_dask_workers_share_one_volume_as_the_page_says():
+    """Shards are files: with a folder of its own each worker would be refused."""
+    page = (ROOT / "docs/scale.md").read_text().partition("**Dask.**")[2]
+    run, workers = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    pod = pod_of(rendered("kubernetes", yaml.safe_load(run)["job_variables"]))
+    claim, theirs = yaml.safe_load_all(workers)
+    (container,), (worker,) = pod["containers"], theirs["spec"]["containers"]
+
+    assert claim["kind"] == "PersistentVolumeClaim"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert pod["volumes"][0] == theirs["spec"]["volumes"][0]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
+    assert {"name": "data", "mountPath": "/data"} in worker["volumeMounts"]
+    assert {each["name"]: each["value"] for each in worker["env"]}["VAESC_HOME"] == "/data"
+    assert theirs["spec"]["securityContext"].items() <= pod["securityContext"].items()
+    assert [str(each.popitem()[1]["name"]) for each in worker["envFrom"]] == ["vaesc"] * 2
 
 
 def test_the_image_is_what_the_templates_expect():

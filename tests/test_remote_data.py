@@ -1,6 +1,7 @@
 """Zarr arrays and models in a bucket, read in place or fetched: as if they lay in a folder."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,67 @@ def test_a_model_in_a_bucket_is_loaded_verified_and_kept(model, url, tmp_path, m
 def test_a_url_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="must be s3://bucket"):
         load_model("s3://x")
+
+
+def test_a_model_saved_into_a_bucket_is_the_model(model, url, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("VAESC_HOME", str(tmp_path / "home"))
+    order, create = [], Bucket.create
+    monkeypatch.setattr(
+        Bucket, "create", lambda self, key, data: order.append(key) or create(self, key, data)
+    )
+    model.save(url)
+    model.save(tmp_path / "model")
+    assert order[-1] == "bundle.json", "whoever finds it finds all"
+    there = {each.key: Bucket(url).read(each.key, 10**9) for each in Bucket(url).list()}
+    assert there == {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert (
+        load_model(url, device="cpu").encode(digits()[:9]) != model.encode(digits()[:9])
+    ).nnz == 0
+    with pytest.raises(StoreError, match=r"holds bundle\.json already; choose another prefix"):
+        model.save(url)
+
+
+def test_saving_a_model_never_writes_over_another(model, url, monkeypatch):  # noqa: F811
+    """Neither over one that is being written, nor over one that is whole meanwhile."""
+    monkeypatch.setenv("VAESC_HOME", "unused")
+    there = Bucket(url)
+    there.write("vae.safetensors", b"another model's")
+    with pytest.raises(StoreError, match=r"holds another vae\.safetensors already"):
+        model.save(url)
+    assert there.read("vae.safetensors", 100) == b"another model's"
+    assert there.read("bundle.json", 10**6) is None
+    with pytest.raises(StoreError, match="holds no model"):
+        load_model(url, device="cpu")
+    there.delete(["vae.safetensors"])
+    model.save(url)  # what an interrupted attempt left is completed
+
+
+def test_of_two_who_save_at_once_one_wins_or_both_have_the_same(model, url, tmp_path):  # noqa: F811
+    from vaesc.bucket_folders import publish_folder
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            (tmp_path / name / str(i)).write_text(f"{name if i % 2 else 'same'} {i}")
+
+    def attempt(name):
+        try:
+            publish_folder(tmp_path / name, Bucket(url), "7")
+        except StoreError:
+            return ""
+        return name
+
+    with ThreadPoolExecutor(2) as pool:
+        won = [name for name in pool.map(attempt, "ab") if name]
+    found = {each.key: Bucket(url).read(each.key, 100) for each in Bucket(url).list()}
+    assert len(won) == ("7" in found) <= 1
+    for name in won:
+        assert found == {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+
+def test_a_model_is_saved_to_no_other_url(model, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    for place in ("gs://bucket/x", Path("s3://bucket/x"), "file:///x"):
+        with pytest.raises(ConfigError, match="is given where a file or folder of this machine"):
+            model.save(place)
+    assert list(tmp_path.iterdir()) == []

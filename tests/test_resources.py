@@ -1,7 +1,6 @@
 """What a run asks for grows with what it holds at once, and with nothing else."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -87,13 +86,49 @@ def test_gpus_are_asked_for_only_by_name():
         assert requests_for(config).gpus == gpus
 
 
-@pytest.mark.parametrize("name", ["ranks", "workers"])
-def test_every_process_has_memory_and_a_core_and_a_rank_its_gpu(name):
-    def asked(n):
-        how = SimpleNamespace(**{"device": "cuda", "block_size": 8192, name: n})
-        return requests_for(replace(PipelineConfig(), runtime=how), n_images=10**6, shape=SHAPE)
+def asked(**runtime):
+    config = PipelineConfig(dataset=ARRAYS, runtime=RuntimeConfig(**runtime))
+    return requests_for(config, n_images=10**6, shape=SHAPE)
 
-    one, four = asked(1), asked(4)
-    assert 3 * one.memory_bytes < four.memory_bytes <= 4 * one.memory_bytes
-    assert four.cpus == 4
-    assert (one.gpus, four.gpus) == (1, 4 if name == "ranks" else 1)
+
+ONE = asked()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "processes", "cpus", "gpus"),
+    [
+        ({"workers": 8}, 1, 2, 0),
+        ({"runner": "dask://scheduler:8786", "workers": 8}, 1, 2, 0),
+        ({"runner": "dask", "workers": 1}, 2, 2, 0),
+        ({"runner": "dask", "workers": 8}, 9, 8, 0),
+        ({"runner": "dask"}, 3, 2, 0),  # as many workers as OMP_NUM_THREADS says, which is `cpus`
+        ({"runner": "dask", "ranks": 4}, 5, 4, 0),
+        ({"runner": "dask", "ranks": 4, "workers": 6}, 7, 6, 0),
+        ({"ranks": 2}, 3, 2, 0),
+        ({"ranks": 4, "device": "cuda"}, 5, 4, 4),
+        ({"runner": "dask", "workers": 4, "device": "cuda"}, 5, 4, 1),
+    ],
+)
+def test_every_process_that_a_run_starts_has_memory_and_a_core(runtime, processes, cpus, gpus):
+    found = asked(**runtime)
+    assert (found.cpus, found.gpus) == (cpus, gpus)
+    assert 0 <= processes * ONE.memory_bytes - found.memory_bytes < processes * (256 << 20)
+
+
+def test_a_run_starts_the_workers_that_it_has_asked_for(monkeypatch):
+    """By the code that starts them, with the threads that a pool tells it of."""
+    from tasks.workers import Crew
+
+    for workers in (0, 1, 3):
+        runtime = RuntimeConfig(runner="dask", workers=workers)
+        found = asked(runner="dask", workers=workers)
+        monkeypatch.setenv("OMP_NUM_THREADS", str(found.cpus))
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+        started = Crew(runtime).n_workers
+        assert 0 <= (started + 1) * ONE.memory_bytes - found.memory_bytes < (started + 1) << 28
+
+
+def test_windows_and_shards_are_the_librarys_own():
+    from vaesc.training.order import WINDOW_BYTES
+
+    assert IMAGE_WINDOW == WINDOW_BYTES

@@ -107,6 +107,7 @@ def test_nothing_new_is_said_at_once(story):
     assert story["again"]["run"] is None
 
 
+@pytest.mark.long
 def test_a_decision_that_was_cut_off_before_the_alias_moved_is_made_again(project):
     """Killed after the decision was kept: the next night must not take it for done."""
     name = ("--set", "registry.model_name=cut")
@@ -129,6 +130,7 @@ def test_a_decision_that_was_cut_off_before_the_alias_moved_is_made_again(projec
     assert retrained(project, *name, "--set", "training.epochs=40")["outcome"] == "nothing new"
 
 
+@pytest.mark.long
 def test_a_rollback_is_not_undone_by_the_next_night(project):
     name = ("--set", "registry.model_name=cut", "--set", "training.epochs=40")
     done = project.vaesc("models", "rollback", "--name", "cut", "--json")
@@ -138,6 +140,7 @@ def test_a_rollback_is_not_undone_by_the_next_night(project):
     assert "was champion before" in told["reason"]
 
 
+@pytest.mark.long
 def test_the_champion_trained_again_stays_what_it_is(project):
     """Another key, the same model: it is neither judged alone nor loses its decision."""
     name = ("--set", "registry.model_name=cut")
@@ -148,6 +151,7 @@ def test_the_champion_trained_again_stays_what_it_is(project):
     assert json.loads(found.stdout)["aliases"] == ["champion"]
 
 
+@pytest.mark.long
 def test_a_candidate_that_was_overtaken_is_compared_with_the_new_champion(project):
     """Another retraining promotes its own between the comparison and the move."""
     third = retrained(project, "--set", "registry.model_name=cut", "--set", "vae.latent_dim=2")
@@ -252,6 +256,7 @@ def test_the_atoms_of_a_champion_are_numbered_for_good(project, story):
     assert not set(atoms["born"]) & set(story["worse"]["atoms"]["ids"])
 
 
+@pytest.mark.long
 def test_nothing_new_is_known_too_where_the_first_champion_was_never_judged(project):
     """`vaesc run` names the first champion; no gate has frozen a split by then."""
     name = ("--set", "registry.model_name=plain")
@@ -288,6 +293,7 @@ def test_images_that_cannot_be_compared_are_refused_before_they_are_trained_on(p
     assert "cannot be frozen" in done.stderr
 
 
+@pytest.mark.long
 def test_another_split_is_frozen_by_hand_only_and_what_it_rejected_is_asked_anew(project):
     name = ("--set", "registry.model_name=moved")
     project_images = project.home / "images.npy"

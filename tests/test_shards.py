@@ -45,7 +45,7 @@ class Elsewhere:
 def inputs(tmp_path, monkeypatch):
     """Digits and an untrained VAE; latents in shards of 500 rows."""
     monkeypatch.setattr(arrays, "_CHUNK_BYTES", 6 * 4 * 100)
-    monkeypatch.setattr(arrays, "_SHARD_BYTES", 6 * 4 * 500)
+    monkeypatch.setattr(arrays, "SHARD_BYTES", 6 * 4 * 500)
     (tmp_path / "vae").mkdir()
     save_vae(VAE(VAEConfig(hidden=(32,), latent_dim=6), (8, 8)), tmp_path / "vae")
     return write_digits(tmp_path / "dataset"), tmp_path / "vae"

@@ -12,6 +12,7 @@ from tasks.learn import learn
 from tasks.register import register
 from tasks.step import may_pass
 from tasks.train import train
+from vaesc.bucket_errors import AwayError, BucketError
 from vaesc.datasets import DownloadError
 from vaesc.errors import ConfigError, DataError, RegistryError, StoreError, TrainingError
 from vaesc.registry.failures import UnreachableError
@@ -21,13 +22,16 @@ def failed(error):
     return Failed(data=error)
 
 
-@pytest.mark.parametrize("error", [DownloadError("x"), UnreachableError("x"), OSError(5, "x")])
+OUTSIDE = [DownloadError("x"), UnreachableError("x"), AwayError("x"), OSError(5, "x")]
+
+
+@pytest.mark.parametrize("error", OUTSIDE)
 def test_the_outside_may_come_back(error):
     assert may_pass(None, None, failed(error))
 
 
 @pytest.mark.parametrize(
-    "kind", [ConfigError, DataError, StoreError, TrainingError, RegistryError]
+    "kind", [ConfigError, DataError, StoreError, BucketError, TrainingError, RegistryError]
 )
 def test_what_is_deterministic_fails_again(kind):
     assert not may_pass(None, None, failed(kind("x")))

@@ -4,12 +4,13 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from vaesc.config_files import load_config
 from vaesc.errors import ConfigError
-from vaesc.sweep import as_csv, as_markdown, best_of, cells_of, metric_of, ranked
+from vaesc.sweep import as_csv, as_markdown, best_lacks, best_of, cells_of, metric_of, ranked
 
 
 def grid(*lines, settings=()):
@@ -52,14 +53,38 @@ def test_a_bad_grid_is_refused_in_a_sentence(lines, sentence):
     assert sentence in str(error.value)
 
 
+def test_other_data_are_another_run():
+    """No digest knows the path, since the data's own does; and nothing has been read yet."""
+    own = ["dataset.source=arrays"]
+    assert len(grid("dataset.path=a.npy,b.npy", settings=own)) == 2
+    assert len(grid("dataset.labels=a.npy,b.npy", settings=[*own, "dataset.path=x.npy"])) == 2
+    assert len(grid("dataset.folder=a,b", settings=["dataset.source=mnist"])) == 2
+    with pytest.raises(ConfigError, match="the same run twice"):
+        grid("dataset.download=true,false")
+
+
 def test_the_metric_is_one_that_every_cell_will_have():
     eight = load_config("digits", None, ["dictionary.n_nonzero_coefs=8"])
-    few = load_config("digits", None, ["evaluation.sparsity_levels=[1, 4]"])
+    levels = "evaluation.sparsity_levels=[1, 4]"
+    few = load_config("digits", None, [levels, "dictionary.n_nonzero_coefs=8"])
     assert metric_of(None, [eight]) == "test/mse_k8"
     assert metric_of(None, [eight, few]) == "test/mse_k4"
     assert metric_of("test/negative_elbo", [few]) == "test/negative_elbo"
     with pytest.raises(ConfigError, match="not every cell is evaluated at k = 8, but at 1, 4"):
         metric_of("test/mse_k8", [eight, few])
+    for typo in ("mse_k8", "test", "test/", "/mse"):
+        with pytest.raises(ConfigError, match="begins with its split, such as test/mse_k8"):
+            metric_of(typo, [eight])
+
+
+@pytest.mark.parametrize("levels", ["4,8", "8,4"])
+def test_cells_of_unlike_levels_are_compared_at_the_one_that_is_named(levels):
+    """Not at that of whichever was typed first."""
+    cells = grid(f"dictionary.n_nonzero_coefs={levels}")
+    configs = [load_config("digits", None, list(cell.assignments)) for cell in cells]
+    with pytest.raises(ConfigError, match=r"n_nonzero_coefs = 4, 8.*--metric test/mse_k"):
+        metric_of(None, configs)
+    assert metric_of("test/mse_k4", configs) == "test/mse_k4"
 
 
 def row(value, **more):
@@ -84,6 +109,44 @@ def test_cells_are_ranked_and_failed_ones_kept():
     table = list(csv.DictReader(as_csv(up).splitlines()))
     assert [line["state"] for line in table].count("failed") == 1
     assert table[0]["m"] == "1.0"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_the_best_and_json_has_no_word_for_it(value):
+    from tasks.sweep import row_of
+
+    rows = ranked([row(value), row(value)], "m", largest=True)
+    assert best_of(rows, "m") is None
+    assert best_lacks(rows, "m") == "no cell is the best: m is no finite number in any of them"
+    found = {"run_id": "r", "seconds": 1.0, "report": "x", "metrics": {"m": value, "n": 1.0}}
+    told = row_of(grid("seed=0")[0], found)
+    assert json.loads(json.dumps(told, allow_nan=False))["metrics"] == {"m": None, "n": 1.0}
+    assert best_of([told], "m") is None
+    assert as_markdown([told], "m").splitlines()[2].startswith("| 0 | - |")
+    assert next(csv.DictReader(as_csv([told]).splitlines()))["m"] == ""
+
+
+def test_a_metric_that_no_cell_has_is_an_error_that_lists_them(monkeypatch, capsys, tmp_path):
+    import vaesc.cli.sweep as command
+    from vaesc.cli import main
+
+    def sweep(preset, config_file, settings, grid, metric, largest):
+        return {
+            "cells": [row(1.0)], "best": None, "metric": metric, "largest": largest,
+            "n_failed": 0, "table": "t", "run_id": "r", "seconds": 1.0,
+        }  # fmt: skip
+
+    fake = SimpleNamespace(connect=lambda: None, sweep=sweep)
+    monkeypatch.setattr(command, "import_module", lambda name: fake)
+    code = main(
+        ["sweep", "--home", str(tmp_path), "--json", "--grid", "seed=0", "--metric", "test/mes"]
+    )
+    said = capsys.readouterr()
+    assert code == 1
+    assert json.loads(said.out)["best"] is None
+    assert said.err.startswith("vaesc: no cell has the metric test/mes; name another (--metric)")
+    assert said.err.rstrip().endswith("from the cache: m")
+    assert best_lacks([row(None, state="failed")], "m") is None
 
 
 @pytest.mark.slow

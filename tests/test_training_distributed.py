@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from imagesets import digits, write_digits
+from imagesets import digits, write_dataset, write_digits
 from safetensors.torch import load_file
 
 from benchmarks.ranks import Killer, ranks_below
@@ -28,11 +28,15 @@ from vaesc.progress import Listener
 from vaesc.records import Dataset
 from vaesc.steps import TRAIN, run_step
 from vaesc.store import Store
-from vaesc.training import launch, train
-from vaesc.training.distributed import device_of, main
+from vaesc.training import fit, launch, train
+from vaesc.training.devices import Me, device_of
+from vaesc.training.distributed import main
 from vaesc.training.engine import Engine
 from vaesc.training.objective import Objective
+from vaesc.training.prepare import How
 from vaesc.training.ranks import ALONE, Ranks
+from vaesc.training.request import Work
+from vaesc.training.speakers import Words
 from vaesc.training.split import SplitEngine
 from vaesc.training.state import State
 
@@ -260,6 +264,115 @@ def test_ranks_that_die_for_ever_are_given_up(dataset, tmp_path, monkeypatch):
         trained(dataset, tmp_path, ranks=2)
 
 
+@pytest.mark.parametrize(
+    ("starts", "code", "said", "sentence"),
+    [
+        (
+            0,
+            1,
+            "No module named x",
+            "could not be started; the last words were: No module named x",
+        ),
+        (
+            1,
+            1,
+            "Signal 9 (SIGKILL) received by PID 7",
+            "died once, the last by SIGKILL; .*memory for 2",
+        ),
+        (
+            3,
+            1,
+            "KeyError: 1",
+            r"died 3 times; the last words were: KeyError: 1; set runtime.ranks=1",
+        ),
+        (1, -9, "", "torchrun was ended by SIGKILL; the last words were: nothing; see that"),
+    ],
+)
+def test_it_is_said_how_ranks_have_ended(starts, code, said, sentence, tmp_path):
+    (tmp_path / "stderr").write_text(f"{said}\n")
+    hearer = launch._Hearer(Listener())
+    for restarts in range(starts):
+        hearer.hear(json.dumps({"event": "begins", "rank": 1, "restarts": restarts}))
+    with pytest.raises(MachineError, match=sentence):
+        raise MachineError(launch._sentence(2, hearer, code, tmp_path / "stderr"))
+
+
+def test_a_restart_without_checkpoints_says_what_it_costs(caplog):
+    hearer = launch._Hearer(Listener())
+    hearer.hear(json.dumps({"event": "begins", "rank": 0, "restarts": 1, "checkpoints": False}))
+    assert "all of them begin at epoch 1 (restart 1 of at most 3)" in caplog.text
+    caplog.clear()
+    by_hand = Words(Me(rank=0, n=2, local_rank=0, n_local=2, restarts=2, restarts_left=1))
+    by_hand.begins(checkpoints=True)
+    assert not caplog.text
+    by_hand.begins(checkpoints=False)
+    assert "restart 2: this training begins at epoch 1 again" in caplog.text
+
+
+def test_ranks_hear_each_other_on_loopback_only(monkeypatch):
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    found = launch._environment(2)
+    assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    assert launch._environment(2)["NCCL_SOCKET_IFNAME"] == "eth0"
+
+
+class Pair(Ranks):
+    """Rank 0 of two, of which the other one was given other work."""
+
+    n = 2
+
+    def __init__(self, **others):
+        self.others = others
+
+    def tell(self, value):
+        return [value, {**value, **self.others}]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("settings", "other settings: start all ranks with the same --preset"),
+        ("images", "other images"),
+        ("start", "another VAE to start from"),
+        ("vaesc", "another vaesc"),
+        ("torch", "another version of torch"),
+    ],
+)
+def test_ranks_with_other_work_are_refused(dataset, tmp_path, name, sentence):
+    work = Work(
+        vae=MODEL, training=TRAINING, dataset=dataset, folder=tmp_path, seed=1, start=None,
+        how=How(device="cpu", ranks=Pair(**{name: "x"})),
+    )  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=f"rank 1 of this training has, unlike rank 0, {sentence}"
+    ):
+        fit.fit(work, Listener())
+    assert not files(tmp_path)
+
+
+def test_what_ranks_compare_tells_settings_seeds_and_images_apart(dataset, tmp_path):
+    from vaesc.datasets.reader import open_dataset
+
+    work = Work(
+        vae=MODEL, training=TRAINING, dataset=dataset, folder=tmp_path, seed=1, start=None,
+        how=How(),
+    )  # fmt: skip
+    mine = fit._facts(work, open_dataset(dataset))
+    for changes in (
+        {"seed": 2},
+        {"training": dataclasses.replace(TRAINING, epochs=31)},
+        {"vae": dataclasses.replace(MODEL, latent_dim=5)},
+        {"how": How(accumulate=2)},
+    ):
+        others = fit._facts(dataclasses.replace(work, **changes), open_dataset(dataset))
+        assert {name for name in mine if mine[name] != others[name]} == {"settings"}
+    same = dataclasses.replace(work, how=How(block_size=7, checkpoints=tmp_path, device="cpu"))
+    assert fit._facts(same, open_dataset(dataset)) == mine
+    other = write_dataset(tmp_path / "other", train=digits()[:100], validation=digits()[100:])
+    assert fit._facts(work, open_dataset(other))["images"] != mine["images"]
+
+
 def step_of(dataset, **runtime):
     record = Dataset(
         uri=str(dataset), digest="0" * 64, content="1" * 64, run_id="", source="arrays",
@@ -342,6 +455,40 @@ def test_torchrun_by_hand_writes_the_same_bytes(dataset, pair, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["engine"]["ranks"] == 2
     assert "rank 0: epoch 30: negative ELBO" in done.stderr
     assert files(tmp_path / "out") == files(pair[0])
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("unlike", "sentence"),
+    [
+        ("0", "in epoch 1 at training.learning_rate=1e+06"),
+        ("RANK", "other settings: start all ranks with the same"),
+    ],
+)
+def test_an_error_ends_torchrun_instead_of_being_repeated(dataset, tmp_path, unlike, sentence):
+    """By hand, with restarts left: no rank says it twice, whoever is ended before it can."""
+    settings = [
+        "training.epochs=3", "training.learning_rate=1e6", "training.on_explosion=fail",
+        "training.max_rollbacks=0", "runtime.device=cpu",
+    ]  # fmt: skip
+    own = "import os, sys; from vaesc.training.distributed import main; " + (
+        f"sys.exit(main([*sys.argv[1:], '--set', 'seed=' + os.environ.get({unlike!r}, '0')]))"
+    )
+    (tmp_path / "rank.py").write_text(own)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         "--max-restarts=3", tmp_path / "rank.py", "--dataset", dataset, "--out",
+         tmp_path / "out", *[word for s in settings for word in ("--set", s)]],
+        capture_output=True, text=True, check=False, timeout=200,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if sentence in line]
+    assert sorted(line[:7] for line in said) in (
+        ["rank 0:", "rank 1:"], ["rank 0:"], ["rank 1:"]
+    ), done.stderr  # fmt: skip
+    assert not (tmp_path / "out" / "vae.json").exists()
 
 
 TOML = """

@@ -109,7 +109,7 @@ def test_the_precision_of_evaluation_does_not_depend_on_training(dataset, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.long)])
 def test_compiled_training_has_the_same_curve_and_repeats_itself(dataset, tmp_path, precision):
     """The tolerance: 0.5 % of the negative ELBO, far below the spread between seeds."""
     training = TrainingConfig(epochs=4, precision=precision, learning_rate=3e-3)

@@ -1,7 +1,7 @@
 """What a worker must be, and what is said of one that is not; without any."""
 
 import re
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,7 +47,7 @@ def test_a_worker_that_cannot_do_our_work_is_refused_in_a_sentence(tmp_path):
         worker_side.require_alike(missing, tmp_path)
     blind = {"tcp://there:1": worker_side.facts_of_worker(str(tmp_path / "nothing"))}
     with pytest.raises(
-        ConfigError, match=re.escape(f"does not see {tmp_path}: all machines must")
+        ConfigError, match=re.escape(f"does not see what this process writes to {tmp_path}: mount")
     ):
         worker_side.require_alike(blind, tmp_path)
 
@@ -74,7 +74,9 @@ def test_workers_must_see_the_folder_of_the_parts_before_any_is_computed(tmp_pat
     parts = tmp_path / "parts"
     parts.mkdir()
     shard = Shard(name="score 0", function="", part=parts / "score-0", arguments={})
-    with pytest.raises(ConfigError, match=re.escape(f"there:1 does not see {parts}: all mach")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"there:1 does not see what this process writes to {parts}: ")
+    ):
         crew.map([shard], lambda shard, summary: None)
     assert [Path(path).parent for path in asked] == [parts]
     assert not list(parts.iterdir())
@@ -151,22 +153,42 @@ def test_a_pipeline_s_process_computes_on_one_thread_of_every_library(monkeypatc
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(runs.subprocess, "Popen", popen)
-    with pytest.raises(BlockingIOError) as error:
+    runs._OVER.clear()
+    with pytest.raises(VaescError) as error:
         runs.run_pipeline.fn(Pipeline("seed 0", "digits", None, ()), {})
     assert set(THREAD_VARIABLES) <= set(str(error.value).split())
     assert "OPENBLAS_NUM_THREADS" in THREAD_VARIABLES
 
 
-def test_a_pipeline_whose_scheduler_is_lost_is_listed_as_failed(monkeypatch):
+def test_pipelines_that_nobody_is_left_to_run_are_listed_and_what_ended_stands(monkeypatch):
+    def submit(pipeline, environment):
+        future = Future()
+        if pipeline.name == "seed 0":
+            future.set_result("ended")
+        return future
+
+    def require_worker():
+        if not given:
+            raise VaescError("all workers were lost")
+        given.pop()
+
+    given = [1, 2, 3]
+    every = [Pipeline(f"seed {i}", "digits", None, ()) for i in range(3)]
+    monkeypatch.setattr(runs, "run_pipeline", SimpleNamespace(submit=submit))
+    monkeypatch.setattr(runs, "_LOOK_SECONDS", 0.01)
+    runtime = RuntimeConfig(runner="dask://there:8786", workers=2)
+    told = [str(found) for found in runs._side_by_side(every, "run", runtime, require_worker)]
+    assert told == ["ended", "all workers were lost", "all workers were lost"]
+
+
+def test_a_shard_whose_scheduler_is_lost_is_told_in_a_sentence():
     class Lost:
         def result(self, timeout):
             raise CancelledError
 
-    lost = SimpleNamespace(submit=lambda *given: SimpleNamespace(wrapped_future=Lost()))
-    monkeypatch.setattr(runs, "run_pipeline", lost)
     crew = Crew(RuntimeConfig(runner="dask://there:8786"))
-    [told] = runs._submitted([Pipeline("seed 0", "digits", None, ())], "run", crew.result)
-    assert str(told).startswith("the scheduler of dask://there:8786 was lost: start it and run")
+    with pytest.raises(VaescError, match="the scheduler of dask://there:8786 was lost: start it"):
+        crew.result(SimpleNamespace(wrapped_future=Lost()), "shard score 0")
 
 
 @pytest.mark.parametrize("runner", ["processes", "dask://", "dask://host", "dask:host:1"])

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import zarr
 
 _CHUNK_BYTES = 512 * 1024
-_SHARD_BYTES = 16 * 1024 * 1024
+SHARD_BYTES = 16 * 1024 * 1024
+"""About what a shard holds, before compression; a writer writes whole ones."""
 
 
 def create_group(path: Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
@@ -242,5 +243,5 @@ def _rows_per(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
     row_bytes = max(1, int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize)
     n_rows = max(1, shape[0])
     chunk = min(max(1, _CHUNK_BYTES // row_bytes), n_rows)
-    n_chunks = min(max(1, _SHARD_BYTES // (chunk * row_bytes)), -(-n_rows // chunk))
+    n_chunks = min(max(1, SHARD_BYTES // (chunk * row_bytes)), -(-n_rows // chunk))
     return chunk, chunk * n_chunks

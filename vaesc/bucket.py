@@ -2,7 +2,7 @@
 
 Where and as whom is said by the variables that every S3 client reads: ``AWS_ACCESS_KEY_ID``,
 ``AWS_SECRET_ACCESS_KEY`` (and ``AWS_SESSION_TOKEN``), ``AWS_REGION``, and ``AWS_ENDPOINT_URL`` for
-any server but Amazon's. What the server says is never repeated whole, since it names the key.
+any server but Amazon's. What goes wrong is put into words by :mod:`vaesc.bucket_errors`.
 
 An object is read in pieces of 8 MiB and written so too, however large it is. A server that fails
 or does not answer is asked six times more, with growing pauses, for half a minute at most.
@@ -10,9 +10,9 @@ or does not answer is asked six times more, with growing pauses, for half a minu
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaesc.bucket_errors import endpoint, no_bucket, told
 from vaesc.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -28,17 +29,12 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 PIECE = 8 * 2**20
 """Bytes that are read or written at once."""
-AT_ONCE = 4
+_AT_ONCE = 4
 """Objects that are copied at the same time."""
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([^?#]*))?")
 _RETRIES = 6
 _PATIENCE = timedelta(seconds=30)
 _FIRST_PAUSE = timedelta(seconds=0.2)
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-
-
-class BucketError(StoreError):
-    """A server does not answer, does not let us in, or has no such bucket."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,18 @@ def place(text: str) -> Path | str:
     return text if is_remote(text) else Path(text)
 
 
+def at_once(function: Callable[[str], None], names: Iterable[str]) -> None:
+    """Call a function with each name, a few at the same time; the first error ends it."""
+    with ThreadPoolExecutor(_AT_ONCE, "vaesc-bucket") as pool:
+        waiting = [pool.submit(function, name) for name in names]
+        try:
+            for each in waiting:
+                each.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 class Bucket:
     """The objects of a bucket whose keys begin with a prefix; keys here are relative to it.
 
@@ -68,7 +76,7 @@ class Bucket:
         url: ``s3://bucket`` or ``s3://bucket/prefix``.
 
     Raises:
-        ConfigError: The URL is none, or holds credentials.
+        ConfigError: The URL, or that of the server, is none, or holds credentials.
         StoreError: obstore is not installed.
     """
 
@@ -83,7 +91,14 @@ class Bucket:
             raise ConfigError(
                 f"a place on S3 must be s3://bucket or s3://bucket/prefix, got {url}"
             )
-        self.name, self.prefix = found[1], (found[2] or "").strip("/")
+        self.name, self.prefix = found[1], (found[2] or "").removesuffix("/")
+        parts = self.prefix.split("/") if self.prefix else []
+        if odd := [p for p in parts if p in ("", ".", "..") or not p.isprintable()]:
+            raise ConfigError(
+                "a place on S3 must have a name between any two slashes, other than . and .. and "
+                f"without control characters, got {odd[0]!r} in {url!r}"
+            )
+        endpoint()
         self.url = f"{SCHEME}{self.name}" + (f"/{self.prefix}" if self.prefix else "")
         try:
             import obstore  # noqa: F401
@@ -99,13 +114,13 @@ class Bucket:
         """The connection; what it raises is put into words by :meth:`telling`."""
         from obstore.store import S3Store
 
-        endpoint = _endpoint()
-        options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+        server = endpoint()
+        options: dict[str, Any] = {"endpoint": server} if server else {}
         return S3Store(
             self.name,
             prefix=self.prefix or None,
             client_options={
-                "allow_http": bool(endpoint and endpoint.startswith("http:")),
+                "allow_http": bool(server and server.lower().startswith("http:")),
                 "connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60),
             },
             retry_config={
@@ -136,6 +151,16 @@ class Bucket:
     def has(self, below: str = "") -> bool:
         """Return whether there is any object whose key begins with ``below/``."""
         return next(self.list(below), None) is not None
+
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written, in seconds since 1970; None if there is none."""
+        import obstore
+
+        try:
+            with self.telling("read"):
+                return obstore.head(self.client, key)["last_modified"].timestamp()
+        except FileNotFoundError:
+            return None
 
     def read(self, key: str, most: int) -> bytes | None:
         """Return a small object's bytes; None if there is none.
@@ -202,7 +227,7 @@ class Bucket:
 
         try:
             with self.telling("write"):
-                obstore.put(self.client, key, data, mode="create")
+                obstore.put(self.client, key, data, mode="create", use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
             return False
         return True
@@ -234,7 +259,8 @@ class Bucket:
             verb: What is tried: list, read or write.
 
         Raises:
-            BucketError: The server does not answer, does not let us, or has no such bucket.
+            BucketError: The server does not answer (AwayError), does not let us, or has no such
+                bucket.
             FileNotFoundError: There is no such object.
             AlreadyExistsError, PreconditionError: As obstore raises them.
         """
@@ -246,55 +272,7 @@ class Bucket:
             raise
         except (FileNotFoundError, exceptions.NotFoundError) as error:
             if "NoSuchBucket" in str(error):
-                raise self._no_bucket() from None
+                raise no_bucket(self.url) from None
             raise FileNotFoundError(f"no such object in {self.url}") from None
         except exceptions.BaseError as error:
-            raise self._told(str(error), verb) from None
-
-    def _told(self, said: str, verb: str) -> BucketError:
-        """Say what is wrong by what the client said; not from it: it may hold the key's name."""
-        server = _endpoint() or "Amazon S3"
-        code = re.search(r"<Code>(\w{1,60})</Code>", said)
-        status = re.search(r"status code: (\d{3}[ \w]{0,40})", said)
-        if "NoSuchBucket" in said:
-            return self._no_bucket()
-        if re.search("PermissionDenied|Unauthenticated|(401|403) ", said):
-            reason = code[1] if code else status[1] if status else "refused"
-            return BucketError(
-                f"{server} does not let us {verb} {self.url} ({reason}); check AWS_ACCESS_KEY_ID "
-                "and AWS_SECRET_ACCESS_KEY, and what they may do there"
-            )
-        if "169.254." in said or "Instance metadata" in said.lower():
-            return BucketError(
-                f"there are no credentials for {self.url}; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY"
-            )
-        if "non-partial response" in said:
-            return BucketError(
-                f"{server} ignores which part of an object is asked for (HTTP Range), so "
-                f"{self.url} cannot be read in place; copy it to a folder first"
-            )
-        if status or code:
-            reason = " ".join(found[1] for found in (status, code) if found)
-            return BucketError(
-                f"{server} fails to {verb} {self.url} ({reason}); try again later, what is "
-                "finished on this machine is kept"
-            )
-        return BucketError(
-            f"{server} does not answer, so {self.url} cannot be used; start that server, or "
-            "correct AWS_ENDPOINT_URL; what is finished on this machine is kept"
-        )
-
-    def _no_bucket(self) -> BucketError:
-        return BucketError(
-            f"{_endpoint() or 'Amazon S3'} has no bucket {self.name}; make it, or correct "
-            f"{self.url}"
-        )
-
-
-def _endpoint() -> str | None:
-    """Return the server that is configured, without a password that its URL may hold."""
-    url = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
-    if url and "@" in url:
-        raise ConfigError("AWS_ENDPOINT_URL must not hold credentials; take them out of it")
-    return url
+            raise told(str(error), verb, self.url) from None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.config import Application
+from vaesc.bucket import Bucket, is_remote
+from vaesc.bucket_folders import publish_folder
+from vaesc.config import Application, check_local
 from vaesc.dictionary import LatentDictionary
 from vaesc.dictionary_files import SETTINGS, WEIGHTS, load_dictionary, save_dictionary
 from vaesc.drift.reference import REFERENCE, Reference, load_reference, save_reference
@@ -290,14 +293,25 @@ class SparseVAE:
         vae = load_vae(vae_folder, resolve_device(device))
         return cls(vae, dictionary, low=dataset.low, high=dataset.high)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the model into `folder`, which is created if need be; equal models, equal bytes.
 
+        Args:
+            folder: Where to; may be in a bucket (``s3://bucket/prefix``), from where
+                :func:`vaesc.load_model` takes it: nobody ever finds half of it there.
+
         Raises:
-            StoreError: There is a model in `folder` already.
+            ConfigError: It is another URL than one of S3.
+            StoreError: There is a model in `folder` already, or the bucket cannot be written.
         """
         from vaesc.models import save_vae
 
+        if is_remote(folder):
+            with tempfile.TemporaryDirectory(prefix="vaesc-") as draft:
+                self.save(Path(draft))
+                publish_folder(Path(draft), Bucket(str(folder)), MANIFEST)
+            return
+        check_local(folder)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / MANIFEST).exists():

@@ -526,16 +526,18 @@ class RuntimeConfig:
     checkpoint_seconds: float = how(30.0)
     """Seconds between training's checkpoints, from which a killed run resumes; 0 writes none."""
     ranks: int = how(1)
-    """Processes that share a training, each on a GPU of its own, or all on the CPU; 1 is the run's
-    own alone. Together they take `training.batch_size` images per step."""
+    """Processes that share the step *train*, each on a GPU of its own, or all on the CPU; 1 is the
+    run's own alone. Together they take `training.batch_size` images per step. *refine* is never
+    shared."""
     accumulate: int = how(1)
-    """Micro-batches into which a process cuts its part of a batch, to train with less memory."""
+    """Micro-batches into which a process cuts its part of a batch in the step *train*, to need
+    less memory."""
     runner: str = how("threads")
     """Who computes shards and seeds: `threads` of this process, a Dask cluster on this machine
     (`dask`) or elsewhere (`dask://host:port`, the address of its scheduler)."""
     workers: int = how(0)
-    """At most so many shards or pipelines at once; 0: as many as suit. `dask` starts so many
-    processes. A run's shards take a number with no other runner."""
+    """At most so many at once: processes of the `dask` cluster on this machine, and pipelines of a
+    sweep or a claim; 0: as many as suit. A run with any other runner refuses a number."""
 
     def __post_init__(self) -> None:
         _require(
@@ -654,12 +656,27 @@ def home() -> Path:
     return expanded(os.environ.get("VAESC_HOME") or "data").resolve()
 
 
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Refuse a URL where a file or folder of this machine is needed.
+
+    Raises:
+        ConfigError: `path` is a URL; also one that has lost a slash by being made a path.
+    """
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", os.fspath(path)):
+        raise ConfigError(  # without what follows, which may hold a password
+            f"a URL ({found[1]}://...) is given where a file or folder of this machine is needed; "
+            "name one, and copy it from or to the URL by yourself"
+        )
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path of the user's with ``~`` written out.
 
     Raises:
-        ConfigError: It begins with the home of somebody unknown, or is none that can be looked at.
+        ConfigError: It is a URL, begins with the home of somebody unknown, or is no path that can
+            be looked at.
     """
+    check_local(path)
     try:
         found = Path(path).expanduser()
         found.exists()

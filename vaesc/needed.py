@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaesc.config import home
+from vaesc.errors import ConfigError
 from vaesc.scratch import owner_at_work
 from vaesc.store import MANIFEST, Store
 
@@ -50,6 +51,29 @@ def registered_addresses() -> set[str]:
     from vaesc.registry.tracking import every_tracking
 
     return {address for tracking in every_tracking() for address in _registered(tracking)}
+
+
+def require_shared_registry() -> None:
+    """Refuse to go on unless a server answers that can know of other machines' models.
+
+    Raises:
+        ConfigError: ``MLFLOW_TRACKING_URI`` names none, or one where nothing is registered.
+        RegistryError: It does not answer.
+    """
+    from vaesc.registry.connection import is_server, registry_uri, tracking_uri
+    from vaesc.registry.tracking import connect
+
+    whose = "the MLflow server of everybody who shares the bucket"
+    if not (is_server(tracking_uri()) and is_server(registry_uri())):
+        raise ConfigError(
+            f"--shared needs MLFLOW_TRACKING_URI=http://..., {whose}: without it, what others "
+            "have registered is not known, and would be deleted"
+        )
+    if not any(_registered(connect(create=False))):
+        raise ConfigError(
+            f"--shared needs MLFLOW_TRACKING_URI to be {whose}, but no model of ours is "
+            "registered there; correct it, or register one"
+        )
 
 
 def _registered(tracking: Tracking) -> Iterator[str]:

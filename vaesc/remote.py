@@ -5,6 +5,7 @@ it: what is missing here is fetched, and what is made here is published. In the 
 
     <kind>/<digest[:2]>/<digest>/manifest.json        which content this address has
     <kind>/<digest[:2]>/<digest>/<content>/<file>     its files, all but the manifest
+    <kind>/<digest[:2]>/<digest>/closed.<random>      while something is taken away from there
     quarantine/<digest>.<random>/...                  what did not have its SHA-256
 
 The files of an artifact lie below the digest of their *content*: writers of the same content
@@ -13,23 +14,30 @@ other's. All are there before the manifest is, which is created with ``If-None-M
 changed: whoever finds a manifest finds the whole artifact, whoever was killed before it left
 nothing that anybody reads, and the first of several wins. On a server that ignores
 ``If-None-Match`` the last one does, which is as good; so every writer reads back who won.
+
+Whoever takes something away (`gc`, a reader that found damage) closes the address first and looks
+once more. A writer creates the manifest only after it has listed all its files at an address that
+is not closed: so either it is seen, and nothing is taken, or it waits and completes its files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
+import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from vaesc.bucket import AT_ONCE, Bucket, Stored
+from vaesc.bucket import Bucket, Stored, at_once
+from vaesc.bucket_errors import endpoint
 from vaesc.errors import ConfigError, StoreError
-from vaesc.store import MANIFEST, PROVENANCE, DamagedError, checked_manifest
+from vaesc.remote_manifest import CLOSED, address, announce, as_written, checked_text, is_mark
+from vaesc.store import MANIFEST, PROVENANCE, DamagedError
 from vaesc.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
@@ -39,20 +47,24 @@ STORE = "VAESC_STORE"
 QUARANTINE = "quarantine"
 _MOST_BYTES = 64 * 2**20
 """Of a manifest, which has a line for each file."""
-_TELL_BYTES = 256 * 2**20
-"""Copies of so much take a while: they are announced."""
+NOTED_EVERY = 3600.0
+"""Seconds after which use of an artifact is noted in the bucket again."""
+_RECENT = 12 * 3600.0
+"""Seconds for which an uploaded file is not uploaded again: `gc` lets it be for twice as long."""
+_WAIT, _PAUSE = 600.0, 1.0
+"""Seconds to wait for an address to be opened again, and between two looks at it."""
 
 
 def remote_store() -> RemoteStore | None:
     """Return the store that ``VAESC_STORE`` names; None if it names none.
 
     Raises:
-        ConfigError: It is no URL of S3.
+        ConfigError: It is no URL of S3, or the server's is none.
         StoreError: obstore is not installed.
     """
-    url = os.environ.get(STORE)
-    if not url:
+    if not (url := os.environ.get(STORE)):
         return None
+    endpoint()  # its own name is said, if it is none
     try:
         return RemoteStore(Bucket(url))
     except ConfigError as error:
@@ -74,7 +86,7 @@ class RemoteStore:
         """
         try:
             text = self.bucket.read(f"{address(kind, digest)}/{MANIFEST}", _MOST_BYTES)
-            return None if text is None else _checked(text, kind, digest)
+            return None if text is None else checked_text(text, kind, digest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"the manifest cannot be read ({error})") from error
 
@@ -89,30 +101,25 @@ class RemoteStore:
         Raises:
             StoreError: The bucket cannot be read.
         """
-        try:
-            manifest = self.manifest(kind, digest)
-            if manifest is None:
-                return False
-            self._fetch_files(manifest, address(kind, digest), folder)
-        except DamagedError as error:
-            if self.manifest_is_gone(kind, digest):
-                return False  # it was removed while it was read
-            evidence = self.quarantine(kind, digest)
-            logger.warning(
-                "%s %s in %s was damaged (%s) and is kept in %s; it is made again", kind,
-                digest[:12], self.bucket, error, evidence,
-            )  # fmt: skip
-            return False
-        return True
-
-    def manifest_is_gone(self, kind: str, digest: str) -> bool:
-        """Return whether an artifact has no manifest, whatever one says that is there."""
-        key = f"{address(kind, digest)}/{MANIFEST}"
-        return not any(each.key == key for each in self.bucket.list(address(kind, digest)))
+        for _ in range(3):
+            try:
+                manifest = self.manifest(kind, digest)
+                if manifest is None:
+                    return False
+                self._fetch_files(manifest, address(kind, digest), folder)
+            except DamagedError:
+                if self.quarantine(kind, digest):
+                    return False
+                # It has been removed, or made again, while it was read: look what there is now.
+                shutil.rmtree(folder)
+                folder.mkdir()
+            else:
+                return True
+        return False
 
     def _fetch_files(self, manifest: dict[str, Any], place: str, folder: Path) -> None:
         place = f"{place}/{manifest['content']}"
-        _tell("fetching", manifest, self.bucket)
+        announce("fetching", manifest, self.bucket.url)
 
         def fetch(name: str) -> None:
             facts = manifest["files"][name]
@@ -123,8 +130,8 @@ class RemoteStore:
             if found != facts["sha256"]:
                 raise DamagedError(f"file {name} does not have its SHA-256")
 
-        _at_once(fetch, manifest["files"])
-        (folder / MANIFEST).write_text(_as_written(manifest))
+        at_once(fetch, manifest["files"])
+        (folder / MANIFEST).write_text(as_written(manifest))
         (folder / PROVENANCE).write_bytes(self._used(f"{place}/{PROVENANCE}"))
 
     def _used(self, key: str) -> bytes:
@@ -172,126 +179,121 @@ class RemoteStore:
         Raises:
             StoreError: The bucket cannot be written.
         """
-        try:
-            there = self.manifest(kind, digest)
-        except DamagedError as error:
-            there = None
-            evidence = self.quarantine(kind, digest)
-            logger.warning(
-                "%s %s in %s was damaged (%s) and is kept in %s", kind, digest[:12], self.bucket,
-                error, evidence,
-            )  # fmt: skip
-        if there is not None:
-            return str(there["content"])
-        text = (folder / MANIFEST).read_text()
-        manifest = parse_json(text)
         place = address(kind, digest)
-        _tell("publishing", manifest, self.bucket)
-
-        def upload(name: str) -> None:
-            self.bucket.upload(folder / name, f"{place}/{manifest['content']}/{name}")
-
+        there = self._undamaged(kind, digest)
+        if there is not None:
+            self._note_use(f"{place}/{there['content']}/{PROVENANCE}")
+            return str(there["content"])
+        text = (folder / MANIFEST).read_bytes()
+        manifest = parse_json(text)
+        announce("publishing", manifest, self.bucket.url)
         names = [*manifest["files"], *([PROVENANCE] if (folder / PROVENANCE).is_file() else [])]
-        _at_once(upload, names)
-        self.bucket.create(f"{place}/{MANIFEST}", text.encode())
+        self._upload(folder, place, manifest["content"], names)
+        self.bucket.create(f"{place}/{MANIFEST}", text)
         winner = self.manifest(kind, digest)
         if winner is None:
             raise StoreError(f"{kind} {digest[:12]} was removed from {self.bucket}; run again")
         return str(winner["content"])
 
-    def quarantine(self, kind: str, digest: str) -> str:
-        """Move all there is of an artifact away, its manifest first, and return where it is."""
+    def _undamaged(self, kind: str, digest: str) -> dict[str, Any] | None:
+        """Return an artifact's manifest, or None; a damaged one is moved to the quarantine."""
+        try:
+            return self.manifest(kind, digest)
+        except DamagedError:
+            return None if self.quarantine(kind, digest) else self.manifest(kind, digest)
+
+    def _upload(self, folder: Path, place: str, content: str, names: list[str]) -> None:
+        """Upload files until all are there and nobody is taking some away."""
+        keys = {name: f"{place}/{content}/{name}" for name in names}
+        patience, done = time.monotonic() + _WAIT, set[str]()
+
+        def upload(name: str) -> None:
+            self.bucket.upload(folder / name, keys[name])
+
+        while True:
+            there = {each.key: each for each in self.bucket.list(place)}
+            if marks := [key for key in there if is_mark(key)]:
+                if time.monotonic() < patience:
+                    time.sleep(_PAUSE)
+                else:
+                    self.bucket.delete(marks)  # of somebody who was killed
+                continue
+            oldest = time.time() - _RECENT
+            fresh = {key for key, each in there.items() if each.modified >= oldest}
+            lacking = [
+                name for name, key in keys.items() if key not in (there if name in done else fresh)
+            ]
+            if not lacking:
+                return
+            at_once(upload, lacking)
+            done.update(lacking)
+
+    def _note_use(self, key: str) -> None:
+        """Write an artifact's provenance again if that was long ago: `gc` sees that it is used."""
+        try:
+            modified = self.bucket.modified(key)
+            if modified is not None and time.time() - modified > NOTED_EVERY:
+                self._used(key)
+        except StoreError as error:
+            logger.debug("%s", error)
+
+    def quarantine(self, kind: str, digest: str) -> bool:
+        """Move a damaged artifact away, its manifest first; say whether there was one.
+
+        Whoever else found the damage may have made it again meanwhile, so it is looked at anew.
+        """
         place = address(kind, digest)
         evidence = f"{QUARANTINE}/{digest}.{uuid.uuid4().hex[:8]}"
-        self.bucket.move(f"{place}/{MANIFEST}", f"{evidence}/{MANIFEST}")
-        keys = [each.key for each in self.bucket.list(place)]
-        _at_once(lambda key: self.bucket.move(key, evidence + key.removeprefix(place)), keys)
-        return evidence
+        with self.closed(place) as there:
+            damage, below = self._damage(kind, digest)
+            if not damage:
+                return False
+            self.bucket.move(f"{place}/{MANIFEST}", f"{evidence}/{MANIFEST}")
+            keys = [key for key in there if key.startswith(below) and not is_mark(key)]
+            at_once(lambda key: self.bucket.move(key, evidence + key.removeprefix(place)), keys)
+        logger.warning(
+            "%s %s in %s was damaged (%s) and is kept in %s; it is made again", kind, digest[:12],
+            self.bucket, damage, evidence,
+        )  # fmt: skip
+        return True
 
-    def addresses(self) -> dict[tuple[str, str], list[Stored]]:
-        """Return the objects below every address, (kind, digest), in a fixed order."""
-        found: dict[tuple[str, str], list[Stored]] = {}
-        for each in self.bucket.list():
-            parts = each.key.split("/")
-            if len(parts) > 3 and parts[0] != QUARANTINE and len(parts[2]) == 64:
-                found.setdefault((parts[0], parts[2]), []).append(each)
-        return dict(sorted(found.items()))
+    def _damage(self, kind: str, digest: str) -> tuple[str, str]:
+        """Return what is wrong with an artifact, if anything is, and what its keys begin with."""
+        below = f"{address(kind, digest)}/"
+        try:
+            if manifest := self.manifest(kind, digest):
+                below += f"{manifest['content']}/"
+                self._check_files(manifest, below)
+        except DamagedError as error:
+            return str(error), below
+        return "", below
 
-    def verify(self) -> Iterator[dict[str, Any]]:
-        """Check every artifact against its manifest; nothing is moved or changed.
+    @contextmanager
+    def closed(self, place: str) -> Iterator[dict[str, Stored]]:
+        """Let nobody complete an artifact within the block; provide what lies at its address."""
+        mark = f"{place}/{CLOSED}{uuid.uuid4().hex[:8]}"
+        self.bucket.write(mark, b"something is taken away here\n")
+        try:
+            yield {each.key: each for each in self.bucket.list(place) if each.key != mark}
+        finally:
+            self.bucket.delete([mark])
 
-        Yields:
-            kind, digest, content, whole (bool), problem (empty when whole).
+    def verified(self, kind: str, digest: str) -> str | None:
+        """Return the content of an artifact, each of its files read; None if there is none.
+
+        Raises:
+            DamagedError: It is not whole.
         """
-        for (kind, digest), objects in self.addresses().items():
-            if not any(each.key == f"{address(kind, digest)}/{MANIFEST}" for each in objects):
-                continue  # never finished: no artifact
-            facts = {"kind": kind, "digest": digest}
-            try:
-                content = self._verified(kind, digest)
-            except DamagedError as error:
-                yield {**facts, "content": "", "whole": False, "problem": str(error)}
-            else:
-                yield {**facts, "content": content, "whole": True, "problem": ""}
-
-    def _verified(self, kind: str, digest: str) -> str:
         manifest = self.manifest(kind, digest)
         if manifest is None:
-            raise DamagedError("it was removed while it was read")
-        place = f"{address(kind, digest)}/{manifest['content']}"
-
-        def check(name: str) -> None:
-            facts = manifest["files"][name]
-            if self._hashed(f"{place}/{name}", facts["bytes"], len) != facts["sha256"]:
-                raise DamagedError(f"file {name} does not have its SHA-256")
-
-        _at_once(check, manifest["files"])
+            return None
+        self._check_files(manifest, f"{address(kind, digest)}/{manifest['content']}/")
         return str(manifest["content"])
 
+    def _check_files(self, manifest: dict[str, Any], below: str) -> None:
+        def check(name: str) -> None:
+            facts = manifest["files"][name]
+            if self._hashed(below + name, facts["bytes"], len) != facts["sha256"]:
+                raise DamagedError(f"file {name} does not have its SHA-256")
 
-def address(kind: str, digest: str) -> str:
-    """Return the prefix of the keys of all there is of an artifact."""
-    return f"{kind}/{digest[:2]}/{digest}"
-
-
-def _checked(text: bytes, kind: str, digest: str) -> dict[str, Any]:
-    """Return what a manifest says, once it is known to be of this address and safe to follow."""
-    manifest = parse_json(text)
-    spec = checked_manifest(manifest, digest)
-    if spec.kind != kind:
-        raise DamagedError("the manifest does not describe this address")
-    if text != _as_written(manifest).encode():
-        raise DamagedError("the manifest is not as it was written")
-    for name, facts in manifest["files"].items():
-        path = PurePosixPath(name)
-        inside = path.parts and not path.is_absolute() and ".." not in path.parts
-        if not inside or str(path) != name or name in (MANIFEST, PROVENANCE):
-            raise DamagedError(f"{name} is no name of a file of an artifact")
-        if not isinstance(facts["bytes"], int):
-            raise DamagedError(f"{name} has no length")
-    return dict(manifest)
-
-
-def _as_written(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _at_once(function: Callable[[str], None], names: Iterable[str]) -> None:
-    """Call a function with each name, a few at the same time; the first error ends it."""
-    with ThreadPoolExecutor(AT_ONCE, "vaesc-bucket") as pool:
-        waiting = [pool.submit(function, name) for name in names]
-        try:
-            for each in waiting:
-                each.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _tell(verb: str, manifest: dict[str, Any], bucket: Bucket) -> None:
-    n_bytes = sum(facts["bytes"] for facts in manifest["files"].values())
-    if n_bytes >= _TELL_BYTES:
-        logger.info(
-            "%s %s %s: %.0f MB, %s", verb, manifest["kind"], manifest["digest"][:12],
-            n_bytes / 1e6, bucket,
-        )  # fmt: skip
+        at_once(check, manifest["files"])

@@ -5,8 +5,9 @@ memory is reckoned from above, as disk is from below (:mod:`vaesc.room`):
 
 .. math:: M = R \, (P + \max_i m_i) (1 + h)
 
-for R processes with P bytes of libraries each, m_i bytes in step i, and headroom h. What a step
-holds is a window or a block, whatever the number of images; fewer images fill less than that:
+for R processes with P bytes of libraries each, m_i bytes in step i, and headroom h. R is 1 more
+than there are ranks or workers of a cluster on this machine: the run's own process leads them.
+What a step holds is a window or a block, whatever the number of images; fewer images fill less:
 
 ======== ======================================================================================
 train    :data:`IMAGE_WINDOWS` windows of images; weights, gradients, two moments, an average
@@ -19,7 +20,9 @@ evaluate ``block_size`` images; for each sparsity level dictionaries of latents 
 ======== ======================================================================================
 
 P is measured (peak resident size of ``vaesc run`` in MiB: 1295 for the preset digits; for 28x28
-images with K = 256 1410 with 8,000 and 1474 with 40,000 of them; asked for are 1792 for each).
+images with K = 256 1410 with 8,000 and 1474 with 40,000 of them; asked for are 1792 for each. The
+preset digits with two ranks 2019, with two workers 2032, shared pages counted once; 5376 are asked
+for).
 Applications are reckoned by what they hold, and were not measured.
 """
 
@@ -29,7 +32,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from vaesc.config import PipelineConfig
+from vaesc.arrays import SHARD_BYTES
+from vaesc.config import PipelineConfig, RuntimeConfig
 
 PROCESS_BYTES = 1280 << 20
 """One process with torch, numba, scikit-learn, zarr, MLflow and Prefect's client at work."""
@@ -43,7 +47,8 @@ SAMPLE_WINDOW = 1 << 27
 """Bytes of latents held at once."""
 SAMPLE_WINDOWS = 4
 """Latents as read, scaled, in the order of a pass, and their products with the atoms."""
-_SHARD = 16 << 20
+_CPUS = 2
+"""Cores of a run that is one process."""
 _QUANTUM = 256 << 20
 _FLOAT = 4
 _WEIGHT_COPIES = 8
@@ -71,6 +76,16 @@ class Requests:
     gpus: int
     """Whole GPUs."""
 
+    @property
+    def memory_mib(self) -> int:
+        """Memory in MiB, rounded up."""
+        return math.ceil(self.memory_bytes / (1 << 20))
+
+    @property
+    def cpu_shares(self) -> int:
+        """Cores as Docker weighs them, 1024 each."""
+        return 1024 * self.cpus
+
 
 def requests_for(
     config: PipelineConfig,
@@ -91,22 +106,30 @@ def requests_for(
         what the machine has.
     """
     n, shape = _images_of(config, n_images, shape)
-    ranks, workers = (_processes(config, name) for name in ("ranks", "workers"))
+    processes, cpus = _processes_and_cpus(config.runtime)
     held = max(step(config, n, shape) for step in (_train, _extract, _learn, _evaluate))
     held += _applications(config, n, shape)
-    needed = max(ranks, workers) * (PROCESS_BYTES + held) * (1 + HEADROOM)
+    needed = processes * (PROCESS_BYTES + held) * (1 + HEADROOM)
     gpu = config.runtime.device.startswith("cuda")
     return Requests(
         memory_bytes=math.ceil(needed / _QUANTUM) * _QUANTUM,
-        cpus=max(2, ranks, workers),
-        gpus=ranks if gpu else 0,
+        cpus=cpus,
+        gpus=config.runtime.ranks if gpu else 0,
     )
 
 
-def _processes(config: PipelineConfig, name: str) -> int:
-    """Return how many processes a runtime setting asks for: 1 unless it is a larger number."""
-    value = getattr(config.runtime, name, 1)
-    return max(1, value) if isinstance(value, int) else 1
+def _processes_and_cpus(runtime: RuntimeConfig) -> tuple[int, int]:
+    """Return how many processes a run has at once on its own machine, and on how many cores.
+
+    Ranks are gone before the first shard is due, so the more of ranks and workers counts, and with
+    them the process that started them. Threads are one process, and so is a run whose workers are
+    somebody else's: ``runtime.workers`` says nothing of either.
+    """
+    local = runtime.runner == "dask"
+    cpus = max(_CPUS, runtime.ranks, runtime.workers if local else 0)
+    workers = (runtime.workers or cpus) if local else 0  # 0: one a core, which is those asked for
+    ranks = runtime.ranks if runtime.ranks > 1 else 0
+    return 1 + max(ranks, workers), cpus
 
 
 def _images_of(
@@ -157,7 +180,7 @@ def _network(
 def _extract(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
     rows = min(n, config.runtime.block_size)
     pixels = math.prod(shape) * _FLOAT
-    return rows * (_stored(config, shape) + 2 * pixels) + 6 * _SHARD
+    return rows * (_stored(config, shape) + 2 * pixels) + 6 * SHARD_BYTES
 
 
 def _learn(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:

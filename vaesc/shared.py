@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from pathlib import Path
 
+from vaesc.bucket_errors import AwayError
+from vaesc.errors import StoreError
 from vaesc.remote import RemoteStore, remote_store
 from vaesc.scratch import own_name
 from vaesc.store import Artifact, Store
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = 1800.0
+"""Seconds for which a bucket may be away when something has been made."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
 
 
 def this_store() -> Store:
@@ -32,8 +39,9 @@ def this_store() -> Store:
 class SharedStore(Store):
     """A local store that fetches what it lacks, and publishes what it has.
 
-    An artifact is made on this machine first, and then published: if the bucket is out of reach
-    by then, its work is kept here, and the next run only publishes it.
+    An artifact is made on this machine first, and then published. If the bucket is out of reach
+    by then, that is tried again for half an hour; the work is kept here in any case, and the next
+    run only publishes it.
 
     Args:
         remote: Whom it shares with.
@@ -46,16 +54,22 @@ class SharedStore(Store):
 
     def open(self, kind: str, digest: str) -> Artifact:
         """Return a verified artifact, from here or the bucket; see :meth:`Store.open`."""
-        if not self.path(kind, digest).is_dir():
+        folder = self.path(kind, digest)
+        if not folder.is_dir():
             self._adopt(kind, digest)
+            return super().open(kind, digest)
+        try:
+            return super().open(kind, digest)
+        except StoreError:  # it was damaged, and is in quarantine now
+            if folder.is_dir() or not self._adopt(kind, digest):
+                raise
         return super().open(kind, digest)
 
     def find(self, kind: str, digest: str) -> Artifact | None:
         """Return a verified artifact, from here or the bucket; None if neither has it whole."""
-        found = super().find(kind, digest)
-        if found is None and self._adopt(kind, digest):
-            found = super().find(kind, digest)
-        return found
+        if not self.path(kind, digest).is_dir() and not self._adopt(kind, digest):
+            return None
+        return super().find(kind, digest)
 
     def _adopt(self, kind: str, digest: str, *, instead: bool = False) -> bool:
         """Fetch an artifact that is missing here, or `instead` of this machine's own.
@@ -71,7 +85,7 @@ class SharedStore(Store):
                 return False
             target = self.path(kind, digest)
             if instead:
-                self._quarantine(target)
+                self._grave(target).rename(place / "replaced")
             self._publish(folder, target)
         finally:
             shutil.rmtree(place, ignore_errors=True)
@@ -80,7 +94,7 @@ class SharedStore(Store):
     def _settled(self, artifact: Artifact) -> Artifact:
         """Publish an artifact; the loser of a race adopts the winner's."""
         kind, digest = artifact.kind, artifact.digest
-        winner = self.remote.publish(kind, digest, artifact.path)
+        winner = self._published(artifact)
         if winner == artifact.content:
             return artifact
         told = "%s %s has content %s in %s, but %s on this machine, from the same inputs; %s"
@@ -92,3 +106,23 @@ class SharedStore(Store):
             return self._settled(artifact)  # the winner's was damaged, and is gone
         logger.warning(told, *facts, "this run goes on with the bucket's, which was first")
         return super().open(kind, digest)
+
+    def _published(self, artifact: Artifact) -> str:
+        """Publish an artifact; one that was just made is worth waiting for a bucket that is away.
+
+        The machine may go with its disk, as a pod does. What was made before waits for nothing.
+        """
+        kind, digest = artifact.kind, artifact.digest
+        until, pause = time.monotonic() + (_PATIENCE if artifact.computed else 0), _FIRST_PAUSE
+        while True:
+            try:
+                return self.remote.publish(kind, digest, artifact.path)
+            except AwayError as error:
+                if time.monotonic() + pause > until:
+                    raise
+                logger.warning(
+                    "%s %s is made, but not published: %s; tried again in %.0f s, for %.0f min",
+                    kind, digest[:12], error, pause, (until - time.monotonic()) / 60,
+                )  # fmt: skip
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)

@@ -31,7 +31,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vaesc.config import canonical_json, home
+from vaesc.config import canonical_json, check_local, home
 from vaesc.errors import StoreError
 from vaesc.scratch import own_name
 from vaesc.untrusted import check_all_inside, read_json
@@ -334,8 +334,10 @@ def check_absent(target: Path) -> None:
     """Refuse to write where there is something already.
 
     Raises:
+        ConfigError: `target` is a URL.
         StoreError: There is something at `target`.
     """
+    check_local(target)
     if target.exists():
         raise StoreError(f"{target} exists already; remove it, or choose another folder")
 

@@ -24,6 +24,10 @@ from vaesc.errors import ConfigError
 
 MOST_CELLS = 1000
 _MSE = re.compile(r"test/mse_k(\d+)")
+_METRIC = re.compile(r"[a-z_]+/\S+", re.ASCII)
+_WHICH_DATA = ("path", "labels", "folder")
+"""Settings of the data set that no digest holds, since its content's does; here they tell cells
+apart, before anything is read."""
 _SHOWN = ("test/negative_elbo", "test/active_units")
 
 
@@ -64,16 +68,17 @@ def cells_of(
         raise ConfigError(f"--grid names {min(twice)} twice; give all of its values in one")
     if (n := math.prod(map(len, axes))) > MOST_CELLS:
         raise ConfigError(f"the grid has {n:,} cells; at most {MOST_CELLS:,} are run at a time")
-    cells: dict[str, Cell] = {}
+    cells: dict[tuple[str | None, ...], Cell] = {}
     for assignments in itertools.product(*axes):
-        digest = config_digest(load_config(preset, file, [*settings, *assignments]))
-        cell = Cell(assignments, digest)
-        if digest in cells:
+        config = load_config(preset, file, [*settings, *assignments])
+        cell = Cell(assignments, config_digest(config))
+        data = (getattr(config.dataset, name) for name in _WHICH_DATA)
+        same = cells.setdefault((cell.config_digest, *data), cell)
+        if same is not cell:
             raise ConfigError(
-                f"the grid holds the same run twice: {' '.join(cells[digest].assignments)} and "
+                f"the grid holds the same run twice: {' '.join(same.assignments)} and "
                 f"{' '.join(assignments)}; no result depends on what differs"
             )
-        cells[digest] = cell
     return list(cells.values())
 
 
@@ -81,7 +86,8 @@ def metric_of(metric: str | None, configs: Sequence[PipelineConfig]) -> str:
     """Return the metric that cells are compared by; default: the error at their sparsity level.
 
     Raises:
-        ConfigError: It is the error at a level that a cell is not evaluated at.
+        ConfigError: It cannot be a metric's name, or is the error at a level that a cell is not
+            evaluated at; or none is named, and the cells have no sparsity level in common.
     """
     shared = set.intersection(*(set(c.evaluation.sparsity_levels) for c in configs))
     if metric is None:
@@ -89,8 +95,19 @@ def metric_of(metric: str | None, configs: Sequence[PipelineConfig]) -> str:
             raise ConfigError(
                 "the cells share no sparsity level to be compared at; name a metric (--metric)"
             )
-        level = configs[0].dictionary.n_nonzero_coefs
-        return f"test/mse_k{level if level in shared else max(shared)}"
+        own = sorted({c.dictionary.n_nonzero_coefs for c in configs})
+        if len(own) > 1:
+            raise ConfigError(
+                f"the cells differ in their sparsity level (dictionary.n_nonzero_coefs = "
+                f"{', '.join(map(str, own))}): say at which one they are compared, such as "
+                f"--metric test/mse_k{max(shared)}"
+            )
+        return f"test/mse_k{own[0] if own[0] in shared else max(shared)}"
+    if not _METRIC.fullmatch(metric):
+        raise ConfigError(
+            f"--metric {metric}: a metric's name begins with its split, such as test/mse_k8 or "
+            "validation/negative_elbo"
+        )
     found = _MSE.fullmatch(metric)
     if found and int(found[1]) not in shared:
         raise ConfigError(
@@ -112,8 +129,23 @@ def ranked(rows: Sequence[Mapping[str, Any]], metric: str, largest: bool) -> lis
 
 
 def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any] | None:
-    """Return the first of ranked rows, if it has the metric."""
-    return dict(rows[0]) if rows and metric in rows[0]["metrics"] else None
+    """Return the first of ranked rows, if its metric is a number."""
+    value = rows[0]["metrics"].get(metric) if rows else None
+    return dict(rows[0]) if value is not None and math.isfinite(value) else None
+
+
+def best_lacks(rows: Sequence[Mapping[str, Any]], metric: str) -> str | None:
+    """Return a sentence on why none of the cells that finished is the best; None: none did."""
+    finished = [row for row in rows if row["state"] == "finished"]
+    known = sorted({name for row in finished for name in row["metrics"]})
+    if metric in known:
+        return f"no cell is the best: {metric} is no finite number in any of them"
+    if not known:
+        return None
+    return (
+        f"no cell has the metric {metric}; name another (--metric), for which all comes from the "
+        f"cache: {', '.join(known)}"
+    )
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:

@@ -8,12 +8,17 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from vaesc.config import home
-from vaesc.errors import VaescError
+from vaesc.errors import ConfigError, VaescError
+
+if TYPE_CHECKING:
+    from vaesc.remote_care import RemoteGarbage
 
 
 def add_commands(
@@ -33,6 +38,11 @@ def add_commands(
         help="keep what was made in the last N days (default: 30)",
     )  # fmt: skip
     parser.add_argument("--quarantine", action="store_true", help="delete damaged evidence too")
+    parser.add_argument(
+        "--shared", action="store_true",
+        help="collect in the bucket of VAESC_STORE too, where all stays that is registered at "
+        "MLFLOW_TRACKING_URI: the server of everybody who shares the bucket",
+    )  # fmt: skip
     parser.set_defaults(function=gc)
 
     parser = commands.add_parser(
@@ -43,69 +53,90 @@ def add_commands(
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check every artifact and every registered model; exit 1 if one is damaged."""
+    """Check every artifact and every registered model; exit 1 if one is damaged.
+
+    What was found is told as it is found, also if a later part cannot be looked at.
+    """
+    from vaesc import remote_care
     from vaesc.housekeeping import verify_models, verify_store
     from vaesc.remote import remote_store
     from vaesc.store import Store
 
-    checks = list(verify_store(Store()))
     remote = remote_store()
-    shared = list(remote.verify()) if remote else []
-    if not options.json:
-        for check in checks:
-            name = f"{check['kind']:<12}{check['digest'][:12]}"
-            print(f"{name}  {check['content'][:12]:<12}  {_state(check)}")
-        for check in shared:
-            name = f"{check['kind']:<12}{check['digest'][:12]}"
-            print(f"{name}  {check['content'][:12]:<12}  {_state(check)} (in the bucket)")
-    models = list(verify_models())
-    damaged = sum(not c["whole"] for c in [*checks, *shared, *models])
+    parts = {
+        "artifacts": verify_store(Store()), "models": verify_models(),
+        "shared": remote_care.verify(remote) if remote else iter(()),
+    }  # fmt: skip
+    found: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
+    failures: list[VaescError] = []
+    for part, checks in parts.items():
+        try:
+            for check in checks:
+                found[part].append(check)
+                if not options.json:
+                    print(_told(part, check))
+        except VaescError as error:
+            failures.append(error)
+    damaged = sum(not check["whole"] for checks in found.values() for check in checks)
+    n = {part: len(checks) for part, checks in found.items()}
     if options.json:
-        found = {"artifacts": checks, "shared": shared, "models": models, "damaged": damaged}
-        print(json.dumps(found))
-        return 1 if damaged else 0
-    for check in models:
-        name = f"{check['name']} {check['version']}"
-        print(f"{'model':<12}{name:<14}{check['digest'][:12]:<12}  {_state(check)}")
-    where = f" here, {len(shared)} in {remote.bucket}" if remote else ""
-    print(f"{len(checks)} artifacts{where} and {len(models)} models, {damaged} damaged")
+        print(json.dumps({**found, "damaged": damaged, "unread": [str(f) for f in failures]}))
+    else:
+        where = f" here, {n['shared']} in {remote.bucket}" if remote else ""
+        print(f"{n['artifacts']} artifacts{where} and {n['models']} models, {damaged} damaged")
+    if failures:
+        raise failures[0]
     return 1 if damaged else 0
 
 
-def _state(check: dict[str, Any]) -> str:
-    return "whole" if check["whole"] else f"DAMAGED: {check['problem']}"
+def _told(part: str, check: dict[str, Any]) -> str:
+    state = "whole" if check["whole"] else f"DAMAGED: {check['problem']}"
+    if part == "models":
+        name = f"{check['name']} {check['version']}"
+        return f"{'model':<12}{name:<14}{check['digest'][:12]:<12}  {state}"
+    where = " (in the bucket)" if part == "shared" else ""
+    name = f"{check['kind']:<12}{check['digest'][:12]}"
+    return f"{name}  {check['content'][:12]:<12}  {state}{where}"
 
 
 def gc(options: argparse.Namespace) -> int:
-    """Delete what no registered model and no recent run refers to."""
+    """Delete what no registered model and no recent run refers to.
+
+    A bucket that machines share is left out unless it is asked for: what the others registered is
+    known only where all register.
+    """
     from vaesc.housekeeping import collect_garbage, last_uses
-    from vaesc.needed import registered_addresses, work_in_progress
-    from vaesc.remote import remote_store
+    from vaesc.needed import registered_addresses, require_shared_registry, work_in_progress
+    from vaesc.remote import STORE, remote_store
     from vaesc.remote_care import remote_garbage, remove
     from vaesc.store import Store
 
+    remote = remote_store()
+    if options.shared and remote is None:
+        raise ConfigError(f"--shared is about the bucket of {STORE}, which is not set")
     store = Store()
     seen = last_uses(store)  # before all else: see collect_garbage
     if options.yes and (working := work_in_progress(store)):
         raise VaescError(f"{working[0]} is in progress; wait for its end, then collect")
     roots = registered_addresses()
-    items: list[Any] = collect_garbage(
-        store,
-        roots,
-        keep_days=options.keep_days,
-        quarantine=options.quarantine,
-        delete=options.yes,
-        seen=seen,
+    keep, also = options.keep_days, options.quarantine
+    there: Iterable[RemoteGarbage] = ()
+    if options.shared and remote:
+        # Before anything is deleted here, so that what cannot be done there ends it.
+        require_shared_registry()
+        there = remote_garbage(remote, roots, keep_days=keep, quarantine=also)
+    here = collect_garbage(
+        store, roots, keep_days=keep, quarantine=also, delete=options.yes, seen=seen
     )
-    if remote := remote_store():
-        found = remote_garbage(
-            remote, roots, keep_days=options.keep_days, quarantine=options.quarantine
-        )
-        items += remove(remote, found) if options.yes else found
-    for item in items:
-        print(f"{item.bytes / 1e6:>9.1f} MB  {item.reason:<28}{item.path}")
+    gone: Iterable[Any] = remove(remote, there) if options.yes and remote else there
+    n, n_bytes = 0, 0
+    for item in chain(here, gone):
+        print(f"{item.bytes / 1e6:>9.1f} MB  {item.reason:<28}{item.path}", flush=True)
+        n, n_bytes = n + 1, n_bytes + item.bytes
     verb = "deleted" if options.yes else "would delete (say --yes to do it)"
-    print(f"{verb}: {len(items)} items, {sum(i.bytes for i in items) / 1e6:.1f} MB")
+    print(f"{verb}: {n} items, {n_bytes / 1e6:.1f} MB")
+    if remote and not options.shared:
+        print(f"left out: {remote.bucket}; --shared collects there too")
     return 0
 
 
@@ -193,8 +224,9 @@ def _shared_store() -> list[dict[str, Any]]:
             return []
         remote.bucket.has()
     except VaescError as error:
-        url = "" if "@" in os.environ[STORE] else os.environ[STORE]
-        return [_finding("shared store", url, False, str(error))]
+        url = os.environ[STORE]
+        shown = "" if "@" in url else url if url.isprintable() else repr(url)
+        return [_finding("shared store", shown, False, str(error))]
     return [_finding("shared store", f"{remote.bucket} answers", True, "")]
 
 

@@ -17,6 +17,7 @@ from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
     check_folder,
+    local,
     read_images,
     regular_file,
     whole_or_absent,
@@ -49,8 +50,8 @@ def add_commands(
             parser.add_argument(
                 "--rows", metavar="A:B", help="only images A to B - 1, from 0 (default: all)"
             )
-        parser.add_argument("input", type=Path, metavar="IN")
-        parser.add_argument("output", type=Path, metavar="OUT")
+        parser.add_argument("input", type=local, metavar="IN")
+        parser.add_argument("output", type=local, metavar="OUT")
         parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 

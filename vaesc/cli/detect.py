@@ -10,13 +10,13 @@ import argparse
 import csv
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
     check_folder,
+    local,
     read_images,
     whole_or_absent,
 )
@@ -45,11 +45,11 @@ def add_commands(
         help="in (0, 0.5] (default: the setting anomaly.false_alarm_rate of the model's run)",
     )  # fmt: skip
     parser.add_argument(
-        "--explain", type=Path, metavar="FILE.png",
+        "--explain", type=local, metavar="FILE.png",
         help=f"also draw why the {SHOWN} most anomalous images are so: where, and by which atoms",
     )  # fmt: skip
-    parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT")
+    parser.add_argument("input", type=local, metavar="IN")
+    parser.add_argument("output", type=local, metavar="OUT")
     parser.set_defaults(function=detect, kept=NOTHING_KEPT)
 
 

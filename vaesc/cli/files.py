@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vaesc.errors import DataError
+from vaesc.config import check_local
+from vaesc.errors import ConfigError, DataError
 
 NOTHING_KEPT = "OUT was not written; run it again"
 """What a command that was stopped says of what it had made, if its output is whole or absent."""
@@ -25,6 +26,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="alias, version, models:/name/version, run id or folder (default: champion)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+
+
+def local(text: str) -> Path:
+    """Return a file or folder that the user names, for argparse: a URL is refused."""
+    try:
+        check_local(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def check_folder(path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
     check_folder,
+    local,
     read_images,
     save_npy,
     whole_or_absent,
@@ -31,14 +31,14 @@ def add_commands(
     add_model(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
-        "--probabilities", type=Path, metavar="FILE.npy",
+        "--probabilities", type=local, metavar="FILE.npy",
         help="write each class's probability too, shape (n, classes), classes increasing",
     )  # fmt: skip
-    parser.add_argument("images", type=Path, metavar="IMAGES.npy")
+    parser.add_argument("images", type=local, metavar="IMAGES.npy")
     parser.add_argument(
-        "labels", type=Path, metavar="LABELS.npy", help="an integer per image; -1: unknown"
+        "labels", type=local, metavar="LABELS.npy", help="an integer per image; -1: unknown"
     )
-    parser.add_argument("output", type=Path, metavar="OUT.npy", help="int64, a class per image")
+    parser.add_argument("output", type=local, metavar="OUT.npy", help="int64, a class per image")
     parser.set_defaults(function=label, kept=NOTHING_KEPT)
 
 

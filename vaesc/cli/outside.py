@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from pathlib import Path
+
+from vaesc.cli.files import local
 
 
 def add_actions(
@@ -27,7 +28,7 @@ def add_actions(
     what = "write encoder and decoder as ONNX, with a JSON file that says what they are"
     parser = actions.add_parser("export", parents=[common], help=what, description=what)
     _add_model(parser)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that is not there yet")
+    parser.add_argument("folder", type=local, metavar="DIR", help="a folder that is not there yet")
     parser.set_defaults(function=export)
 
 

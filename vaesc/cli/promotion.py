@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from vaesc.cli.files import local
 from vaesc.config import GateConfig
 from vaesc.errors import RegistryError
 
@@ -36,7 +36,7 @@ def add_actions(actions: Actions, common: argparse.ArgumentParser) -> None:
             parser.add_argument("ref", help="alias (challenger), version (3) or run id")
             parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
             parser.add_argument(
-                "--config", type=Path, metavar="FILE.toml", help="margins and limits, as [gate]"
+                "--config", type=local, metavar="FILE.toml", help="margins and limits, as [gate]"
             )
             parser.add_argument(
                 "--set", action="append", default=[], metavar="gate.x=y", help="one of them"

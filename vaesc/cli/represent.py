@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
     check_folder,
+    local,
     read_images,
     save_local_codes,
     save_npy,
@@ -48,8 +48,8 @@ def add_commands(
                 "--n-clusters", type=int, metavar="N",
                 help="divide these very images into N (default: the clusters of the training)",
             )  # fmt: skip
-        parser.add_argument("input", type=Path, metavar="IN")
-        parser.add_argument("output", type=Path, metavar="OUT")
+        parser.add_argument("input", type=local, metavar="IN")
+        parser.add_argument("output", type=local, metavar="OUT")
         parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 

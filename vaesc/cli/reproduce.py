@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vaesc.cli.files import local
 from vaesc.errors import VaescError
 from vaesc.progress import Listener
 
@@ -53,7 +54,7 @@ def add_commands(
     )  # fmt: skip
     parser.add_argument("--name", default="vaesc", help="registered model (default: vaesc)")
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR",
+        "--keep", type=local, metavar="DIR",
         help=f"keep what was made, and {PROOF}, in a folder that is not there yet; without it "
         "everything is made in a temporary folder ($TMPDIR) and removed",
     )  # fmt: skip

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vaesc.cli.files import local
 from vaesc.config import PipelineConfig, home
 from vaesc.errors import VaescError
 
@@ -43,7 +44,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", default="digits", metavar="NAME", help="where the settings start"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings laid over it")
+    parser.add_argument("--config", type=local, metavar="FILE.toml", help="settings laid over it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="one setting laid over both"
     )

@@ -18,6 +18,7 @@ from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
     check_folder,
+    local,
     read_images,
     save_npy_blocks,
     whole_or_absent,
@@ -40,7 +41,7 @@ def add_commands(
     what = "new images of a registered model, as numbers (.npy) or as a contact sheet (.png)"
     parser = commands.add_parser("sample", parents=[common], help=what, description=what)
     add_model(parser)
-    parser.add_argument("output", type=Path, metavar="OUT", help="OUT.npy or OUT.png")
+    parser.add_argument("output", type=local, metavar="OUT", help="OUT.npy or OUT.png")
     parser.add_argument("-n", type=int, default=100, help="how many images (default: 100)")
     parser.add_argument(
         "--prior", choices=("standard", "mixture", "coded", "aggregated", "sparse"),
@@ -57,7 +58,7 @@ def add_commands(
         )  # fmt: skip
     parser.add_argument(
         "--interpolate",
-        type=Path,
+        type=local,
         metavar="A.npy",
         help="instead of samples: N images from the first to the second of the two in this file",
     )

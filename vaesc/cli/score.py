@@ -8,11 +8,10 @@ import sys
 import textwrap
 import time
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from vaesc.bucket import place
-from vaesc.cli.files import add_model
+from vaesc.cli.files import add_model, local
 from vaesc.cli.workers import add_runner, workers_of
 from vaesc.errors import ConfigError, VaescError
 
@@ -47,7 +46,9 @@ def add_commands(
         metavar="IN",
         help="folder of images, or .npy, .npz, .zarr, IDX, or Zarr at s3://bucket/prefix",
     )
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; must not exist")
+    parser.add_argument(
+        "output", type=local, metavar="OUT", help="folder to write; must not exist"
+    )
     parser.set_defaults(function=score)
 
 

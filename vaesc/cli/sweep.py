@@ -9,6 +9,7 @@ from typing import Any
 
 from vaesc.cli.run import add_settings
 from vaesc.cli.workers import add_runner
+from vaesc.errors import VaescError
 
 SWEEP = "flows.sweep:sweep"
 
@@ -32,7 +33,8 @@ def add_commands(
     )  # fmt: skip
     parser.add_argument(
         "--metric", metavar="NAME",
-        help="what cells are ranked by (default: test/mse_kN at their sparsity level)",
+        help="what cells are ranked by (default: test/mse_kN at their sparsity level; must be "
+        "named where that differs between cells)",
     )  # fmt: skip
     parser.add_argument("--largest", action="store_true", help="more of the metric is better")
     add_runner(parser)
@@ -40,10 +42,10 @@ def add_commands(
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Run every cell and print the table; exit code 1 if a cell failed."""
+    """Run every cell and print the table; exit code 1 if a cell failed, or none is the best."""
     from vaesc.config_files import load_config
     from vaesc.datasets import check
-    from vaesc.sweep import cells_of, metric_of
+    from vaesc.sweep import best_lacks, cells_of, metric_of
 
     settings = [*options.set, *([f"runtime.runner={options.runner}"] if options.runner else [])]
     every = cells_of(options.preset, options.config, settings, options.grid)
@@ -60,7 +62,9 @@ def sweep(options: argparse.Namespace) -> int:
     found = getattr(import_module(module), name)(
         options.preset, config_file, settings, options.grid, metric, options.largest
     )
-    print(json.dumps(found) if options.json else told(found))
+    print(json.dumps(found, allow_nan=False) if options.json else told(found))
+    if found["best"] is None and (sentence := best_lacks(found["cells"], found["metric"])):
+        raise VaescError(sentence)
     return 1 if found["n_failed"] else 0
 
 
@@ -84,7 +88,7 @@ def told(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"best     {named} ({way} {found['metric']})" if best else
-        f"best     none: no cell has the metric {found['metric']}",
+        f"best     none: {found['metric']} is known of no cell",
         f"table    {found['table']}",
         f"run      {found['run_id']}  {found['seconds']:.1f} s",
     ]  # fmt: skip

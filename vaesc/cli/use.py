@@ -16,6 +16,7 @@ from vaesc.cli.files import (
     add_model,
     check_folder,
     is_local_codes,
+    local,
     read_images,
     regular_file,
     save_npy,
@@ -35,8 +36,8 @@ def add_commands(
     ):
         parser = commands.add_parser(name, parents=[common], help=what, description=what)
         add_model(parser)
-        parser.add_argument("input", type=Path, metavar="IN")
-        parser.add_argument("output", type=Path, metavar="OUT")
+        parser.add_argument("input", type=local, metavar="IN")
+        parser.add_argument("output", type=local, metavar="OUT")
         parser.set_defaults(function=function, kept=NOTHING_KEPT)
 
 

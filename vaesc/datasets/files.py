@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc import cgroup
 from vaesc.errors import DataError
 from vaesc.store import file_digest
 
@@ -97,15 +98,19 @@ def check_claim(origin: str, claimed: int, at_most: int) -> None:
 
 
 def check_memory(origin: str, n_bytes: int) -> None:
-    """Refuse to load more than this machine's memory.
+    """Refuse to load more than this machine's memory, or its part that a container is given.
 
     Raises:
         DataError: `n_bytes` are more than that.
     """
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    allowed = cgroup.allowed_bytes()
+    have, whose = machine, "this machine's memory"
+    if allowed is not None and allowed < machine:
+        have, whose = allowed, "the memory of this container or service,"
     if n_bytes > have:
         raise DataError(
-            f"{origin} holds {n_bytes} bytes of data, more than this machine's memory of {have}; "
+            f"{origin} holds {n_bytes} bytes of data, more than {whose} of {have}; "
             "save it as .npy or .zarr, which are read block by block"
         )
 

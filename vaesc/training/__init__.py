@@ -6,6 +6,6 @@ and the seed.
 
 from __future__ import annotations
 
-from vaesc.training.fit import train
+from vaesc.training.step import train
 
 __all__ = ["train"]

@@ -1,128 +1,62 @@
-"""The step *train*: a dataset in, the best weights and the history out."""
+"""A whole training in one process, or one of several: a dataset in, the best weights out."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vaesc.config import TrainingConfig, VAEConfig
-from vaesc.errors import TrainingError
+import torch
+
+from vaesc.config import TrainingConfig, canonical_json, settings
+from vaesc.errors import ConfigError, TrainingError
 from vaesc.models import PosteriorStatistics, mean_elbo, save_vae
-from vaesc.progress import SILENT, After, Listener
+from vaesc.models.files import WEIGHTS
+from vaesc.progress import After, Listener
+from vaesc.source import source_digest
+from vaesc.store import file_digest
 from vaesc.training.determinism import deterministic
 from vaesc.training.health import collapse_sentence, mended
-from vaesc.training.prepare import Compile, How, Task, prepare
+from vaesc.training.prepare import How, Task, prepare
+from vaesc.training.request import Work
 from vaesc.training.resident import require_images
 from vaesc.training.run import Run
 from vaesc.training.threads import fitting_threads
 
+if TYPE_CHECKING:
+    from vaesc.datasets.reader import ImageDataset
+
 logger = logging.getLogger(__name__)
 
-
-def train(
-    vae_config: VAEConfig,
-    training_config: TrainingConfig,
-    dataset_folder: Path,
-    folder: Path,
-    *,
-    seed: int,
-    device: str = "auto",
-    block_size: int = 8192,
-    compile: Compile = "auto",
-    checkpoints: Path | None = None,
-    checkpoint_seconds: float = 30.0,
-    checkpoint_batches: int = 0,
-    ranks: int = 1,
-    accumulate: int = 1,
-    start: Path | None = None,
-    listener: Listener = SILENT,
-) -> dict[str, Any]:
-    """Fit a VAE and write it.
-
-    ``vae.safetensors`` and ``vae.json`` are the model with the weights of the epoch with the
-    lowest validation negative ELBO (of their moving average, if that was asked for),
-    ``history.json`` holds each epoch's metrics, ``posterior.json`` each epoch's KL per dimension;
-    after a collapse that was mended, those of the first training and then those of the second.
-    The same arguments on the same machine write the same bytes, also after an interruption;
-    torch's global random state is not used.
-
-    Args:
-        vae_config: The model.
-        training_config: How it is fitted.
-        dataset_folder: Folder of the dataset's artifact.
-        folder: Where to write; nothing is written if training fails.
-        seed: The run's seed.
-        device: Where to compute, see :func:`vaesc.models.resolve_device`.
-        block_size: Images read at once.
-        compile: ``auto`` compiles the step if the training is long enough to win it back.
-        checkpoints: Folder for this training's checkpoint, to be deleted by the caller once what
-            was written is safe; default: none.
-        checkpoint_seconds: Least time between checkpoints; 0 for none by time.
-        checkpoint_batches: Gradient steps between checkpoints; 0 for none by steps.
-        ranks: Processes that share the training, see :mod:`vaesc.training.launch`; 1 is this one.
-            A step is the same but for the order of its sums, a relative 1e-7 or so; such
-            differences grow from step to step, as in any training (``benchmarks/ranks.py``).
-        accumulate: Micro-batches into which a process cuts its part of a batch, one after
-            another, to need less memory; a step is the same but for the order of its sums.
-        start: Folder of a VAE of the same description, whose weights training starts from;
-            default: random ones.
-        listener: Hears of progress and of each epoch's metrics.
-
-    Returns:
-        The summary: latent_dim, epochs (trained), best_epoch, metrics (of the best epoch),
-        engine (how steps were computed), rollbacks, collapse (a sentence, or empty), health (a
-        sentence for everything that was not as it should be, mended or not).
-
-    Raises:
-        ConfigError: Settings that exclude one another, or more ranks than GPUs.
-        DataError: There is no training image or no validation image.
-        TrainingError: The loss is not finite, or has exploded, however often training went back;
-            or the posterior has collapsed, and the policy is to fail.
-        MachineError: Ranks died too often.
-    """
-    how = How(
-        device=device, block_size=block_size, compile=compile, checkpoints=checkpoints,
-        checkpoint_seconds=checkpoint_seconds, checkpoint_batches=checkpoint_batches,
-        accumulate=accumulate,
-    )  # fmt: skip
-    work = Work(
-        vae=vae_config, training=training_config, dataset=dataset_folder, folder=folder,
-        seed=seed, start=start, how=how,
-    )  # fmt: skip
-    if ranks == 1:
-        return fit(work, listener)
-    from vaesc.training.launch import fit_in_ranks
-
-    return fit_in_ranks(work, ranks, listener)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A whole training, from folder to folder."""
-
-    vae: VAEConfig
-    training: TrainingConfig
-    dataset: Path
-    folder: Path
-    seed: int
-    start: Path | None
-    how: How
+_MUST_BE_ALIKE = {
+    "vaesc": "another vaesc: install the same one everywhere",
+    "torch": "another version of torch: install the same one everywhere",
+    "settings": "other settings: start all ranks with the same --preset, --config and --set",
+    "images": "other images: give all ranks the same dataset",
+    "start": "another VAE to start from: give all ranks the same --start",
+}
 
 
 def fit(work: Work, listener: Listener) -> dict[str, Any]:
-    """Do what :func:`train` says in this process, which may be one of several ranks.
+    """Do what :func:`vaesc.training.train` says in this process, perhaps one of several ranks.
 
     The first rank writes and returns the summary, the others nothing.
+
+    Raises:
+        ConfigError: Ranks have not been given the same work.
+        VaescError: See :func:`vaesc.training.train`.
     """
     from vaesc.datasets.reader import open_dataset
 
     dataset, ranks = open_dataset(work.dataset), work.how.ranks
     for split in ("train", "validation"):
         require_images(dataset, split)
+    if ranks.n > 1:
+        _require_alike(ranks.tell(_facts(work, dataset)))
     task = Task(vae=work.vae, dataset=dataset, seed=work.seed, start=work.start, listener=listener)
     summary: dict[str, Any] = {}
     with deterministic():
@@ -135,6 +69,26 @@ def fit(work: Work, listener: Listener) -> dict[str, Any]:
             summary = _summary(runs, extra, list(dict.fromkeys(chain(*said))), troubles)
     ranks.tell("done")  # nobody leaves before all is written
     return summary
+
+
+def _facts(work: Work, dataset: ImageDataset) -> dict[str, str]:
+    """Return what must be the same in all ranks, in few words."""
+    how = [work.seed, work.how.compile, work.how.accumulate]
+    return {
+        "vaesc": source_digest("vaesc.training"),
+        "torch": torch.__version__,
+        "settings": canonical_json([settings(work.vae), settings(work.training), *how]),
+        "images": canonical_json(dict(dataset.sha256)),
+        "start": "" if work.start is None else file_digest(work.start / WEIGHTS),
+    }
+
+
+def _require_alike(everyone: Sequence[Mapping[str, str]]) -> None:
+    """Refuse ranks that would add up the gradients of unlike trainings."""
+    for rank, facts in enumerate(everyone):
+        for name, sentence in _MUST_BE_ALIKE.items():
+            if facts[name] != everyone[0][name]:
+                raise ConfigError(f"rank {rank} of this training has, unlike rank 0, {sentence}")
 
 
 def _write_all(runs: list[Run], folder: Path) -> None:

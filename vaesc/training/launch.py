@@ -6,8 +6,8 @@ events are heard: progress and epochs go to the listener, log records to the log
 an error. When this process ends, in whatever way, the ranks end with it: they hold the other end
 of its pipe.
 
-Nobody else can reach them: torchrun and ranks meet in files, and gloo listens on the loopback
-interface only.
+Nobody else can reach them: torchrun and ranks meet in files, and gloo and nccl listen on the
+loopback interface only (nccl on another one if ``NCCL_SOCKET_IFNAME`` is set).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -30,8 +32,8 @@ from vaesc import errors
 from vaesc.errors import MachineError, VaescError
 from vaesc.progress import Listener
 from vaesc.scratch import scratch
-from vaesc.training.distributed import device_of, work_as_json
-from vaesc.training.fit import Work
+from vaesc.training.devices import device_of
+from vaesc.training.request import Work, work_as_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ RESTARTS = 3
 """Times that ranks are started again after one of them has died."""
 _GRACE = 15.0
 """Seconds that torchrun has to end its ranks."""
+_SIGNAL = re.compile(r"Signal \d+ \((SIG[A-Z0-9]+)\)")
+"""How torchrun tells which signal has ended a rank."""
 
 
 def fit_in_ranks(work: Work, n: int, listener: Listener) -> dict[str, Any]:
@@ -54,16 +58,16 @@ def fit_in_ranks(work: Work, n: int, listener: Listener) -> dict[str, Any]:
     """
     device_of(work.how.device, 0, n)
     with scratch("ranks") as place:
-        job = place / "job.json"
-        job.write_text(json.dumps(work_as_json(work)))
+        told = place / "work.json"
+        told.write_text(json.dumps(work_as_json(work)))
         hearer = _Hearer(listener)
-        with (place / "stderr").open("w") as stderr, _torchrun(job, n, stderr) as process:
+        with (place / "stderr").open("w") as stderr, _torchrun(told, n, stderr) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 hearer.hear(line)
             code = process.wait()
         if code or hearer.summary is None:
-            raise MachineError(_sentence(n, hearer, place / "stderr"))
+            raise MachineError(_sentence(n, hearer, code, place / "stderr"))
         return hearer.summary
 
 
@@ -74,7 +78,9 @@ class _Hearer:
         self.listener = listener
         self.summary: dict[str, Any] | None = None
         self.last_words = ""
-        self._epoch = self._restarts = 0
+        self.starts = 0
+        """Times that ranks have been started, as far as they could say so."""
+        self._epoch = 0
 
     def hear(self, line: str) -> None:
         """Act on one event; what is none is left aside.
@@ -89,18 +95,19 @@ class _Hearer:
         }  # fmt: skip
         try:
             event = json.loads(line)
-            act = acts[event["event"]]
+            act, starts = acts[event["event"]], event["restarts"] + 1
         except (ValueError, TypeError, KeyError):
             return
+        if starts > self.starts:
+            self.starts, self.last_words = starts, ""
         act(event)
 
     def _begins(self, event: dict[str, Any]) -> None:
-        if event["restarts"] > self._restarts:
-            self._restarts, self.last_words = event["restarts"], ""
         if event["rank"] == 0 and event["restarts"]:
             logger.warning(
-                "a process of this training has died: all of them go on from the last checkpoint "
-                "(restart %d of at most %d)", event["restarts"], RESTARTS,
+                "a process of this training has died: all of them %s (restart %d of at most %d)",
+                "go on from the last checkpoint" if event["checkpoints"] else "begin at epoch 1",
+                event["restarts"], RESTARTS,
             )  # fmt: skip
 
     def _progress(self, event: dict[str, Any]) -> None:
@@ -130,14 +137,14 @@ class _Hearer:
 
 
 @contextmanager
-def _torchrun(job: Path, n: int, stderr: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401
+def _torchrun(told: Path, n: int, stderr: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401
     """Start torchrun, and leave no process behind after the block, however it ends."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={n}",
         f"--max-restarts={RESTARTS}", "--rdzv-backend=c10d", "--rdzv-id=vaesc",
-        f"--rdzv-endpoint={job.with_name('rendezvous')}", "--rdzv-conf=store_type=file",
-        "--local-addr=127.0.0.1", f"--log-dir={job.with_name('logs')}",
-        "-m", "vaesc.training.distributed", f"--job={job}",
+        f"--rdzv-endpoint={told.with_name('rendezvous')}", "--rdzv-conf=store_type=file",
+        "--local-addr=127.0.0.1", f"--log-dir={told.with_name('logs')}",
+        "-m", "vaesc.training.distributed", f"--work={told}",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
@@ -178,15 +185,26 @@ def _environment(n: int) -> dict[str, str]:
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:
         environment["GLOO_SOCKET_IFNAME"] = loopback[0]
+        environment.setdefault("NCCL_SOCKET_IFNAME", loopback[0])
     return environment
 
 
-def _sentence(n: int, hearer: _Hearer, stderr: Path) -> str:
-    """Say that ranks have died too often, with what they said last."""
-    said = [line.strip() for line in stderr.read_text(errors="replace").splitlines()]
-    words = hearer.last_words or next((line for line in reversed(said) if line), "nothing")
+def _sentence(n: int, hearer: _Hearer, code: int, stderr: Path) -> str:
+    """Say how ranks, or torchrun, have ended, with what was said last."""
+    text = stderr.read_text(errors="replace")
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    words = hearer.last_words or (said[-1] if said else "nothing")
+    signals = _SIGNAL.findall(text)
+    if code < 0:
+        end = f"torchrun was ended by {signal.Signals(-code).name}"
+    elif not hearer.starts:
+        end = "its processes could not be started"
+    else:
+        times = "once" if hearer.starts == 1 else f"{hearer.starts} times"
+        end = f"its processes died {times}" + (f", the last by {signals[-1]}" if signals else "")
+    killed = "SIGKILL" in end
+    memory = f"see that there is memory for {n} of them, or " if killed else ""
     return (
-        f"training with runtime.ranks={n} was given up: its processes died {RESTARTS + 1} times, "
-        f"the last words were: {words[:500]}; see that there is memory for {n} of them, or set "
-        "runtime.ranks=1"
+        f"training with runtime.ranks={n} was given up: {end}; the last words were: "
+        f"{words[:500]}; {memory}set runtime.ranks=1"
     )

@@ -23,11 +23,11 @@ from tasks.server import ENVIRONMENT
 from vaesc.errors import ConfigError
 from vaesc.resources import Requests
 
+EXPECTED = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
+"""What a run is to expect of Prefect; what only servers read is not among it."""
 PROCESS, DOCKER, KUBERNETES = KINDS = ("process", "docker", "kubernetes")
 PULL = [{"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}]
 """Where the image of ``deployments/Dockerfile`` holds the flows, whoever deploys from where."""
-
-_MIB = 1 << 20
 
 Entry = Mapping[str, Any]
 
@@ -107,8 +107,7 @@ def keep_pool(name: str, kind: str, folder: Path) -> None:
         try:
             there = client.read_work_pool(name)
         except ObjectNotFound:
-            template = template_of(kind, folder)
-            _set_default_environment(template)
+            template = with_environment(template_of(kind, folder))
             client.create_work_pool(
                 WorkPoolCreate(name=name, type=kind, base_job_template=template)
             )
@@ -119,15 +118,16 @@ def keep_pool(name: str, kind: str, folder: Path) -> None:
                 f"{kind} here; name another pool, or delete that one: prefect work-pool delete "
                 f"{name}"
             )
-        template = copy.deepcopy(there.base_job_template)
-        _set_default_environment(template)
+        template = with_environment(there.base_job_template)
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
 
 
-def _set_default_environment(template: dict[str, Any]) -> None:
-    ours = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("PREFECT_SERVER_")}
-    variable = template["variables"]["properties"].setdefault("env", {})
-    variable["default"] = {**(variable.get("default") or {}), **ours}
+def with_environment(template: dict[str, Any], **more: str) -> dict[str, Any]:
+    """Return a template whose runs get what vaesc expects of Prefect, and `more`."""
+    made = copy.deepcopy(template)
+    variable = made["variables"]["properties"].setdefault("env", {})
+    variable["default"] = {**(variable.get("default") or {}), **EXPECTED, **more}
+    return made
 
 
 def with_requests(entry: Entry, requests: Callable[[Entry], Requests]) -> dict[str, Any]:
@@ -154,21 +154,20 @@ def job_variables(kind: str, requests: Requests) -> dict[str, Any]:
     of memory instead of taking its neighbours' with it. Cores are asked for without a limit, and
     libraries start as many threads as there are cores of ours, not of the machine.
     """
-    memory = -(-requests.memory_bytes // _MIB)
     environment = {"OMP_NUM_THREADS": str(requests.cpus)}
     if kind == DOCKER:
         gpus = {"count": requests.gpus, "capabilities": [["gpu"]]}
         return {
-            "mem_limit": f"{memory}m",
-            "cpu_shares": 1024 * requests.cpus,
+            "mem_limit": f"{requests.memory_mib}m",
+            "cpu_shares": requests.cpu_shares,
             **({"device_requests": [gpus]} if requests.gpus else {}),
             "env": environment,
         }
     if kind == KUBERNETES:
         return {
             "cpu_request": str(requests.cpus),
-            "memory_request": f"{memory}Mi",
-            "memory_limit": f"{memory}Mi",
+            "memory_request": f"{requests.memory_mib}Mi",
+            "memory_limit": f"{requests.memory_mib}Mi",
             **({"gpus": requests.gpus} if requests.gpus else {}),
             "env": environment,
         }

@@ -41,13 +41,14 @@ def test_scores_in_shards_are_the_same_bytes(model, tmp_path, monkeypatch, kind)
 
 
 @pytest.mark.parametrize("what", ["other", "none"])
-def test_a_worker_that_finds_other_images_scores_none(model, tmp_path, what):
+def test_a_worker_that_finds_other_images_scores_none(model, tmp_path, monkeypatch, what):
     """The model looks at them before and after: only the worker's are others."""
     path, out = tmp_path / "images.npy", tmp_path / "out"
     np.save(path, np.zeros((50, *SHAPE), np.uint8))
 
     class OtherMachine(Elsewhere):
         def map(self, every, then):
+            monkeypatch.setattr(scoring_shards, "surroundings", lambda: "other")
             path.unlink()
             if what == "other":
                 np.save(path, np.ones((50, *SHAPE), np.uint8))
@@ -56,6 +57,33 @@ def test_a_worker_that_finds_other_images_scores_none(model, tmp_path, what):
     with pytest.raises(DataError, match=r"images\.npy" if what == "none" else "other images for"):
         score_images(model, path, out, runner=OtherMachine())
     assert [p.name for p in tmp_path.iterdir() if p.name != path.name] == []
+
+
+@pytest.mark.parametrize("machine", ["other", None])
+def test_each_machine_but_the_leader_s_looks_once_whether_images_are_the_same(
+    model, tmp_path, monkeypatch, machine
+):
+    looked, found = [], scoring_shards.source_of
+    monkeypatch.setattr(scoring_shards, "ROWS", 1024)
+    monkeypatch.setattr(
+        scoring_shards, "source_of", lambda config: looked.append(config) or found(config)
+    )
+
+    class Processes(Elsewhere):
+        """Each shard is another process's."""
+
+        def map(self, every, then):
+            if machine:
+                monkeypatch.setattr(scoring_shards, "surroundings", lambda: machine)
+            for shard in every:
+                shards.let_go()
+                super().map([shard], then)
+
+    np.save(tmp_path / "images.npy", np.zeros((3000, *SHAPE), np.uint8))
+    runner = Processes()
+    score_images(model, tmp_path / "images.npy", tmp_path / "out", runner=runner)
+    assert runner.computed == 3
+    assert len(looked) == (1 if machine else 0)
 
 
 def test_what_the_shards_of_a_batch_share_is_opened_once_and_let_go(model, tmp_path, monkeypatch):

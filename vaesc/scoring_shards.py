@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vaesc.csr_parts import read_csr_part, write_csr_part
 from vaesc.datasets.sources import source_of
 from vaesc.drift import Statistics
 from vaesc.errors import DataError
+from vaesc.processes import surroundings
 from vaesc.scoring_batch import Batch, Block, Span, open_parts, source_config, whole_groups
 from vaesc.shards import Runner, Shard, held, name_of, parts_folder
 
@@ -37,7 +39,7 @@ def score_by_shards(
     Args:
         runner: Who scores.
         batch: The images and the model.
-        images: Where every worker finds the same images; each reads them once to see that.
+        images: Where every worker finds the same images; each machine reads them to see that.
         fingerprint: What they are.
         block_size: Images in memory at once.
         folder: Folder for what is handed over; nothing stays there.
@@ -57,6 +59,7 @@ def score_by_shards(
 
     with parts_folder(None, folder / "scores") as parts:
         batch.model.save(parts / "model")
+        _note(parts).write_text(fingerprint, encoding="utf-8")
         where = images if isinstance(images, str) else str(images.expanduser().resolve())
         common = {
             "model": str(parts / "model"), "images": where,
@@ -108,17 +111,39 @@ def _shard(
 def _opened(model: str, images: str, fingerprint: str, device: str) -> Batch:
     """Open model and images, once for all shards of a batch that this process computes.
 
-    That they are the images of the process that leads is not believed: they are read once more.
+    Raises:
+        DataError: They are not the images of the process that leads, or not there.
+    """
+    _require_same(Path(model).parent, images, fingerprint)
+    loaded = SparseVAE.load(Path(model), device)
+    assert loaded.reference is not None  # the batch was refused without
+    return Batch(loaded, loaded.reference, open_parts(place(images)))
+
+
+def _require_same(parts: Path, images: str, fingerprint: str) -> None:
+    """Read all images once on each machine but the leader's: are they those of the batch?
+
+    The first process there does it while the others wait, and notes it beside the parts.
 
     Raises:
         DataError: They are others, or not there.
     """
-    config = source_config(place(images))
-    if source_of(config).fingerprint(config) != fingerprint:
-        raise DataError(
-            f"{images} holds other images for a worker than for the process that leads: every "
-            "machine must see the same ones there, and nobody may alter them meanwhile"
-        )
-    loaded = SparseVAE.load(Path(model), device)
-    assert loaded.reference is not None  # the batch was refused without
-    return Batch(loaded, loaded.reference, open_parts(place(images)))
+    with _note(parts).open("a+", encoding="utf-8") as note:
+        with suppress(OSError, ImportError):  # without locks each looks for itself
+            import fcntl
+
+            fcntl.flock(note, fcntl.LOCK_EX)
+        note.seek(0)
+        if note.read():
+            return
+        config = source_config(place(images))
+        if source_of(config).fingerprint(config) != fingerprint:
+            raise DataError(
+                f"{images} holds other images for a worker than for the process that leads: "
+                "every machine must see the same ones there, and nobody may alter them meanwhile"
+            )
+        note.write(fingerprint)
+
+
+def _note(parts: Path) -> Path:
+    return parts / f"images.{surroundings()}"

@@ -119,7 +119,7 @@ def tiny_split(shape=(4, 5), *, n=1500, classes=("cat", "dog", "<owl>"), block_s
     )
     dataset = SimpleNamespace(
         n=lambda _: n, floats=lambda _, rows: images[rows],
-        labels=lambda _: labels if classes else None, classes=classes,
+        labels=lambda _, rows=slice(None): labels[rows] if classes else None, classes=classes,
     )  # fmt: skip
     return Split(dataset, "test", block_size), images, labels
 

@@ -31,8 +31,8 @@ def lame(samples):
     return np.concatenate([living, np.repeat(living[:1], K - D, axis=0)])
 
 
-def coder(samples):
-    return lambda atoms: path(samples, atoms, [LEVEL], coder="ols")[LEVEL]
+def code(samples, atoms):
+    return path(samples, atoms, [LEVEL], coder="ols")[LEVEL]
 
 
 def learner(samples):
@@ -47,15 +47,15 @@ def learner(samples):
 
 def mend(samples, atoms, **settings):
     config = DictionaryConfig(**{**CONFIG.__dict__, **settings})
-    return mend_dead_atoms(config, atoms, samples, coder(samples), learner(samples), 0)
+    return mend_dead_atoms(config, atoms, samples, code, learner(samples), 0)
 
 
 def n_dead(samples, atoms):
-    return int((abs(coder(samples)(atoms)).sum(axis=0) == 0).sum())
+    return int((abs(code(samples, atoms)).sum(axis=0) == 0).sum())
 
 
 def error(samples, atoms):
-    return float(np.square(samples - coder(samples)(atoms) @ atoms).mean())
+    return float(np.square(samples - code(samples, atoms) @ atoms).mean())
 
 
 def test_dead_atoms_are_given_work(samples, lame):
@@ -88,6 +88,6 @@ def test_the_policy_may_be_to_continue_or_to_fail(samples, lame):
 def test_more_atoms_than_latents_have_directions_cannot_be_mended(lame):
     """Two samples can use four atoms at most, whatever is learned."""
     two = np.random.default_rng(2).standard_normal((2, D)).astype(np.float32)
-    kept, (told,) = mend_dead_atoms(CONFIG, lame, two, coder(two), learner(two), 0)
+    kept, (told,) = mend_dead_atoms(CONFIG, lame, two, code, learner(two), 0)
     assert n_dead(two, kept) >= K - 2 * LEVEL
     assert told.endswith("lower dictionary.n_atoms")

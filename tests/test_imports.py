@@ -41,11 +41,12 @@ FLOORS = [
         "serving",
         "shards",
         "csr_parts",
+        "windows",
     },
     {"datasets", "models", "sparse", "metrics"},
     {
-        "training", "latents", "dictionary", "dictionary_files", "coding_shards", "dead_atoms",
-        "decoder_coding", "drift", "bundle",
+        "training", "latents", "latent_rows", "latent_codes", "dictionary", "dictionary_files",
+        "coding_shards", "dead_atoms", "decoder_coding", "drift", "bundle",
     },
     {
         "evaluation", "refinement", "applications", "report", "scoring", "scoring_batch",

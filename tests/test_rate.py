@@ -16,12 +16,13 @@ from vaesc.evaluation.batches import ROWS
 from vaesc.evaluation.methods import Batch, Method
 from vaesc.evaluation.rate import COEFFICIENT_BITS, Codec, Rates, quantise, rate
 from vaesc.evaluation.rate_results import (
+    RateErrors,
     amortised,
     assemble_rates,
     best_within,
+    chosen_points,
     common_budgets,
     read_rate_errors,
-    write_rate_errors,
 )
 
 LIMITS = st.floats(1e-3, 1e3)
@@ -96,6 +97,9 @@ class Rows:
 
     def __init__(self, samples, name):
         self.samples, self.name = samples, name
+
+    def __len__(self):
+        return len(self.samples)
 
     def batches(self):
         for i in range(0, len(self.samples), ROWS):
@@ -187,12 +191,12 @@ def assembled(ours=None, theirs=None):
 
 
 def test_the_ratio_at_equal_bits_is_that_of_the_best_points_within_the_budget():
-    found, errors = assembled()
+    found = assembled()
     json.dumps(found, allow_nan=False)
     budgets = [r["bits"] for r in found["ratio"]]
     assert budgets == sorted(set(budgets))
     assert (budgets[0], budgets[-1]) == (10, 64)
-    for i, entry in enumerate(found["ratio"]):
+    for entry in found["ratio"]:
         assert entry["ratio"] == pytest.approx(0.8, rel=1e-5)
         assert entry["low"] <= entry["ratio"] <= entry["high"]
         assert entry["verdict"] == "better"
@@ -201,7 +205,6 @@ def test_the_ratio_at_equal_bits_is_that_of_the_best_points_within_the_budget():
             assert rate(at["k"], 256, at["q"]) <= entry["bits"]
             points = found["methods"][name]["points"]
             (mse,) = [p["mse"] for p in points if (p["k"], p["q"]) == (at["k"], at["q"])]
-            assert errors[side][:, i].mean(dtype=np.float64) == pytest.approx(mse)
             assert mse == pytest.approx(
                 min(p["mse"] for p in points if p["bits"] <= entry["bits"] + 1e-9)
             )
@@ -211,14 +214,14 @@ def test_the_choice_is_the_validation_splits_not_the_test_splits():
     """Validation says two bits are best; the test split would say eight."""
     honest = made_up()
     misled = replace(honest, validation=honest.validation[:, ::-1])
-    found, _ = assembled(ours=misled)
+    found = assembled(ours=misled)
     assert found["ratio"][0]["claimant"] == {"k": 1, "q": 2}
     assert found["ratio"][-1]["claimant"]["q"] == 2
     assert found["ratio"][-1]["verdict"] == "worse"
 
 
 def test_the_envelope_is_the_staircase_of_points_that_no_cheaper_one_beats():
-    found, _ = assembled()
+    found = assembled()
     for method in found["methods"].values():
         stairs, points = method["envelope"], method["points"]
         assert len(points) == len(LEVELS) * len(COEFFICIENT_BITS)
@@ -246,14 +249,23 @@ def test_both_can_use_every_budget(ours, theirs):
 
 
 def test_what_is_learned_once_is_spread_over_all_images():
-    found, _ = assembled()
+    found = assembled()
     assert found["amortised"] == {"article": {"numbers": 5000, "bits_per_image": 160.0}}
     assert found["amortised_over"] == 1000
     assert amortised([], 10) == {}
 
 
-def test_errors_are_read_back(tmp_path):
-    _, errors = assembled()
-    write_rate_errors(errors, tmp_path)
-    for side, found in read_rate_errors(tmp_path).items():
-        np.testing.assert_array_equal(found, errors[side])
+def test_errors_are_read_back_and_are_those_of_the_chosen_points(tmp_path):
+    rates = {"article": made_up(0.8), "pixel": made_up(), "other": made_up(3)}
+    with RateErrors(tmp_path, "article") as record:
+        record.begin(rates, 200)
+        for rows in (slice(0, 128), slice(128, 200)):
+            for name, r in rates.items():
+                record.add(name, rows, r.errors[rows])
+    budgets, chosen = chosen_points(rates, "article")
+    found = read_rate_errors(tmp_path)
+    assert set(found) == {"claimant", "pixel"}
+    for side, name in (("claimant", "article"), ("pixel", "pixel")):
+        assert found[side].shape == (200, len(budgets))
+        for column, at in zip(found[side].T, chosen[side], strict=True):
+            np.testing.assert_array_equal(column, rates[name].errors[:, *at])

@@ -1,5 +1,7 @@
 """TopK autoencoders and the codebook: what they are bound to reach, against scikit-learn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from vaesc.evaluation.batches import mean_of
 from vaesc.evaluation.methods import Batch
 from vaesc.evaluation.peers import nearest, topk_latents_method, vq_method
 from vaesc.evaluation.topk import _Net, _start, fit_topk, largest
+from vaesc.latent_rows import LatentRows
 
 X = digits().reshape(-1, 64).astype(np.float32) / np.float32(255)
 TRAIN, VALIDATION, TEST = X[:1200], X[1200:1400], X[1400:]
@@ -159,8 +162,16 @@ def test_on_latents_the_scaling_is_undone():
     registered = LatentDictionary(
         dictionary=atoms, mean=mean, scale=scale, coder="ols", n_nonzero_coefs=2, vae_sha256={}
     )
+    rows = {"train": z, "validation": z[:100]}
+    store = SimpleNamespace(array=lambda split: rows[split].copy())
     method = topk_latents_method(
-        z, z[:100], registered, [6], 100, epochs=10, seed=0, on_rows=lambda n: None
+        *(LatentRows(store, split) for split in rows),
+        registered,
+        [6],
+        100,
+        epochs=10,
+        seed=0,
+        on_rows=lambda n: None,
     )
     ((k, found),) = method.approximate(Batch(slice(0, 2000), z, z, {}))
     assert (k, method.numbers) == (6, 100 + 2 * 36 + 12)

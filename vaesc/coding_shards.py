@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vaesc.csr_parts import read_csr_part, write_csr_part
 from vaesc.dictionary import LatentDictionary
 from vaesc.dictionary_files import load_dictionary
@@ -69,26 +67,6 @@ def code_by_shards(
         runner.map(shards, passed_on)
 
 
-def coded_by_shards(
-    runner: Runner,
-    dictionary_folder: Path,
-    latents_folder: Path,
-    split: str,
-    *,
-    checkpoints: Path | None = None,
-) -> csr_array:
-    """Return the codes of a split, shape (n, K); see :func:`code_by_shards`."""
-    from scipy.sparse import csr_array, vstack
-
-    found: list[csr_array] = []
-    code_by_shards(
-        runner, dictionary_folder, latents_folder, split, found.append, checkpoints=checkpoints
-    )
-    if not found:
-        return csr_array((0, load_dictionary(dictionary_folder).n_atoms), dtype=np.float32)
-    return found[0] if len(found) == 1 else vstack(found, format="csr")
-
-
 def code_shard(
     folder: Path,
     *,
@@ -119,18 +97,10 @@ def rows_per_shard(dictionary: LatentDictionary) -> int:
 
 def block_rows_of(dictionary: LatentDictionary) -> int:
     """Return how many samples the dictionary's coder takes at once."""
-    from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, block_rows
-    from vaesc.sparse._coder import row_bytes_of
-    from vaesc.sparse._truncated_coder import row_bytes_of as lasso_row_bytes_of
+    from vaesc.sparse import rows_coded_together
 
-    if dictionary.coder == "lista":
-        from vaesc.sparse.amortised import BLOCK
-
-        return BLOCK
-    n_atoms, d = dictionary.dictionary.shape
-    if dictionary.coder == "lasso":
-        return block_rows(lasso_row_bytes_of(n_atoms, d), DEFAULT_BLOCK_BYTES)
-    return block_rows(row_bytes_of(n_atoms, np.dtype(np.float32)), DEFAULT_BLOCK_BYTES)
+    rows: int = rows_coded_together(dictionary.coder, *dictionary.dictionary.shape)
+    return rows
 
 
 def _digest(folder: Path) -> str:

@@ -19,17 +19,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc import windows
 from vaesc.config import DictionaryConfig, derive_seed
 from vaesc.dead_atoms import mend_dead_atoms
 from vaesc.dictionary_files import load_dictionary, save_dictionary, write_json
 from vaesc.errors import DataError
+from vaesc.latent_codes import CODES, SPLITS, write_codes
+from vaesc.latent_rows import LatentRows, fit_scaling, scaled
 from vaesc.progress import After, Listener
 from vaesc.shards import HERE, Runner
 
@@ -55,8 +58,6 @@ __all__ = [
     "save_dictionary",
 ]
 
-SPLITS = ("train", "validation", "test")
-CODES = "codes.zarr"
 HISTORY = "history.json"
 
 logger = logging.getLogger(__name__)
@@ -253,6 +254,7 @@ def learn(
         TrainingError: Too many atoms are dead, and the policy is to fail.
     """
     from vaesc.latents import open_latents
+    from vaesc.metrics import mutual_coherence
 
     latents, health = open_latents(latents_folder), list[str]()
     dictionary, history = fit_dictionary(
@@ -264,20 +266,16 @@ def learn(
         logger.warning("%s", sentence)
     save_dictionary(dictionary, folder)
     write_json(folder / HISTORY, history)
-    if runner is HERE:
-        codes = {split: dictionary.encode(latents.latents(split)) for split in SPLITS}
-    else:
-        from vaesc.coding_shards import coded_by_shards
+    coded = None
+    if runner is not HERE:
+        from vaesc.coding_shards import code_by_shards
 
-        codes = {
-            split: coded_by_shards(runner, folder, latents_folder, split, checkpoints=checkpoints)
-            for split in SPLITS
-        }
-    _write_codes(dictionary, codes, folder)
+        coded = partial(code_by_shards, runner, folder, latents_folder, checkpoints=checkpoints)
+    measured = write_codes(dictionary, latents, folder, coded)
     return {
         "n_atoms": dictionary.n_atoms,
         "n_nonzero_coefs": dictionary.n_nonzero_coefs,
-        "metrics": _metrics(dictionary, latents.latents("validation"), codes),
+        "metrics": {"train/mutual_coherence": mutual_coherence(dictionary.dictionary), **measured},
         "health": health,
     }
 
@@ -294,6 +292,11 @@ def fit_dictionary(
     checkpoint: Path | None = None,
 ) -> tuple[LatentDictionary, History]:
     """Learn a dictionary of the training latents at one sparsity level.
+
+    Latents beyond one window (:mod:`vaesc.windows`) are read from disk in every epoch: memory
+    then grows with their number by about a hundred bytes for each batch and each page only. The
+    network of ``lista`` learns from one window of pages drawn at random: it imitates the codes of
+    a dictionary that has seen all latents, for which a million examples are plenty.
 
     Args:
         config: Size, coder and scaling; its own sparsity level is not looked at.
@@ -313,35 +316,36 @@ def fit_dictionary(
         DataError: The latents do not vary.
         TrainingError: Too many atoms are dead, and the policy is to fail.
     """
-    train = latents.latents("train")
+    train = windows.loaded(LatentRows(latents, "train"))
     mean, scale = fit_scaling(train, config.scaling)
-    scaled = (train - mean) / scale
-    held_out = (latents.latents("validation") - mean) / scale
+    train = scaled(train, mean, scale)
+    held_out = windows.loaded(LatentRows(latents, "validation", mean, scale))
 
     def atoms_from(start: Floats | None, seed: int, part: str = "") -> Floats:
         """Learn, each part's epochs counted on from those before."""
         atoms, epochs = learn_atoms(
-            config, scaled, held_out, n_nonzero_coefs=n_nonzero_coefs, seed=seed,
+            config, train, held_out, n_nonzero_coefs=n_nonzero_coefs, seed=seed,
             listener=After(listener, len(history)), prefix=prefix, start=start,
             checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + part),
         )  # fmt: skip
         history.extend(epochs)
         return atoms
 
-    def coded(atoms: Floats) -> csr_array:
-        return path(scaled, atoms, [n_nonzero_coefs], coder=exact(config.coder))[n_nonzero_coefs]
+    def coded(samples: Floats, atoms: Floats) -> csr_array:
+        return path(samples, atoms, [n_nonzero_coefs], coder=exact(config.coder))[n_nonzero_coefs]
 
     history: History = []
     atoms = atoms_from(None, seed)
     if health is not None:
         atoms, found = mend_dead_atoms(
-            config, atoms, scaled, coded,
+            config, atoms, train, coded,
             lambda start, seed: atoms_from(start, seed, f"-mend{seed % 10**6}"), seed,
         )  # fmt: skip
         health += found
     network = None
     if config.coder == "lista":
-        network = _distilled(config, scaled, atoms, n_nonzero_coefs, seed)
+        few = windows.sample(train, derive_seed(seed, "lista/sample"))
+        network = _distilled(config, few, atoms, n_nonzero_coefs, seed)
     dictionary = LatentDictionary(
         dictionary=atoms,
         mean=mean,
@@ -384,8 +388,8 @@ def epochs_at(level: int, n_dimensions: int, max_epochs: int) -> int:
 
 def learn_atoms(
     config: DictionaryConfig,
-    train: NDArray[Any],
-    validation: NDArray[Any],
+    train: windows.Rows,
+    validation: windows.Rows,
     *,
     n_nonzero_coefs: int,
     seed: int,
@@ -398,8 +402,8 @@ def learn_atoms(
 
     Args:
         config: Size, coder and the learner's settings.
-        train: Samples to learn from, shape (n, D); may be a memory map.
-        validation: Samples that choose the best epoch, shape (m, D).
+        train: Samples to learn from, shape (n, D); may be a memory map, or lazy float32.
+        validation: Samples that choose the best epoch, shape (m, D); the same.
         n_nonzero_coefs: Sparsity level to learn at.
         seed: Seed of the learner.
         listener: Hears of every epoch.
@@ -423,20 +427,24 @@ def learn_atoms(
     if checkpoint is not None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
     learned = learn_dictionary(
-        np.asarray(train, np.float32),
+        _as_float32(train),
         n_atoms=config.n_atoms,
         n_nonzero_coefs=n_nonzero_coefs,
         selection=exact(config.coder),
         seed=seed,
         batch_size=config.batch_size,
         max_epochs=max_epochs,
-        X_validation=np.asarray(validation, np.float32),
+        X_validation=_as_float32(validation),
         on_epoch=hear,
         init=start,
         checkpoint=checkpoint,
     )
     atoms = np.ascontiguousarray(learned.dictionary, np.float32)
     return atoms, [_epoch_metrics(row, prefix) for row in learned.history]
+
+
+def _as_float32(samples: windows.Rows) -> Any:  # noqa: ANN401 - an array, or lazy as it is
+    return np.asarray(samples, np.float32) if isinstance(samples, np.ndarray) else samples
 
 
 def _epoch_metrics(row: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -447,57 +455,3 @@ def _epoch_metrics(row: Mapping[str, float], prefix: str) -> dict[str, float]:
         "n_revived": f"train/{prefix}atoms_revived",
     }
     return {name: float(row[key]) for key, name in names.items() if key in row}
-
-
-def fit_scaling(latents: NDArray[Any], scaling: str) -> tuple[Floats, Floats]:
-    """Return mean and scale of `latents`, each of shape (d,).
-
-    Args:
-        latents: Training latents, shape (n, d).
-        scaling: ``global``: one common number, the square root of the mean variance, so that
-            collapsed dimensions are not blown up; ``per-dimension``: each its own standard
-            deviation (1 where it is zero); ``none``: ones.
-
-    Raises:
-        DataError: No latent differs from any other.
-    """
-    mean = latents.mean(axis=0, dtype=np.float64)
-    variance = np.square(latents - mean).mean(axis=0)
-    if not variance.any():
-        raise DataError(
-            f"the {len(latents)} training latents are all equal: the VAE has collapsed; "
-            "train it longer, or lower vae.beta"
-        )
-    scale = np.ones_like(mean)
-    if scaling == "global":
-        scale = np.full_like(mean, np.sqrt(variance.mean()))
-    elif scaling == "per-dimension":
-        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
-    return mean.astype(np.float32), scale.astype(np.float32)
-
-
-def _write_codes(
-    dictionary: LatentDictionary, codes: Mapping[str, csr_array], folder: Path
-) -> None:
-    """Write the codes of every split."""
-    from vaesc.arrays import create_group, write_csr
-
-    attributes = {"n_nonzero_coefs": dictionary.n_nonzero_coefs, "coder": dictionary.coder}
-    group = create_group(folder / CODES, attributes)
-    for split, matrix in codes.items():
-        write_csr(group, f"{split}/codes", matrix)
-
-
-def _metrics(
-    dictionary: LatentDictionary, latents: NDArray[Any], coded: Mapping[str, csr_array]
-) -> dict[str, float]:
-    from vaesc import metrics
-
-    codes = coded["validation"]
-    found = {"train/mutual_coherence": metrics.mutual_coherence(dictionary.dictionary)}
-    found["train/dead_fraction"] = metrics.dead_fraction(coded["train"])
-    if np.ptp(latents, axis=0).any():  # a split of one image has no variance to explain
-        found["validation/fvu"] = metrics.fvu(latents, dictionary.decode(codes))
-    found["validation/l0"] = metrics.l0(codes)
-    found["validation/dead_fraction"] = metrics.dead_fraction(codes)
-    return found

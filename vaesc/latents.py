@@ -172,6 +172,11 @@ class LatentStore:
         """Return the number of rows of a split."""
         return int(self.group[f"{split}/latents"].shape[0])
 
+    def array(self, split: str) -> zarr.Array:
+        """Return the array of posterior means as it lies on disk, float32, shape (n, d)."""
+        array: zarr.Array = self.group[f"{split}/latents"]
+        return array
+
     def latents(self, split: str, rows: slice = slice(None)) -> Array:
         """Return posterior means, float32, shape (n, d)."""
         return np.asarray(self.group[f"{split}/latents"][rows])

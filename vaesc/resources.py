@@ -34,6 +34,7 @@ from itertools import pairwise
 
 from vaesc.arrays import SHARD_BYTES
 from vaesc.config import PipelineConfig, RuntimeConfig
+from vaesc.windows import WINDOW_BYTES
 
 PROCESS_BYTES = 1280 << 20
 """One process with torch, numba, scikit-learn, zarr, MLflow and Prefect's client at work."""
@@ -43,10 +44,9 @@ IMAGE_WINDOW = 1 << 28
 """Bytes of one window of images, see :data:`vaesc.training.order.WINDOW_BYTES`."""
 IMAGE_WINDOWS = 3
 """In use, read ahead, and on its way in, see :mod:`vaesc.training.streamed`."""
-SAMPLE_WINDOW = 1 << 27
-"""Bytes of latents held at once."""
 SAMPLE_WINDOWS = 4
-"""Latents as read, scaled, in the order of a pass, and their products with the atoms."""
+"""Latents as read, scaled, in the order of a pass, and their products with the atoms; each of
+:data:`vaesc.windows.WINDOW_BYTES`."""
 _CPUS = 2
 """Cores of a run that is one process."""
 _QUANTUM = 256 << 20
@@ -185,7 +185,7 @@ def _extract(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
 
 def _learn(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
     d, n_atoms = config.vae.latent_dim, config.dictionary.n_atoms
-    window = min(n * d * _FLOAT, SAMPLE_WINDOW)
+    window = min(n * d * _FLOAT, WINDOW_BYTES)
     codes = min(n, 1 << 20) * 2 * config.dictionary.n_nonzero_coefs * _FLOAT
     moments = 3 * n_atoms * (n_atoms + d) * 2 * _FLOAT
     return SAMPLE_WINDOWS * window + codes + moments + config.dictionary.batch_size * n_atoms * 8
@@ -197,7 +197,7 @@ def _evaluate(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float
     levels = len(config.evaluation.sparsity_levels)
     dictionaries = levels * n_atoms * (pixels + config.vae.latent_dim) * _FLOAT * 3
     topk = 2 * n_atoms * pixels * _FLOAT * 4 if config.evaluation.topk_epochs else 0
-    window = min(n * config.vae.latent_dim * _FLOAT, SAMPLE_WINDOW)
+    window = min(n * config.vae.latent_dim * _FLOAT, WINDOW_BYTES)
     return rows * pixels * _FLOAT * 3 + dictionaries + topk + 2 * window
 
 

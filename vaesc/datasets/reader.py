@@ -57,10 +57,10 @@ class ImageDataset:
         images = self.images(split, rows)
         return images if images.dtype == np.float32 else to_unit(images)
 
-    def labels(self, split: str) -> NDArray[np.int64] | None:
-        """Return the labels of a split (n,), or None if there are none."""
+    def labels(self, split: str, rows: slice = _ALL) -> NDArray[np.int64] | None:
+        """Return the labels of a split or of some rows, (n,), or None if there are none."""
         self.n(split)
-        return self._read(split, "labels", _ALL) if f"{split}/labels" in self.group else None
+        return self._read(split, "labels", rows) if f"{split}/labels" in self.group else None
 
     def blocks(self, split: str, n_rows: int) -> Iterator[slice]:
         """Yield row slices that cover a split in order.

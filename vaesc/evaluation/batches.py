@@ -10,16 +10,21 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vaesc import windows
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
 
 ROWS = 1024
 """Images per batch of arithmetic."""
+SPOOL_BYTES = 2**30
+"""Most bytes of float32 images that lie in a temporary file while they are learned from in any
+order: 342,392 of 28x28. More are read from the data set, window by window."""
 
 Floats = NDArray[np.float32]
 Batches = Callable[[], Iterator[Floats]]
@@ -53,13 +58,18 @@ class Split:
         for _, images in self.batches():
             yield images
 
-    def spooled(self, folder: Path) -> NDArray[np.float32]:
-        """Return all images, flat, as a memory map of a new file in `folder`."""
-        to = folder / f"{self.name}-images.npy"
-        n_pixels = math.prod(self.dataset.shape)
-        images = np.lib.format.open_memmap(to, "w+", np.float32, (len(self), n_pixels))
-        for rows, batch in self.batches():
-            images[rows] = batch
+    def samples(self, folder: Path, mean: Floats | None = None) -> windows.Rows:
+        """Return all images, flat, minus `mean`, to be learned from in any order.
+
+        Up to :data:`SPOOL_BYTES` they are a memory map of a new file in `folder`; beyond, lazy.
+        """
+        rows = ImageRows(self, mean)
+        if math.prod(rows.shape) * 4 > SPOOL_BYTES:
+            return rows
+        to = folder / f"{self.name}-{'images' if mean is None else 'centred'}.npy"
+        images = np.lib.format.open_memmap(to, "w+", np.float32, rows.shape)
+        for part, batch in self.batches():
+            images[part] = batch if mean is None else batch - mean
         return images
 
     def pick(self, rows: list[int]) -> Floats:
@@ -68,9 +78,40 @@ class Split:
         return np.concatenate(picked).reshape(len(rows), -1)
 
 
-def in_batches(samples: NDArray[np.float32]) -> Batches:
+@dataclass(frozen=True)
+class ImageRows:
+    """The flat images of a split minus a mean image; lazy, see :class:`vaesc.windows.Rows`."""
+
+    split: Split
+    mean: Floats | None = None
+    """Shape (n_pixels,); None: images as they are."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n_pixels)."""
+        return len(self.split), math.prod(self.split.dataset.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows: slice) -> Floats:
+        """Return consecutive images, shape (m, n_pixels)."""
+        start, stop, _ = rows.indices(len(self.split))
+        images = self.split.dataset.floats(self.split.name, slice(start, stop))
+        flat = images.reshape(stop - start, -1)
+        return flat if self.mean is None else flat - self.mean
+
+
+def in_batches(samples: windows.Rows) -> Batches:
     """Return a function that passes over `samples`, shape (n, D), in batches."""
-    return lambda: (samples[i : i + ROWS] for i in range(0, len(samples), ROWS))
+
+    def passed() -> Iterator[Floats]:
+        for block in windows.blocks(samples):
+            yield from (block[i : i + ROWS] for i in range(0, len(block), ROWS))
+
+    return passed
 
 
 def mean_of(batches: Batches) -> Floats:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.evaluation.batches import Floats, Split
+from vaesc.evaluation.excerpt import Excerpt
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array, csr_array
@@ -63,8 +64,8 @@ class Cards:
 def atom_cards(model: SparseVAE, test: Split, *, name: str, n_cards: int = N_CARDS) -> Cards:
     """Measure the atoms that carry most energy on the test split, at the model's own level.
 
-    Codes of the whole split are kept, k numbers an image; images and decoded ones come and go in
-    batches.
+    Codes are kept, k numbers an image; images and decoded ones come and go in batches. Of a large
+    split the cards are of an excerpt (:mod:`vaesc.evaluation.excerpt`); the facts say of how many.
 
     Args:
         model: VAE and dictionary.
@@ -72,7 +73,8 @@ def atom_cards(model: SparseVAE, test: Split, *, name: str, n_cards: int = N_CAR
         name: Name of the method that the model belongs to.
         n_cards: Largest number of cards; atoms that nobody uses get none.
     """
-    codes = _codes(model, test)
+    excerpt = Excerpt(test)
+    codes = _codes(model, excerpt)
     energy = np.bincount(
         codes.indices, np.square(codes.data, dtype=np.float64), minlength=model.n_atoms
     )
@@ -80,13 +82,13 @@ def atom_cards(model: SparseVAE, test: Split, *, name: str, n_cards: int = N_CAR
     order = np.argsort(-energy, kind="stable")
     chosen = [int(j) for j in order[:n_cards] if n_users[j]]
     sizes = {j: float(np.abs(_column(columns, j)[1]).mean(dtype=np.float64)) for j in chosen}
-    losses, effects = _pass(model, test, codes, sizes)
-    labels = test.dataset.labels(test.name)
+    losses, effects = _pass(model, excerpt, codes, sizes)
+    labels = excerpt.labels()
     cards = [
         {
             "atom": j,
             "energy_share": float(energy[j] / energy.sum()),
-            **_usage(*_column(columns, j), len(test)),
+            **_usage(*_column(columns, j), excerpt),
             **({} if labels is None else _purity(*_column(columns, j), labels)),
             "ablation": _ablation(losses[j]),
             "effect_limit": float(np.abs(effects[i]).max()),
@@ -99,9 +101,9 @@ def atom_cards(model: SparseVAE, test: Split, *, name: str, n_cards: int = N_CAR
         "k": model.n_nonzero_coefs,
         "n_atoms": model.n_atoms,
         "n_used": int(np.count_nonzero(n_users)),
-        "n_test": len(test),
+        "n_test": len(excerpt),
         "shape": list(model.shape),
-        "classes": None if test.dataset.classes is None else list(test.dataset.classes),
+        "classes": None if excerpt.classes is None else list(excerpt.classes),
         "cards": cards,
     }
     users = [test.pick(card["images"]).reshape(-1, *model.shape) for card in cards]
@@ -117,12 +119,12 @@ def write_cards(cards: Cards, folder: Path) -> None:
     (folder / CARDS).write_text(text + "\n")
 
 
-def _batches(model: SparseVAE, test: Split) -> Iterator[tuple[slice, Floats]]:
+def _batches(model: SparseVAE, test: Excerpt) -> Iterator[tuple[slice, Floats]]:
     for rows, images in test.batches():
         yield rows, images.reshape(-1, *model.shape)
 
 
-def _codes(model: SparseVAE, test: Split) -> csr_array:
+def _codes(model: SparseVAE, test: Excerpt) -> csr_array:
     """Return the codes of the split at the model's own level, shape (n, K), without stored 0."""
     from scipy.sparse import csr_array, vstack
 
@@ -139,15 +141,15 @@ def _column(columns: csc_array, atom: int) -> tuple[NDArray[np.int64], Floats]:
     return np.asarray(columns.indices[part], np.int64), np.asarray(columns.data[part], np.float32)
 
 
-def _usage(rows: NDArray[np.int64], values: Floats, n: int) -> dict[str, Any]:
+def _usage(rows: NDArray[np.int64], values: Floats, test: Excerpt) -> dict[str, Any]:
     """How often and how much an atom is used, and by which images most."""
     largest = np.argsort(-np.abs(values), kind="stable")[:N_USERS]
     return {
         "n_users": len(rows),
-        "usage": len(rows) / n,
+        "usage": len(rows) / len(test),
         "coefficient": float(np.abs(values).mean(dtype=np.float64)),
         "positive_share": float((values > 0).mean()),
-        "images": [int(rows[i]) for i in largest],
+        "images": [test.row_of(int(rows[i])) for i in largest],
         "coefficients": [float(values[i]) for i in largest],
     }
 
@@ -192,7 +194,7 @@ def _ablation(loss: _Loss) -> dict[str, float | None]:
 
 
 def _pass(
-    model: SparseVAE, test: Split, codes: csr_array, sizes: Mapping[int, float]
+    model: SparseVAE, test: Excerpt, codes: csr_array, sizes: Mapping[int, float]
 ) -> tuple[dict[int, _Loss], Floats]:
     """Pass over the split once: what each atom's users lose without it, and its mean effect."""
     losses = {j: _Loss() for j in sizes}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaesc.dictionary import LatentDictionary
 from vaesc.evaluation.batches import Floats
 from vaesc.evaluation.dictionaries import PixelDictionary, clipped, code_levels
+from vaesc.evaluation.kept_codes import KeptCodes
 from vaesc.evaluation.methods import Approximations, Batch, Method, network_size
 from vaesc.evaluation.refined import RefinedCodes
 
@@ -94,18 +96,26 @@ class DescendedPixels:
 
     Args:
         dictionaries: Compared level -> pixel dictionary.
+        folder: Where codes lie that memory should not hold, see :class:`KeptCodes`.
     """
 
-    def __init__(self, dictionaries: Mapping[int, PixelDictionary]) -> None:
+    def __init__(
+        self, dictionaries: Mapping[int, PixelDictionary], folder: Path | None = None
+    ) -> None:
         self.dictionaries = _with_descent(dictionaries)
-        self._kept: dict[tuple[str, int], Mapping[int, csr_array]] = {}
+        self._kept = KeptCodes(folder)
 
     def of(self, batch: Batch) -> Mapping[int, csr_array]:
         """Return level -> codes of a batch."""
-        key = batch.split, batch.rows.start
-        if not batch.split or key not in self._kept:
-            self._kept[key] = code_levels(self.dictionaries, batch.images)
-        return self._kept[key]
+        if not batch.split:
+            return code_levels(self.dictionaries, batch.images)
+        keys = {k: (batch.split, batch.rows.start, k) for k in self.dictionaries}
+        kept = {k: codes for k, key in keys.items() if (codes := self._kept.get(key)) is not None}
+        if len(kept) < len(keys):
+            kept = code_levels(self.dictionaries, batch.images)
+            for k, codes in kept.items():
+                self._kept.put(keys[k], codes)
+        return kept
 
 
 def descended_method(rival: DescendedPixels) -> Method:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vaesc import windows
 from vaesc.config import derive_seed
 from vaesc.dictionary import LatentDictionary
 from vaesc.evaluation.baselines import fit_pca
-from vaesc.evaluation.batches import Floats, Split, in_batches
+from vaesc.evaluation.batches import Split, in_batches
 from vaesc.evaluation.controls import keep_largest
 from vaesc.evaluation.dictionaries import clipped, code_levels
 from vaesc.evaluation.methods import Approximations, Batch, Method
@@ -72,7 +73,7 @@ def largest_method(dictionary: LatentDictionary, levels: Sequence[int], n_vae: i
 
 
 def pca_methods(
-    train: Split, latents: Floats, levels: Sequence[int], n_vae: int, *, seed: int
+    train: Split, latents: windows.Rows, levels: Sequence[int], n_vae: int, *, seed: int
 ) -> list[Method]:
     """Return PCA with k components, of latents and of pixels."""
     most, stream = max(levels), derive_seed(seed, "evaluate/pca")

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vaesc import windows
 from vaesc.config import DictionaryConfig, derive_seed
 from vaesc.dictionary import History, LatentDictionary, checkpoint_of, exact, learn_atoms
 from vaesc.evaluation.batches import Floats
 from vaesc.evaluation.dictionaries import Plan
+from vaesc.latent_rows import LatentRows
 from vaesc.progress import Listener
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ def learn_shuffled(
 
     Mean and scale are the registered dictionary's: shuffling changes neither. The validation
     latents that choose the epoch are shuffled too, so nothing of the real ones' structure leaks.
+    Permuting a column takes all of it: of more latents than a window holds, one window is drawn
+    at random by pages (:func:`vaesc.windows.sample`), a million or so, and learned from.
 
     Args:
         config: Settings of the learner.
@@ -83,7 +87,10 @@ def learn_shuffled(
     """
     train, validation = (
         shuffled(
-            (latents.latents(split) - registered.mean) / registered.scale,
+            windows.sample(
+                LatentRows(latents, split, registered.mean, registered.scale),
+                derive_seed(seed, f"evaluate/shuffle/{split}/sample"),
+            ),
             seed=derive_seed(seed, f"evaluate/shuffle/{split}"),
         )
         for split in ("train", "validation")

@@ -259,10 +259,10 @@ def learn_pixels(
     mean = mean_of(splits["train"].images)
     learned_at = plan.learned_at(min(config.n_atoms, mean.size))
     learned, told = {}, []
-    # The centred images lie in a temporary file while the learner reads them, not in memory.
+    # The centred images lie in a file, temporary or the data set's own, and not in memory.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         train, validation = (
-            _centred(splits[name], mean, Path(scratch)) for name in ("train", "validation")
+            splits[name].samples(Path(scratch), mean) for name in ("train", "validation")
         )
         for k in sorted(set(learned_at.values())):
             atoms, history = learn_atoms(
@@ -302,16 +302,6 @@ def _save(atoms: Mapping[int, Floats], common: Mapping[str, Floats], coder: str,
     named = {f"dictionary_k{k}": dictionary for k, dictionary in atoms.items()}
     # One key only: safetensors writes several in no fixed order.
     save_file({**named, **common}, to, metadata={"coder": coder})
-
-
-def _centred(split: Split, mean: Floats, scratch: Path) -> NDArray[np.float32]:
-    """Return the images of a split minus `mean`, as a memory-mapped file in `scratch`."""
-    samples = np.lib.format.open_memmap(
-        scratch / f"{split.name}.npy", "w+", np.float32, (len(split), mean.size)
-    )
-    for rows, images in split.batches():
-        np.subtract(images, mean, out=samples[rows])
-    return samples
 
 
 def side_by_side(histories: Sequence[History]) -> History:

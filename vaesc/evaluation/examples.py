@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = "reconstructions.json"
 N_LEVELS = 6
 """Sparsity levels shown."""
+_LABELS = 2**16
+"""Labels looked at together."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,21 @@ def shown_levels(levels: list[int]) -> list[int]:
 
 def example_rows(test: Split, n: int) -> list[int]:
     """Choose `n` rows of the test split: the first image of every class, then the first others."""
-    labels = test.dataset.labels(test.name)
-    first: list[int] = []
-    if labels is not None:
-        first = sorted(np.unique(labels, return_index=True)[1].tolist())[:n]
-        first.sort(key=lambda i: int(labels[i]))
+    first = [row for _, row in sorted(sorted(_first_of_classes(test), key=itemgetter(1))[:n])]
     others = [i for i in range(min(len(test), 2 * n)) if i not in first]
     return [*first, *others][: min(n, len(test))]
+
+
+def _first_of_classes(test: Split) -> list[tuple[int, int]]:
+    """Return (label, first row with it) of every class, in no order."""
+    found: dict[int, int] = {}
+    for start in range(0, len(test), _LABELS):
+        labels = test.dataset.labels(test.name, slice(start, min(start + _LABELS, len(test))))
+        if labels is None:
+            break
+        for label, row in zip(*np.unique(labels, return_index=True), strict=True):
+            found.setdefault(int(label), start + int(row))
+    return list(found.items())
 
 
 def write_reconstructions(rows: list[Row], folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,10 @@ from vaesc.evaluation.dictionaries import (
 from vaesc.evaluation.facts import Subject, bounds_of, facts_of, model_metrics
 from vaesc.evaluation.fitting import fit_methods
 from vaesc.evaluation.methods import Method
+from vaesc.evaluation.partial import parts_of
 from vaesc.evaluation.passes import Passes
 from vaesc.evaluation.rate import Codec, codecs_of, measure_rates
-from vaesc.evaluation.rate_results import assemble_rates, write_rate_errors
+from vaesc.evaluation.rate_results import RateErrors, assemble_rates
 from vaesc.evaluation.refined import RefinedCodes, open_refined
 from vaesc.progress import Listener
 
@@ -116,17 +118,20 @@ def _evaluate(
     )  # fmt: skip
     history = side_by_side([history, *told])
     (folder / HISTORY).write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
-    refined = RefinedCodes(subject.refined) if subject.refined else None
-    rival = DescendedPixels(learned.pixels) if refined else None
-    methods = fit_methods(
-        config, subject.model, splits, subject.latents, learned, shuffled, folder,
-        seed=seed, on_rows=heard.add, refined=refined, rival=rival,
-    )  # fmt: skip
-    measured, written = _compare(subject, splits, plan, learned, methods, seed=seed, heard=heard)
-    codecs = codecs_of(subject.model, learned, refined, rival)
-    written["rate"] = _rates(
-        subject, splits, learned, codecs, methods, written, folder, seed=seed, heard=heard
-    )
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        refined = RefinedCodes(subject.refined, Path(scratch)) if subject.refined else None
+        rival = DescendedPixels(learned.pixels, Path(scratch)) if refined else None
+        methods = fit_methods(
+            config, subject.model, splits, subject.latents, learned, shuffled, folder,
+            seed=seed, on_rows=heard.add, refined=refined, rival=rival,
+        )  # fmt: skip
+        measured, written = _compare(
+            subject, splits, plan, learned, methods, folder, seed=seed, heard=heard
+        )
+        codecs = codecs_of(subject.model, learned, refined, rival)
+        written["rate"] = _rates(
+            subject, splits, learned, codecs, methods, written, folder, seed=seed, heard=heard
+        )
     written["metrics"] |= model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
     )
@@ -134,7 +139,7 @@ def _evaluate(
     written["metrics"] |= {
         f"test/iwae_{bound['samples']}_samples": bound["nats"] for bound in written["bounds"]
     }
-    results.write(written, measured, folder)
+    results.write(written, folder)
     _draw(config, subject, splits["test"], written, learned, inputs, folder)
     return {
         "n_test": written["n_test"],
@@ -175,6 +180,7 @@ def _compare(
     plan: Plan,
     learned: Dictionaries,
     methods: list[Method],
+    folder: Path,
     *,
     seed: int,
     heard: Passes,
@@ -182,10 +188,13 @@ def _compare(
     """Measure every method on the test split, at equal k."""
     model, latents = subject.model, subject.latents
     measured = measure(
-        model, methods, splits["test"], latents, learned.latents, on_rows=heard.measured
-    )
+        model, methods, splits["test"], latents, learned.latents, on_rows=heard.measured,
+        folder=folder,
+    )  # fmt: skip
     stream = derive_seed(seed, "evaluate/bootstrap")
     facts = {**facts_of(subject), "relearn": plan.relearn}
+    if parts := parts_of(splits, latents, plan.levels):
+        facts["parts"] = parts
     written = results.assemble(measured, methods, facts, seed=stream)
     return measured, {**written, "metrics": results.metrics_of(written)}
 
@@ -203,13 +212,14 @@ def _rates(
     heard: Passes,
 ) -> dict[str, Any]:
     """Measure the methods the claim is on once more, at equal bits."""
-    rates = measure_rates(codecs, splits, subject.latents, learned, on_rows=heard.measured)
-    found, errors = assemble_rates(
+    with RateErrors(folder, written["claimant"]) as record:
+        rates = measure_rates(
+            codecs, splits, subject.latents, learned, on_rows=heard.measured, record=record
+        )
+    return assemble_rates(
         rates, written["levels"], methods, written["n_train"] + written["n_test"],
         claimant=written["claimant"], seed=derive_seed(seed, "evaluate/rate-bootstrap"),
     )  # fmt: skip
-    write_rate_errors(errors, folder)
-    return found
 
 
 def _draw(

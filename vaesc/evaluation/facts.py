@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vaesc.bundle import SparseVAE
 from vaesc.config import EvaluationConfig
 from vaesc.evaluation.comparison import Measured
+from vaesc.latent_rows import LatentRows, moments
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
@@ -80,7 +81,7 @@ def model_metrics(
     )  # fmt: skip
     return {
         **{f"test/{name}": value for name, value in elbo.items()},
-        "test/active_units": metrics.active_units(subject.latents.latents("test")),
+        "test/active_units": metrics.count_active(moments(LatentRows(subject.latents, "test"))[1]),
         "test/dead_fraction": float((measured.usage == 0).mean()),
         "train/mutual_coherence": metrics.mutual_coherence(subject.model.dictionary.dictionary),
     }

@@ -33,6 +33,7 @@ from vaesc.evaluation.dictionaries import Dictionaries
 from vaesc.evaluation.methods import Method, batches_of, network_size
 from vaesc.evaluation.peers import topk_latents_method, topk_pixels_method, vq_method
 from vaesc.evaluation.refined import RefinedCodes
+from vaesc.latent_rows import LatentRows
 
 if TYPE_CHECKING:
     from vaesc.latents import LatentStore
@@ -84,7 +85,7 @@ def fit_methods(
         random_method(random, levels, n_vae),
         shuffled_method(shuffled, n_vae),
         largest_method(registered, levels, n_vae),
-        *pca_methods(splits["train"], latents.latents("train"), levels, n_vae, seed=seed),
+        *pca_methods(splits["train"], LatentRows(latents, "train"), levels, n_vae, seed=seed),
         *_peers(config, model, splits, latents, levels, folder, seed=seed, on_rows=on_rows),
     ]
 
@@ -128,11 +129,11 @@ def _peers(
             method = fit(*data, epochs=config.topk_epochs, seed=seed, on_rows=on_rows)
             methods.append(method)
 
-    z = (latents.latents(split) for split in ("train", "validation"))
+    z = (LatentRows(latents, split) for split in ("train", "validation"))
     add_topk(topk_latents_method, *z, model.dictionary, levels, n_vae)
-    # Images in random order lie in a temporary file while they are learned from, not in memory.
+    # Images lie in a file while they are learned from, temporary or the data set's own.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        images = [splits[split].spooled(Path(scratch)) for split in ("train", "validation")]
+        images = [splits[split].samples(Path(scratch)) for split in ("train", "validation")]
         add_topk(topk_pixels_method, *images, levels, model.n_atoms)
         if 1 in levels:
             methods.append(vq_method(images[0], model.n_atoms, seed=seed))

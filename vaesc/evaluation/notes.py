@@ -15,7 +15,10 @@ def all_notes(
     facts: Mapping[str, Any], claimant: str, methods: Sequence[Method], measured: Measured
 ) -> list[str]:
     """Return the sentences under ``notes``."""
-    return [_learning(facts), *_sizes(facts, claimant), *_limits(methods, measured)]
+    return [
+        _learning(facts), *_sizes(facts, claimant), *_limits(methods, measured),
+        *(part["about"] for part in facts.get("parts", {}).values()),
+    ]  # fmt: skip
 
 
 def display_rows(methods: Sequence[Method], measured: Measured) -> list[dict[str, Any]]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vaesc import windows
 from vaesc.config import derive_seed
 from vaesc.dictionary import LatentDictionary
 from vaesc.evaluation.batches import Floats
 from vaesc.evaluation.dictionaries import clipped
 from vaesc.evaluation.methods import Approximations, Batch, Method
+from vaesc.latent_rows import LatentRows
 
-Samples = NDArray[np.float32]
-"""Samples of a split, shape (n, D); may be a memory map."""
+Samples = windows.Rows
+"""Samples of a split, shape (n, D): an array, a memory map, or lazy."""
 
 
 def topk_pixels_method(
@@ -49,16 +51,18 @@ def topk_pixels_method(
 
 
 def topk_latents_method(
-    train: Samples, validation: Samples, registered: LatentDictionary, levels: Sequence[int],
-    n_vae: int, *, epochs: int, seed: int, on_rows: Callable[[int], None],
+    train: LatentRows, validation: LatentRows, registered: LatentDictionary,
+    levels: Sequence[int], n_vae: int, *, epochs: int, seed: int, on_rows: Callable[[int], None],
 ) -> Method:  # fmt: skip
     """Train TopK autoencoders on latents, scaled as the registered dictionary scales them."""
     from vaesc.evaluation.topk import fit_topk
 
-    def scaled(latents: Samples) -> Floats:
-        return np.asarray((latents - registered.mean) / registered.scale, np.float32)
+    mean, scale = registered.mean, registered.scale
 
-    inputs = scaled(train), scaled(validation)
+    def scaled(latents: Floats) -> Floats:
+        return np.asarray((latents - mean) / scale, np.float32)
+
+    inputs = [windows.loaded(replace(z, mean=mean, scale=scale)) for z in (train, validation)]
     models = {
         k: fit_topk(
             *inputs, n_atoms=registered.n_atoms, k=k, epochs=epochs,
@@ -87,6 +91,8 @@ def topk_latents_method(
 def vq_method(train: Samples, n_atoms: int, *, seed: int) -> Method:
     """Fit a codebook of prototypes by k-means; an image costs log2 K bits and no coefficient.
 
+    K-means needs its samples at hand: of lazy ones it gets a window, drawn at random by pages.
+
     Args:
         train: Training images, flat, in [0, 1].
         n_atoms: Prototypes, K; with fewer images than that, one an image.
@@ -94,12 +100,13 @@ def vq_method(train: Samples, n_atoms: int, *, seed: int) -> Method:
     """
     from sklearn.cluster import MiniBatchKMeans
 
+    few = windows.sample(train, derive_seed(seed, "evaluate/vq/sample"))
     kmeans = MiniBatchKMeans(
-        n_clusters=min(n_atoms, len(train)), batch_size=1024, n_init=3,
+        n_clusters=min(n_atoms, len(few)), batch_size=1024, n_init=3,
         # scikit-learn takes 32 bits.
         random_state=derive_seed(seed, "evaluate/vq") % 2**32,
     )  # fmt: skip
-    prototypes = np.asarray(kmeans.fit(train).cluster_centers_, np.float32)
+    prototypes = np.asarray(kmeans.fit(few).cluster_centers_, np.float32)
     return Method(
         name="vq",
         title="Codebook of prototypes (k-means)",

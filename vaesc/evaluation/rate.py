@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.contenders import DescendedPixels
 from vaesc.evaluation.dictionaries import Dictionaries, code_levels
 from vaesc.evaluation.methods import Batch, batches_of
+from vaesc.evaluation.pool import Pool
 from vaesc.evaluation.refined import RefinedCodes
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Rates:
     validation: NDArray[np.float64]
     """Mean squared error on the validation split, shape (m, q)."""
     errors: Floats
-    """Mean squared error of each test image, shape (n, m, q)."""
+    """Mean squared error of each test image, or of pools of them (:mod:`vaesc.evaluation.pool`),
+    shape (n, m, q)."""
 
 
 def codecs_of(
@@ -142,6 +144,16 @@ def _flat(images: Floats) -> Floats:
     return images.reshape(len(images), -1)
 
 
+class Record(Protocol):
+    """Hears each test image's errors as they are measured."""
+
+    def begin(self, rates: Mapping[str, Rates], n: int) -> None:
+        """Hear what every codec costs and yields on validation images; n test images follow."""
+
+    def add(self, codec: str, rows: slice, errors: Floats) -> None:
+        """Hear of consecutive test images, shape (m, levels, bits)."""
+
+
 def measure_rates(
     codecs: list[Codec],
     splits: Mapping[str, Split],
@@ -149,6 +161,7 @@ def measure_rates(
     learned: Dictionaries,
     *,
     on_rows: Callable[[int], None],
+    record: Record | None = None,
 ) -> dict[str, Rates]:
     """Quantise, decode and measure every codec at every level and number of bits.
 
@@ -160,32 +173,47 @@ def measure_rates(
         latents: Latents of all splits.
         learned: Gives the latents' codes.
         on_rows: Hears how many more images of ``validation`` and ``test`` are done.
+        record: Hears each test image's errors, of which only a pool may be returned.
     """
     candidates = _candidates(codecs, splits["train"], latents, learned)
     limits: dict[str, NDArray[np.float64]] = {}
-    errors: dict[str, dict[str, list[Floats]]] = {
-        split: {c.name: [] for c in codecs} for split in ("validation", "test")
-    }
-    for split, found in errors.items():
-        for batch in batches_of(splits[split], latents, learned.latents):
-            for codec in codecs:
-                codes = codec.code(batch)
-                if codec.name not in limits:  # the first validation images choose the range
-                    limits[codec.name] = _limits(codec, codes, batch, candidates[codec.name])
-                found[codec.name].append(_errors(codec, codes, batch, limits[codec.name]))
-            on_rows(len(batch.images))
-            if split == "validation" and batch.rows.stop >= CHOOSING:
-                break
+    few: dict[str, list[Floats]] = {c.name: [] for c in codecs}
+    for batch in batches_of(splits["validation"], latents, learned.latents):
+        for codec in codecs:
+            codes = codec.code(batch)
+            if codec.name not in limits:  # the first validation images choose the range
+                limits[codec.name] = _limits(codec, codes, batch, candidates[codec.name])
+            few[codec.name].append(_errors(codec, codes, batch, limits[codec.name]))
+        on_rows(len(batch.images))
+        if batch.rows.stop >= CHOOSING:
+            break
+    rates = {c.name: _costs(c, few[c.name]) for c in codecs}
+    test = splits["test"]
+    if record:
+        record.begin(rates, len(test))
+    pools = {c.name: Pool(len(test), rates[c.name].bits.size) for c in codecs}
+    for batch in batches_of(test, latents, learned.latents):
+        for codec in codecs:
+            errors = _errors(codec, codec.code(batch), batch, limits[codec.name])
+            for column, values in enumerate(errors.reshape(len(errors), -1).T):
+                pools[codec.name].add(batch.rows, column, values)
+            if record:
+                record.add(codec.name, batch.rows, errors)
+        on_rows(len(batch.images))
     return {
-        c.name: Rates(
-            bits=np.array(
-                [[rate(k, c.n_atoms, q) for q in COEFFICIENT_BITS] for k in c.spent.values()]
-            ),
-            validation=np.concatenate(errors["validation"][c.name]).mean(axis=0, dtype=np.float64),
-            errors=np.concatenate(errors["test"][c.name]),
-        )
-        for c in codecs
+        name: replace(r, errors=pools[name].rows().reshape(-1, *r.bits.shape))
+        for name, r in rates.items()
     }
+
+
+def _costs(codec: Codec, validation: list[Floats]) -> Rates:
+    """Return what a codec costs and yields on validation images, without test images."""
+    bits = [[rate(k, codec.n_atoms, q) for q in COEFFICIENT_BITS] for k in codec.spent.values()]
+    return Rates(
+        bits=np.array(bits),
+        validation=np.concatenate(validation).mean(axis=0, dtype=np.float64),
+        errors=np.empty((0, len(codec.spent), len(COEFFICIENT_BITS)), np.float32),
+    )
 
 
 def _candidates(

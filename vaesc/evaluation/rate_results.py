@@ -7,6 +7,7 @@ measured on the test split: the choice sees none of the images it is judged by.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.evaluation.methods import Method
+from vaesc.evaluation.pool import pooled_rows, safe_tensors
 from vaesc.evaluation.rate import COEFFICIENT_BITS, Rates
+from vaesc.evaluation.tensor_file import TensorFile
 from vaesc.evaluation.verdict import bootstrap_means, interval, judge, ratio
 
 RATE_ERRORS = "rate_errors.safetensors"
@@ -37,8 +40,8 @@ def assemble_rates(
     *,
     claimant: str,
     seed: int,
-) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """Return what ``results["rate"]`` holds, and the errors behind its ratios.
+) -> dict[str, Any]:
+    """Return what ``results["rate"]`` holds.
 
     Args:
         rates: Of each codec.
@@ -50,11 +53,7 @@ def assemble_rates(
     """
     means = {name: _resampled(r, seed) for name, r in rates.items()}
     ours, theirs = rates[claimant], rates["pixel"]
-    budgets = common_budgets(ours.bits, theirs.bits)
-    chosen = {
-        side: [best_within(r.bits, r.validation, b) for b in budgets]
-        for side, r in zip(SIDES, (ours, theirs), strict=True)
-    }
+    budgets, chosen = chosen_points(rates, claimant)
     ratios = []
     for b, here, there in zip(budgets, chosen["claimant"], chosen["pixel"], strict=True):
         point = ratio(_mean(ours.errors[:, *here]), _mean(theirs.errors[:, *there]))
@@ -66,10 +65,6 @@ def assemble_rates(
                 "claimant": _place(levels, here), "pixel": _place(levels, there),
             }
         )  # fmt: skip
-    errors = {
-        side: np.stack([r.errors[:, at[0], at[1]] for at in chosen[side]], axis=1)
-        for side, r in zip(SIDES, (ours, theirs), strict=True)
-    }
     return {
         "coefficient_bits": list(COEFFICIENT_BITS),
         "methods": {
@@ -82,7 +77,19 @@ def assemble_rates(
         "ratio": ratios,
         "amortised": amortised(methods, n_images),
         "amortised_over": n_images,
-    }, errors
+    }
+
+
+def chosen_points(
+    rates: Mapping[str, Rates], claimant: str
+) -> tuple[list[int], dict[str, list[Place]]]:
+    """Return the budgets, and for each side the point that validation chooses for each."""
+    sides = dict(zip(SIDES, (rates[claimant], rates["pixel"]), strict=True))
+    budgets = common_budgets(*(r.bits for r in sides.values()))
+    chosen = {
+        side: [best_within(r.bits, r.validation, b) for b in budgets] for side, r in sides.items()
+    }
+    return budgets, chosen
 
 
 def common_budgets(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> list[int]:
@@ -117,18 +124,42 @@ def amortised(methods: Sequence[Method], n_images: int) -> dict[str, dict[str, f
     }
 
 
-def write_rate_errors(errors: Mapping[str, Floats], folder: Path) -> None:
-    """Write each test image's error at each budget of ``rate.ratio``."""
-    from safetensors.numpy import save_file
+class RateErrors:
+    """Writes each test image's error at each budget of ``rate.ratio``, as it is measured.
 
-    save_file({k: np.ascontiguousarray(v) for k, v in errors.items()}, folder / RATE_ERRORS)
+    Args:
+        folder: Where ``rate_errors.safetensors`` is written.
+        claimant: Codec that is held against ``pixel``.
+    """
+
+    def __init__(self, folder: Path, claimant: str) -> None:
+        self.folder, self.sides = folder, dict(zip(SIDES, (claimant, "pixel"), strict=True))
+        self._files = ExitStack()
+
+    def begin(self, rates: Mapping[str, Rates], n: int) -> None:
+        """Choose the points by what they yield on validation images."""
+        budgets, self._chosen = chosen_points(rates, self.sides["claimant"])
+        shapes = dict.fromkeys(SIDES, (n, len(budgets)))
+        self._file = self._files.enter_context(TensorFile(self.folder / RATE_ERRORS, shapes))
+
+    def add(self, codec: str, rows: slice, errors: Floats) -> None:
+        """Write the errors of consecutive test images, if the codec is one of the two."""
+        for side, name in self.sides.items():
+            if name == codec:
+                chosen = np.stack([errors[:, *at] for at in self._chosen[side]], axis=1)
+                self._file.write(side, rows.start, chosen)
+
+    def __enter__(self) -> RateErrors:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
 
 
 def read_rate_errors(folder: Path) -> dict[str, Floats]:
-    """Return what :func:`write_rate_errors` wrote."""
-    from safetensors.numpy import load_file
-
-    return dict(load_file(folder / RATE_ERRORS))
+    """Return what :class:`RateErrors` wrote, (n, b) each, or pools of it."""
+    with safe_tensors(folder / RATE_ERRORS) as file:
+        return {side: pooled_rows(file, side) for side in file.keys()}  # noqa: SIM118 - no dict
 
 
 def _resampled(rates: Rates, seed: int) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaesc.bundle import SparseVAE
+from vaesc.evaluation.kept_codes import KeptCodes
 from vaesc.evaluation.methods import Batch
 
 if TYPE_CHECKING:
@@ -25,20 +26,24 @@ class RefinedCodes:
 
     Args:
         models: Compared level -> model.
+        folder: Where codes lie that memory should not hold, see :class:`KeptCodes`.
     """
 
-    def __init__(self, models: Mapping[int, SparseVAE]) -> None:
+    def __init__(self, models: Mapping[int, SparseVAE], folder: Path | None = None) -> None:
         self.models = models
-        self._kept: dict[tuple[str, int, int], csr_array] = {}
+        self._kept = KeptCodes(folder)
 
     def of(self, batch: Batch, k: int) -> csr_array:
         """Return the codes of a batch at level k, or the model's own where that is lower."""
         key = batch.split, batch.rows.start, k
-        if not batch.split or key not in self._kept:
+        codes = self._kept.get(key) if batch.split else None
+        if codes is None:
             model = self.models[k]
             unit = batch.images.reshape(-1, *model.shape)
-            self._kept[key] = model.codes_of_unit(unit, min(k, model.n_nonzero_coefs))
-        return self._kept[key]
+            codes = model.codes_of_unit(unit, min(k, model.n_nonzero_coefs))
+            if batch.split:
+                self._kept.put(key, codes)
+        return codes
 
 
 def open_refined(

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.evaluation.batches import Floats
-from vaesc.evaluation.comparison import KEPT, Measured
+from vaesc.evaluation.comparison import ERRORS, KEPT, Measured
 from vaesc.evaluation.methods import Method
 from vaesc.evaluation.notes import all_notes, display_rows
+from vaesc.evaluation.pool import pooled_rows, safe_tensors
 from vaesc.evaluation.verdict import (
     Claim,
     as_json,
@@ -29,7 +30,6 @@ from vaesc.metrics import mse_to_psnr_db
 
 RESULTS = "results.json"
 TABLE = "table.csv"
-ERRORS = "errors.safetensors"
 UNEXPLAINED = {name: f"{name}_fvu" for name in KEPT}
 """Method -> under which name :func:`read_errors` finds what its latents leave unexplained."""
 _FORMAT = 1
@@ -139,38 +139,27 @@ def metrics_of(results: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def write(results: Mapping[str, Any], measured: Measured, folder: Path) -> None:
-    """Write the three files into `folder`."""
-    from safetensors.numpy import save_file
-
+def write(results: Mapping[str, Any], folder: Path) -> None:
+    """Write ``results.json`` and ``table.csv`` into `folder`."""
     text = json.dumps(results, indent=1, sort_keys=True, allow_nan=False)
     (folder / RESULTS).write_text(text + "\n")
     (folder / TABLE).write_text(table(results))
-    per_image = {"vae": measured.floor}
-    groups = {**measured.errors, **{f"{n}_fvu": e for n, e in measured.unexplained.items()}}
-    for name, errors in groups.items():
-        columns = zip(measured.levels, errors.T, strict=True)
-        # A level that a method lacks is no column of the file.
-        per_image |= {
-            f"{name}_k{k}": np.ascontiguousarray(e) for k, e in columns if not np.isnan(e).all()
-        }
-    save_file(per_image, folder / ERRORS)
 
 
 def read_errors(folder: Path, names: Sequence[str], levels: Sequence[int]) -> dict[str, Floats]:
-    """Return method -> squared error of each test image at each level, shape (n, m).
+    """Return method -> squared error of each test image at each level, or of pools, shape (n, m).
 
     A level that a method lacks is a column of NaN. Names may also be those of
     :data:`UNEXPLAINED`, whose columns are each latent's share of the FVU.
     """
-    from safetensors.numpy import load_file
+    with safe_tensors(folder / ERRORS) as file:
+        there = set(file.keys())
+        missing = np.full_like(pooled_rows(file, "vae"), np.nan)
 
-    columns = load_file(folder / ERRORS)
-    missing = np.full_like(columns["vae"], np.nan)
-    return {
-        name: np.stack([columns.get(f"{name}_k{k}", missing) for k in levels], axis=1)
-        for name in names
-    }
+        def column(name: str) -> NDArray[Any]:
+            return pooled_rows(file, name) if name in there else missing
+
+        return {name: np.stack([column(f"{name}_k{k}") for k in levels], axis=1) for name in names}
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaesc import windows
 from vaesc.config import derive_seed
-from vaesc.evaluation.batches import ROWS, Floats, mean_of
+from vaesc.evaluation.batches import Floats, in_batches, mean_of
 from vaesc.training.determinism import deterministic, stream
 
 BATCH = 512
@@ -85,8 +86,8 @@ def largest(dense: Tensor, k: int) -> Tensor:
 
 
 def fit_topk(
-    train: NDArray[np.float32],
-    validation: NDArray[np.float32],
+    train: windows.Rows,
+    validation: windows.Rows,
     *,
     n_atoms: int,
     k: int,
@@ -97,7 +98,8 @@ def fit_topk(
     """Train a TopK autoencoder.
 
     Args:
-        train: Samples, shape (n, D); may be a memory map, of which one batch is held at a time.
+        train: Samples, shape (n, D); may be a memory map, of which one batch is held at a time,
+            or lazy: then they are shuffled window by window (:mod:`vaesc.windows`).
         validation: Samples that choose the epoch, shape (m, D).
         n_atoms: K.
         k: Sparsity level; more than K acts as K.
@@ -105,30 +107,44 @@ def fit_topk(
         seed: Seed of the start and of the order.
         on_rows: Hears how many more samples have been passed over.
     """
+    n = train.shape[0]
     with deterministic():
         net = _Net(train, n_atoms, min(k, n_atoms), seed)
-        size = min(BATCH, max(SMALLEST, len(train) // STEPS))
-        total = epochs * math.ceil(len(train) / size)
+        size = min(BATCH, max(SMALLEST, n // STEPS))
+        total = epochs * math.ceil(n / size)
         best, least = net.frozen(), math.inf
         for epoch in range(epochs):
-            order = torch.randperm(len(train), generator=stream(seed, f"order/{epoch}")).numpy()
-            for start in range(0, len(train), size):
-                # In rising order: a memory map is read from front to back.
-                rows = np.sort(order[start : start + size])
-                net.step(torch.from_numpy(np.ascontiguousarray(train[rows])), total)
-                on_rows(len(rows))
+            for batch in _batches(train, size, seed, epoch):
+                net.step(torch.from_numpy(batch), total)
+                on_rows(len(batch))
             net.end_epoch()
-            error = _error(net.frozen(), validation if len(validation) else train)
+            error = _error(net.frozen(), validation if validation.shape[0] else train)
             if error < least:
                 best, least = net.frozen(), error
     return best
 
 
+def _batches(train: windows.Rows, size: int, seed: int, epoch: int) -> Iterator[NDArray[Any]]:
+    """Yield each sample once, `size` at a time, in the order of the seed and the epoch."""
+    if isinstance(train, np.ndarray):
+        parts: Iterator[NDArray[Any]] = iter([train])
+    else:
+        rng = np.random.default_rng(derive_seed(seed, f"pages/{epoch}"))
+        pages = windows.dealt(train, rng, size * max(1, windows.PAGE // size))
+        parts = (windows.read(train, window) for window in pages)
+    random = stream(seed, f"order/{epoch}")
+    for part in parts:
+        order = torch.randperm(len(part), generator=random).numpy()
+        for start in range(0, len(part), size):
+            # In rising order: a memory map is read from front to back.
+            yield np.ascontiguousarray(part[np.sort(order[start : start + size])])
+
+
 class _Net:
     """The weights while they are trained, and which atoms are dead."""
 
-    def __init__(self, train: NDArray[Any], n_atoms: int, k: int, seed: int) -> None:
-        mean = mean_of(lambda: (train[i : i + ROWS] for i in range(0, len(train), ROWS)))
+    def __init__(self, train: windows.Rows, n_atoms: int, k: int, seed: int) -> None:
+        mean = mean_of(in_batches(train))
         atoms = torch.from_numpy(_start(train, mean, n_atoms, derive_seed(seed, "start")))
         self.dictionary = atoms.clone().requires_grad_()
         self.encoder = atoms.clone().requires_grad_()
@@ -176,21 +192,23 @@ class _Net:
         return TopK(dictionary=atoms, encoder=encoder, threshold=threshold, mean=mean, k=self.k)
 
 
-def _start(train: NDArray[Any], mean: Floats, n_atoms: int, seed: int) -> Floats:
+def _start(train: windows.Rows, mean: Floats, n_atoms: int, seed: int) -> Floats:
     """Random training samples as unit atoms; random directions where samples run out or are 0."""
     rng = np.random.default_rng(seed)
     atoms = rng.standard_normal((n_atoms, mean.size))
-    n = min(n_atoms, len(train))
-    chosen = train[np.sort(rng.choice(len(train), n, replace=False))] - mean
+    n = min(n_atoms, train.shape[0])
+    rows = np.sort(rng.choice(train.shape[0], n, replace=False))
+    # Each is read by itself: lazy samples know slices only.
+    chosen = np.concatenate([train[int(i) : int(i) + 1] for i in rows]) - mean
     varied = np.square(chosen).sum(axis=1) > 1e-12
     atoms[:n][varied] = chosen[varied]
     return np.asarray(atoms / np.linalg.norm(atoms, axis=1, keepdims=True), np.float32)
 
 
-def _error(model: TopK, samples: NDArray[Any]) -> float:
+def _error(model: TopK, samples: windows.Rows) -> float:
     """Sum of squared errors of `samples`, a batch at a time."""
     total = 0.0
-    for start in range(0, len(samples), ROWS):
-        x = np.asarray(samples[start : start + ROWS])
+    for batch in in_batches(samples)():
+        x = np.asarray(batch)
         total += float(np.square(x - model.approximate(x), dtype=np.float64).sum())
     return total

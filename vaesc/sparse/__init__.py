@@ -33,6 +33,7 @@ _HOME = {
     "orthogonal_matching_pursuit": "pursuit",
     "pursuit_path": "pursuit",
     "reconstruct": "pursuit",
+    "rows_coded_together": "_truncated_coder",
 }
 """Public name -> module of this package that defines it."""
 

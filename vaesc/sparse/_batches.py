@@ -1,4 +1,8 @@
-"""Batches of samples in random order, from memory or from a lazy array."""
+"""Batches of samples in random order, from memory or from a lazy array.
+
+A lazy array that fits one window (:mod:`vaesc.windows`) is read once, and is one in memory then.
+A larger one is read page by page in each pass, and shuffled window by window.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,8 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc import windows
+
 _POOL = 2048
 """Least number of samples (if there are as many) from which a start is chosen."""
+_POOL_PAGES = 256
+"""Most pages that they are read from, where samples are not in memory."""
 
 
 def batch_size_for(n: int, batch_size: int) -> int:
@@ -19,10 +27,10 @@ class Batches:
     """Passes over samples in random order, in units in which their mean energy is near one."""
 
     def __init__(self, X: Any, batch_size: int, rng: np.random.Generator) -> None:  # noqa: ANN401
-        self.X = X
+        self.X: Any = windows.loaded(X)
         self.batch_size = batch_size
         self.rng = rng
-        self.in_memory = isinstance(X, np.ndarray)
+        self.in_memory = isinstance(self.X, np.ndarray)
         self.unit = 1.0
         self._choose_unit()
 
@@ -35,30 +43,41 @@ class Batches:
     def pool(self, n_atoms: int) -> NDArray[np.float32]:
         """Random samples to start from, shape (m, d)."""
         n = self.X.shape[0]
-        rows = self.rng.choice(n, min(n, max(_POOL, 8 * n_atoms)), replace=False)
+        size = min(n, max(_POOL, 8 * n_atoms))
         if self.in_memory:
-            return self._load(rows)
-        # One read per run of rows: a lazy array serves neighbours together.
-        starts = np.unique(rows // self.batch_size)[: -(-len(rows) // self.batch_size)]
-        return np.concatenate([self._load(self._span(int(start))) for start in starts])
+            rows = self.rng.choice(n, size, replace=False)
+            return self._ready(self.X[rows], rows)
+        starts = np.arange(0, n, windows.PAGE)
+        starts = self.rng.choice(starts, min(len(starts), _POOL_PAGES), replace=False)
+        parts = [self._some(int(start), -(-size // len(starts))) for start in sorted(starts)]
+        return np.concatenate(parts)
+
+    def _some(self, start: int, most: int) -> NDArray[np.float32]:
+        """Random samples of one page."""
+        page = self.X[start : min(start + windows.PAGE, self.X.shape[0])]
+        rows = self.rng.choice(len(page), min(len(page), most), replace=False)
+        return self._ready(page[rows], rows + start)
 
     def epoch(self) -> Iterator[NDArray[np.float32]]:
         """Each sample once, in batches; the last one may be smaller."""
-        n, size = self.X.shape[0], self.batch_size
+        size = self.batch_size
         if self.in_memory:
-            order = self.rng.permutation(n)
-            for start in range(0, n, size):
-                yield self._load(order[start : start + size])
-        else:
-            for start in self.rng.permutation(-(-n // size)):
-                yield self._load(self._span(int(start)))
+            order = self.rng.permutation(self.X.shape[0])
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                yield self._ready(self.X[rows], rows)
+            return
+        page = size * max(1, windows.PAGE // size)
+        for pages in windows.dealt(self.X, self.rng, page):
+            window, numbers = windows.read(self.X, pages), windows.numbers(pages)
+            order = self.rng.permutation(len(window))
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                yield self._ready(window[rows], numbers[rows])
+            del window
 
-    def _span(self, number: int) -> NDArray[np.int64]:
-        first = number * self.batch_size
-        return np.arange(first, min(first + self.batch_size, self.X.shape[0]))
-
-    def _load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        part = self.X[rows] if self.in_memory else self.X[int(rows[0]) : int(rows[-1]) + 1]
+    def _ready(self, part: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return samples in units of the batches; `rows` are their numbers, for a complaint."""
         if self.unit != 1.0:
             part = np.asarray(part, np.float64) / self.unit
         with np.errstate(over="ignore"):

@@ -10,6 +10,8 @@ from typing import Any
 
 DEFAULT_BLOCK_BYTES = 1 << 20
 """Size of one thread's block of correlations; the default fits the second-level cache."""
+AMORTISED_ROWS = 4096
+"""Samples that a network codes at once."""
 
 
 def resolve_threads(n_threads: int | None) -> int:

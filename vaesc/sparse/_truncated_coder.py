@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.sparse._blocks import BlockRunner, block_rows
+from vaesc.sparse._blocks import AMORTISED_ROWS, DEFAULT_BLOCK_BYTES, BlockRunner, block_rows
 from vaesc.sparse._coder import GreedyCoder, Slots
+from vaesc.sparse._coder import row_bytes_of as greedy_row_bytes
 from vaesc.sparse._validation import Rule, check_finite_rows, working_dtype
 from vaesc.sparse._workspace import aligned_zeros
 
@@ -69,6 +70,23 @@ class TruncatedCoder:
         slots.values[:] = np.ldexp(values, (shift - self.shift)[:, None])
         with np.errstate(over="ignore"):  # the square of a huge sample
             slots.residual[:] = np.ldexp(slots.residual, 2 * shift)
+
+
+def rows_coded_together(rule: str, n_atoms: int, n_features: int) -> int:
+    """Return how many float32 samples a coder takes at once.
+
+    A split that is cut at multiples of it is coded to the same bytes, part by part.
+
+    Args:
+        rule: ``ols``, ``omp``, ``lasso``, or ``lista`` for an amortised coder.
+        n_atoms: Number of atoms, K.
+        n_features: Number of dimensions, d.
+    """
+    if rule == "lista":
+        return AMORTISED_ROWS
+    if rule == "lasso":
+        return block_rows(row_bytes_of(n_atoms, n_features), DEFAULT_BLOCK_BYTES)
+    return block_rows(greedy_row_bytes(n_atoms, np.dtype(np.float32)), DEFAULT_BLOCK_BYTES)
 
 
 def coder_for(dictionary: NDArray[Any], level: int, rule: Rule) -> GreedyCoder | TruncatedCoder:

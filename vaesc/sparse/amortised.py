@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from vaesc.sparse._blocks import AMORTISED_ROWS
 from vaesc.sparse._coder import to_csr
 from vaesc.sparse._validation import (
     Selection,
@@ -31,8 +32,6 @@ from vaesc.sparse._validation import (
     check_level,
 )
 from vaesc.sparse.pursuit import orthogonal_matching_pursuit
-
-BLOCK = 4096
 
 
 class AmortisedCoder(nn.Module):
@@ -93,8 +92,8 @@ class AmortisedCoder(nn.Module):
         level = self.n_nonzero_coefs if n_nonzero_coefs is None else n_nonzero_coefs
         n, k = samples.shape[0], check_level("n_nonzero_coefs", level, n_atoms)
         atoms, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
-        for start in range(0, n, BLOCK):
-            rows = slice(start, min(start + BLOCK, n))
+        for start in range(0, n, AMORTISED_ROWS):
+            rows = slice(start, min(start + AMORTISED_ROWS, n))
             unit, norms = _unit_rows(np.asarray(samples[rows]), start)
             block = torch.from_numpy(unit).to(self.dictionary.device)
             support = self(block).abs().topk(k, dim=1).indices.sort(dim=1).values

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vaesc import windows
 from vaesc.sparse._batches import Batches, batch_size_for
 from vaesc.sparse._blocks import DEFAULT_BLOCK_BYTES, BlockRunner
 from vaesc.sparse._online import OnlineState
@@ -69,8 +70,10 @@ def learn_dictionary(
     """Learn a dictionary online, from small batches with a short memory.
 
     Args:
-        X: Samples, shape (n, d), any n >= 1. May be lazy (Zarr, memory map): then batches are
-            runs of neighbouring rows, visited in random order. Learning works in float32.
+        X: Samples, shape (n, d), any n >= 1. May be lazy (Zarr, or anything that gives slices of
+            rows): then a window of :data:`vaesc.windows.WINDOW_BYTES` is held at once, samples
+            are shuffled within it, and those of a single window as an array's would be. Learning
+            works in float32.
         n_atoms: Number of atoms K, at least 1; above d the dictionary is overcomplete.
         n_nonzero_coefs: Sparsity level k of the codes, from 1 to K; above d it acts as d.
         seed: Fixes every random choice. The same seed gives the same bytes on the same machine,
@@ -210,8 +213,10 @@ def _finished(progress: Progress, patience: int, tol: float) -> bool:
 def _coding_error(state: OnlineState, X: Any, runner: BlockRunner) -> float:  # noqa: ANN401
     """Mean squared error per element of the samples' codes."""
     coder = coder_for(state.dictionary, state.n_nonzero_coefs, state.selection)
-    slots = coder.code(X, runner, DEFAULT_BLOCK_BYTES)
-    return float(slots.residual.mean()) / int(X.shape[1])
+    total = 0.0
+    for block in windows.blocks(X):
+        total += float(coder.code(block, runner, DEFAULT_BLOCK_BYTES).residual.sum())
+    return total / int(X.shape[0]) / int(X.shape[1])
 
 
 def _coherence_limit(max_coherence: float | None, n_atoms: int, d: int) -> float:

@@ -1,0 +1,136 @@
+"""Samples larger than memory: read by windows, shuffled by pages, or a fair part of them.
+
+Whatever holds samples may hand them over *lazily*, as anything with a shape, a dtype and slices of
+rows. As many as fit :data:`WINDOW_BYTES` are a *window*: all that is held at once. Sums over a
+split are added up window by window, so that what fits one window is summed as if it were an array.
+
+A pass in random order cuts the samples into *pages* of consecutive rows; it permutes the pages,
+deals them into windows, and permutes the rows of each window. Samples of one window are permuted
+as a whole, as an array would be. This is the order in which training passes over images
+(:mod:`vaesc.training.order`), drawn from numpy's generators instead of torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_BYTES = 2**27
+"""Samples held at once, as they are computed with: 1,048,576 float32 latents of 32 dimensions."""
+BLOCK_BYTES = 2**23
+"""Samples read at once where they are taken in order: half a shard on disk."""
+PAGE = 4096
+"""About so many samples to a page: whole batches, so that only a split's last may be short."""
+
+
+class Rows(Protocol):
+    """Samples of shape (n, D): an array, or what reads one slice at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, D)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what slices hold."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Return consecutive samples, shape (m, D)."""
+
+
+def rows_per_window(X: Rows, page: int | None = None) -> int:
+    """Return how many samples are held at once: whole pages, one at least."""
+    page = page or PAGE
+    return max(1, WINDOW_BYTES // (page * row_bytes(X))) * page
+
+
+def row_bytes(X: Rows) -> int:
+    """Return the size of one sample."""
+    return int(np.prod(X.shape[1:], dtype=np.int64)) * np.dtype(X.dtype).itemsize
+
+
+def fits(X: Rows) -> bool:
+    """Tell whether the samples are one window: then they may be an array."""
+    return bool(X.shape[0] <= rows_per_window(X))
+
+
+def blocks(X: Rows) -> Iterator[NDArray[Any]]:
+    """Yield the samples in order: an array or one window as a whole, more in small blocks.
+
+    Blocks of :data:`BLOCK_BYTES` are whole pages: who holds one while the next is read holds no
+    second window.
+    """
+    found = loaded(X)
+    if isinstance(found, np.ndarray):
+        yield found
+        return
+    for rows in _runs(X):
+        yield X[rows]
+
+
+def loaded(X: Rows) -> Rows:
+    """Return the samples as an array if they are one window, else as they are."""
+    if isinstance(X, np.ndarray) or not fits(X):
+        return X
+    return read(X, _runs(X))
+
+
+def _runs(X: Rows) -> list[slice]:
+    most = min(BLOCK_BYTES, WINDOW_BYTES)
+    n, step = X.shape[0], max(1, most // (PAGE * row_bytes(X))) * PAGE
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+
+def sample(X: Rows, seed: int) -> NDArray[Any]:
+    """Return the samples if they are one window, else one window of pages drawn at random.
+
+    Args:
+        X: Samples.
+        seed: Of the draw.
+
+    Returns:
+        Shape (m, D), in the order of `X`.
+    """
+    found = loaded(X)
+    if isinstance(found, np.ndarray):
+        return found
+    first = dealt(X, np.random.default_rng(seed))[0]
+    return read(X, sorted(first, key=lambda page: page.start))
+
+
+def dealt(X: Rows, rng: np.random.Generator, page: int | None = None) -> list[list[slice]]:
+    """Return the pages of each window of a pass in random order.
+
+    Args:
+        X: Samples.
+        rng: Where the order is drawn from; nothing is drawn for a single window.
+        page: Rows of a page; default: :data:`PAGE`.
+    """
+    page = page or PAGE
+    n, size = X.shape[0], rows_per_window(X, page) // page
+    pages = [slice(i, min(i + page, n)) for i in range(0, n, page)]
+    if len(pages) <= size:
+        return [pages]
+    # The short page comes last, so that every batch but the pass's last is whole.
+    whole = n // page
+    pages = [pages[i] for i in rng.permutation(whole)] + pages[whole:]
+    return [pages[i : i + size] for i in range(0, len(pages), size)]
+
+
+def read(X: Rows, pages: list[slice]) -> NDArray[Any]:
+    """Return the samples of some pages, one page after the other."""
+    window = np.empty((sum(p.stop - p.start for p in pages), *X.shape[1:]), X.dtype)
+    at = 0
+    for page in pages:
+        stop = at + page.stop - page.start
+        window[at:stop] = X[page]
+        at = stop
+    return window
+
+
+def numbers(pages: list[slice]) -> NDArray[np.int64]:
+    """Return the row number of each sample of :func:`read`."""
+    return np.concatenate([np.arange(page.start, page.stop) for page in pages])

@@ -107,7 +107,7 @@ class Crew:
         if not shards:
             return
         self.address()
-        self._require_seen(shards[0].part.parent)
+        self._require_fit(shards[0].part.parent)
         kind, batch = own_kind(), uuid4().hex
         started: list[Any] = []
 
@@ -211,9 +211,8 @@ class Crew:
             raise ConfigError(f"runtime.runner={self._setting}: {self._no_start()}") from error
         with scratch("seen") as folder:
             (folder / "seen").touch()
-            require_alike(
-                self._everywhere(facts_of_worker, str(folder / "seen")), f"{home()} (VAESC_HOME)"
-            )
+            answers = self._everywhere(facts_of_worker, str(folder / "seen"), False)
+            require_alike(answers, own_kind(computes=False), f"{home()} (VAESC_HOME)")
 
     def _no_start(self) -> str:
         if self.remote:
@@ -226,13 +225,13 @@ class Crew:
             "s; set a smaller runtime.workers, or runtime.runner=threads"
         )
 
-    def _require_seen(self, folder: Path) -> None:
-        """Refuse workers that do not see the folder where their parts are to be."""
+    def _require_fit(self, folder: Path) -> None:
+        """Refuse workers that do not see the folder of the parts, or would compute other bytes."""
         probe = folder / own_name("seen")
         with machine_told():
             probe.touch()
         try:
-            require_alike(self._everywhere(facts_of_worker, str(probe)), folder)
+            require_alike(self._everywhere(facts_of_worker, str(probe)), own_kind(), folder)
         finally:
             probe.unlink(missing_ok=True)
 

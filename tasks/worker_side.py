@@ -27,14 +27,19 @@ _GIVEN_UP: set[str] = set()
 _LOCK = Lock()
 
 
-def own_kind() -> dict[str, str]:
-    """Return what all processes that compute one result must have in common."""
-    return {"version": __version__, "source": _SOURCE, **arithmetic()}
+def own_kind(*, computes: bool = True) -> dict[str, str]:
+    """Return what all processes that compute one result must have in common.
+
+    Where a worker only starts pipelines, it `computes` nothing, and torch is not imported.
+    """
+    return {"version": __version__, "source": _SOURCE, **(arithmetic() if computes else {})}
 
 
-def facts_of_worker(seen: str) -> dict[str, Any]:
+def facts_of_worker(seen: str, computes: bool = True) -> dict[str, Any]:
     """Return what this process is, and whether it sees a file of the process that leads."""
-    return {"kind": own_kind(), "sees": Path(seen).exists(), "pid": os.getpid()}
+    return {
+        "kind": own_kind(computes=computes), "sees": Path(seen).exists(), "pid": os.getpid(),
+    }  # fmt: skip
 
 
 def unlike(who: str, there: Mapping[str, str], here: Mapping[str, str]) -> str:
@@ -55,11 +60,12 @@ def unlike(who: str, there: Mapping[str, str], here: Mapping[str, str]) -> str:
     )
 
 
-def require_alike(answers: Mapping[str, Any], folder: Path | str) -> None:
+def require_alike(answers: Mapping[str, Any], kind: Mapping[str, str], folder: Path | str) -> None:
     """Refuse workers that are of another kind, or do not see a file in a folder of ours.
 
     Args:
         answers: What :func:`facts_of_worker` said in each, or why it did not.
+        kind: What this process is.
         folder: What people call the folder.
     """
     for worker, facts in sorted(answers.items()):
@@ -68,7 +74,7 @@ def require_alike(answers: Mapping[str, Any], folder: Path | str) -> None:
             raise ConfigError(
                 f"{who} cannot use vaesc ({facts}); install vaesc[dask] {__version__} there"
             )
-        if sentence := unlike(who, facts["kind"], own_kind()):
+        if sentence := unlike(who, facts["kind"], kind):
             raise ConfigError(sentence)
         if not facts["sees"]:
             raise ConfigError(unseen(who, folder))

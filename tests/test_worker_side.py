@@ -31,11 +31,10 @@ from vaesc.shards import Shard
 )
 def test_a_worker_of_another_kind_is_refused_in_a_sentence(other, sentence, tmp_path, monkeypatch):
     facts = worker_side.facts_of_worker(str(tmp_path))
-    worker_side.require_alike({"tcp://there:1": facts}, tmp_path)
-    kind = {**facts["kind"], **other}
+    worker_side.require_alike({"tcp://there:1": facts}, worker_side.own_kind(), tmp_path)
+    leader, kind = facts["kind"], {**facts["kind"], **other}
     with pytest.raises(ConfigError, match=re.escape(f"the worker tcp://there:1 {sentence}")):
-        worker_side.require_alike({"tcp://there:1": {**facts, "kind": kind}}, tmp_path)
-    leader = facts["kind"]
+        worker_side.require_alike({"tcp://there:1": {**facts, "kind": kind}}, leader, tmp_path)
     monkeypatch.setattr(worker_side, "own_kind", lambda: kind)  # one that came late
     with pytest.raises(ConfigError, match=re.escape(f"a worker {sentence}")):
         worker_side.computed_alike({}, leader, "batch")
@@ -44,12 +43,12 @@ def test_a_worker_of_another_kind_is_refused_in_a_sentence(other, sentence, tmp_
 def test_a_worker_that_cannot_do_our_work_is_refused_in_a_sentence(tmp_path):
     missing = {"tcp://there:1": ModuleNotFoundError("No module named 'tasks'")}
     with pytest.raises(ConfigError, match="cannot use vaesc"):
-        worker_side.require_alike(missing, tmp_path)
+        worker_side.require_alike(missing, {}, tmp_path)
     blind = {"tcp://there:1": worker_side.facts_of_worker(str(tmp_path / "nothing"))}
     with pytest.raises(
         ConfigError, match=re.escape(f"does not see what this process writes to {tmp_path}: mount")
     ):
-        worker_side.require_alike(blind, tmp_path)
+        worker_side.require_alike(blind, worker_side.own_kind(), tmp_path)
 
 
 def test_what_is_compared_is_the_vaesc_that_is_loaded_and_not_what_was_edited_since(
@@ -58,7 +57,7 @@ def test_what_is_compared_is_the_vaesc_that_is_loaded_and_not_what_was_edited_si
     facts = worker_side.facts_of_worker(str(tmp_path))
     monkeypatch.setattr(source, "_PACKAGE", tmp_path)
     assert source.digest_of_source() != facts["kind"]["source"]
-    worker_side.require_alike({"tcp://there:1": facts}, tmp_path)
+    worker_side.require_alike({"tcp://there:1": facts}, worker_side.own_kind(), tmp_path)
 
 
 def test_workers_must_see_the_folder_of_the_parts_before_any_is_computed(tmp_path):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from project import Project, stop_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.service, pytest.mark.long, pytest.mark.timeout(600),
+]  # fmt: skip
 TESTS = Path(__file__).parent
 
 STORY = """

@@ -14,7 +14,8 @@ to Zarr. Its rate is given by the clock, and by the CPU time it used: what else 
 meanwhile is in the first and hardly in the second.
 
 ``--only`` names some parts. The last line is one JSON object of all figures; exit code 1 if
-digests differ that must not.
+digests differ that must not, a process needs 1,500 MB or more, or rates per CPU second lie more
+than a tenth apart.
 
 ::
 
@@ -40,6 +41,11 @@ from benchmarks.scoring import score_apart, synthesise
 
 _SMALLEST = 10_000
 _MOST_FOR_WORKERS = 1_000_000
+_BLOCK_SIZE = 1024
+"""Images of a block: many enough for the smallest number of images to occupy every thread."""
+MOST_MB = 1500
+MOST_APART = 0.1
+"""By which rates per CPU second may lie apart, as a fraction of the slowest."""
 PARTS = ("linear", "workers", "ranks", "shared_store")
 
 
@@ -59,6 +65,7 @@ def main() -> int:
         print(f"== {part}", flush=True)
         if part == "linear":
             found[part] = _linear(options)
+            failed = failed or not found[part]["within bounds"]
         else:
             found[part], code = _apart(part, options)
             failed = failed or code != 0
@@ -103,8 +110,8 @@ def _row(n: int, model: Path, preset: str, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     synthesise(preset, n, folder / "images.zarr")
     made = time.perf_counter() - started
-    found = score_apart(model, folder)
-    for name in ("images.zarr", "scores", "warm"):
+    found = score_apart(model, folder, block_size=_BLOCK_SIZE)
+    for name in ("images.zarr", "scores", "warm", "warm.zarr"):
         shutil.rmtree(folder / name)
     row = {
         "images": n,
@@ -129,10 +136,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("images_per_second", "images_per_cpu_second"):
         rates = [row[name] for row in rows]
         spread[name] = round(max(rates) / min(rates) - 1, 4)
+    peak = max(row["peak_rss_mb"] for row in rows)
     return {
         "rows": rows,
         "fastest over slowest, less 1": spread,
-        "peak_rss_mb": max(row["peak_rss_mb"] for row in rows),
+        "peak_rss_mb": peak,
+        "within bounds": peak < MOST_MB and spread["images_per_cpu_second"] < MOST_APART,
     }
 
 

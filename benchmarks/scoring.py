@@ -140,7 +140,9 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     ear, model = Ear(), SparseVAE.load(options.model, "cpu")
     images = zarr.open_array(str(options.score / "images.zarr"), mode="r")
     # What is loaded, compiled and decoded at the first image only is no part of the rate.
-    score_images(model, np.asarray(images[:_WARM]), options.score / "warm")
+    few = options.score / "warm.zarr"
+    zarr.save_array(str(few), np.asarray(images[:_WARM]))
+    score_images(model, few, options.score / "warm", block_size=options.block_size)
     before, started = _status("VmRSS"), time.perf_counter()
     cpu = time.process_time()
     summary = score_images(

@@ -134,6 +134,7 @@ def _prepare(folder: Path) -> None:
 def _cost(way: Callable, folder: Path, n: int, client) -> dict[str, float]:
     """Return the CPU seconds a shard of this process, and of the workers together."""
     parts = folder / "parts"
+    parts.mkdir()
     shards = [
         Shard(
             name=f"extract test/{i}", function="vaesc.latents:extract_shard", part=parts / str(i),

@@ -37,7 +37,8 @@ def score(
         out: Folder to write, which must not exist; default: one in ``scores`` of the home, copied
             to the artifacts of the MLflow run, since a home may be a pod's and go with it.
         block_size: Images in memory at once, for each worker.
-        workers: Blocks computed side by side, or processes of the cluster; default: one a core.
+        workers: Blocks computed at once, by threads or by as many processes of ``dask``; default:
+            one a core. ``dask://host:port`` has as many as were started there, and takes none.
         alpha: Largest probability of an alarm on images that are like the model's own.
         runner: Who scores: ``threads``, ``dask`` or ``dask://host:port``.
 

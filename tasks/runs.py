@@ -16,9 +16,10 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any, TextIO
 
@@ -32,12 +33,12 @@ from tasks.elsewhere import handed_on, require_same, unwanted
 from tasks.slots import Gpus, at_once
 from tasks.tracking import PARENT_RUN
 from tasks.workers import crew_of
+from vaesc.arithmetic import THREAD_VARIABLES
 from vaesc.config import RuntimeConfig, home
 from vaesc.errors import VaescError
 
 ONE_EACH: Any = ThreadPoolTaskRunner(max_workers=1024)
 """A thread for every pipeline that runs; how many those are is decided in :mod:`tasks.slots`."""
-_THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
 _LOOK_SECONDS = 1.0
 
 
@@ -106,14 +107,20 @@ def run_all(
             require_same(crew.address(), runtime.runner)
         yield from crew.run(
             f"{len(pipelines)}-pipelines",
-            lambda: list(_side_by_side(pipelines, parent_run, runtime)),
+            lambda: list(_side_by_side(pipelines, parent_run, runtime, crew.require_worker)),
         )
 
 
 def _side_by_side(
-    pipelines: Sequence[Pipeline], parent_run: str, runtime: RuntimeConfig
+    pipelines: Sequence[Pipeline],
+    parent_run: str,
+    runtime: RuntimeConfig,
+    require_worker: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any] | VaescError]:
-    """Submit pipelines as slots are free, and yield what came of each, in order."""
+    """Submit pipelines as slots are free, and yield what came of each, in order.
+
+    Those that have not ended when nobody is left to run them have that sentence for a result.
+    """
     environment = {**handed_on(), "VAESC_HOME": str(home()), PARENT_RUN: parent_run}
     waiting, gpus = deque(enumerate(pipelines)), Gpus(runtime)
     free = list(range(at_once(runtime, len(pipelines))))
@@ -124,17 +131,28 @@ def _side_by_side(
         future = run_pipeline.submit(pipeline, {**environment, **gpus.of(slot)})
         future.add_done_callback(lambda future: ended.put((number, slot, future)))
 
-    for number in range(len(pipelines)):
-        while number not in found:
-            if waiting and free:
+    def take_one() -> None:
+        """Take what has ended, or start what may, or wait a little."""
+        may_start = bool(waiting and free)
+        try:
+            which, slot, future = ended.get(not may_start, _LOOK_SECONDS)
+        except Empty:
+            require_worker()
+            if may_start:
                 start(*waiting.popleft(), free.pop(0))
-                continue
-            which, slot, future = ended.get()
-            free.append(slot)
-            try:
-                found[which] = future.result()
-            except Exception as error:  # one that fails spoils no other
-                found[which] = _sentence(pipelines[which], error)
+            return
+        free.append(slot)
+        try:
+            found[which] = future.result()
+        except Exception as error:  # one that fails spoils no other
+            found[which] = _sentence(pipelines[which], error)
+
+    for number in range(len(pipelines)):
+        try:
+            while number not in found:
+                take_one()
+        except VaescError as error:
+            found[number] = error
         yield found.pop(number)
 
 
@@ -144,6 +162,8 @@ def _sentence(pipeline: Pipeline, error: Exception) -> VaescError:
         return error
     if type(error).__name__ == "KilledWorker":
         return VaescError(f"the workers that ran {pipeline.name} were lost, one after the other")
+    if isinstance(error, CancelledError):
+        return VaescError(f"the Dask scheduler was lost while {pipeline.name} ran: start it again")
     return VaescError(f"the run of {pipeline.name} failed: {type(error).__name__}: {error}")
 
 
@@ -190,7 +210,7 @@ def _ran(pipeline: Pipeline, environment: Mapping[str, str]) -> dict[str, Any]:
 def _started(
     pipeline: Pipeline, environment: Mapping[str, str], summary: TextIO
 ) -> subprocess.Popen[str]:
-    own = {**os.environ, **dict.fromkeys(_THREADS, "1"), **environment}
+    own = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), **environment}
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "vaesc", *pipeline.arguments()],

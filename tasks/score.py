@@ -75,8 +75,8 @@ def score_batch(
         started = time.perf_counter()
         with machine_told(), reporter.shown(), at_work(runtime):
             summary = score_images(
-                loaded, place(path), folder, block_size=block_size, workers=workers,
-                alpha=alpha, runner=shards.runner(),
+                loaded, place(path), folder, block_size=block_size, alpha=alpha,
+                workers=workers if runner == "threads" else None, runner=shards.runner(),
                 listener=StepRun(run_id, tracking, reporter),
             )  # fmt: skip
         seconds = time.perf_counter() - started

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from project import Project, artifacts, states, stop_server
 
-from vaesc.config import RuntimeConfig
-
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 TESTS = Path(__file__).parent
 
@@ -107,6 +105,7 @@ every = [
           how={"device": "cpu", "block_size": 1024})
     for i in range(8)
 ]
+Path("parts").mkdir()
 heard, before, state = [], {}, {}
 
 def inodes():
@@ -204,41 +203,3 @@ def test_a_scheduler_that_is_not_there_is_refused_in_a_sentence(project):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("vaesc: runtime.runner=dask://127.0.0.1:1: no Dask scheduler answers")
     assert "Traceback" not in done.stderr
-
-
-def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    from tasks import workers
-    from vaesc.errors import ConfigError
-
-    monkeypatch.setattr(workers, "find_spec", lambda name: None)
-    with (
-        pytest.raises(ConfigError, match=r'pip install "vaesc\[dask\]"'),
-        workers.workers(RuntimeConfig(runner="dask")),
-    ):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("facts", "sentence"),
-    [
-        ({"version": "0", "source": "0" * 64, "sees": True}, "has another vaesc (version 0"),
-        ({"sees": False}, "does not see what this process writes to "),
-        ({"sees": False}, "mount one file system there, for this run and all of its workers"),
-        (ModuleNotFoundError("No module named 'tasks'"), "cannot use vaesc (No module named"),
-    ],
-)
-def test_a_worker_that_cannot_do_our_work_is_refused_in_a_sentence(facts, sentence, tmp_path):
-    from tasks import workers
-    from vaesc.errors import ConfigError
-
-    own = workers.facts_of_worker(str(tmp_path / "seen"))
-    answer = {**own, **facts} if isinstance(facts, dict) else facts
-    with pytest.raises(ConfigError) as error:
-        workers._require_alike({"tcp://there:1": answer}, tmp_path)
-    assert sentence in str(error.value)
-
-
-@pytest.mark.parametrize("runner", ["processes", "dask://", "dask://host", "dask:host:1"])
-def test_a_runner_that_cannot_be_is_refused(runner):
-    with pytest.raises(ValueError, match="must be threads, dask or dask://host:port"):
-        RuntimeConfig(runner=runner)

@@ -1,26 +1,29 @@
 """Shards: whole or absent, the same bytes whoever computes them, and never computed twice."""
 
+import errno
 import json
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from imagesets import write_digits
-from registry_homes import SHAPE, tiny_model
 from test_dictionary import planted
 from test_latents import files
 
-from vaesc import arrays, coding_shards, scoring_shards, shards
+from vaesc import arrays, coding_shards, shards
+from vaesc.arithmetic import arithmetic
 from vaesc.arrays import create_group, open_group, read_csr, write_array
 from vaesc.coding_shards import block_rows_of, code_by_shards
 from vaesc.config import DictionaryConfig, VAEConfig
 from vaesc.dictionary import learn
-from vaesc.drift.reference import described
-from vaesc.errors import ConfigError, DataError
+from vaesc.errors import DataError, StoreError
 from vaesc.latents import extract
-from vaesc.models import VAE, save_vae
+from vaesc.models import VAE, devices, save_vae
 from vaesc.progress import SILENT
-from vaesc.scoring import score_images
 from vaesc.shards import HERE, Shard, compute
 
 
@@ -83,10 +86,8 @@ def test_a_killed_step_s_finished_shards_are_not_computed_again(inputs, tmp_path
     expected = extract(*inputs, made(tmp_path / "whole"), device="cpu")
     counted.clear()
 
-    class Killed:
-        def map(self, every, then):
-            for shard in every[:3]:
-                compute(shard)
+    def killed(*heard):
+        if len(counted) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -94,14 +95,32 @@ def test_a_killed_step_s_finished_shards_are_not_computed_again(inputs, tmp_path
             *inputs,
             made(tmp_path / "a"),
             device="cpu",
-            runner=Killed(),
+            listener=SimpleNamespace(progress=killed),
             checkpoints=tmp_path / "c",
         )
-    assert len(counted) == 3
+    assert len(counted) == 4
+    shutil.rmtree(tmp_path / "a")  # as whoever called it does
     again = extract(*inputs, made(tmp_path / "b"), device="cpu", checkpoints=tmp_path / "c")
-    assert counted[3:] == [("validation", 0), ("test", 0)]
+    assert counted[4:] == [("test", 0)]
     assert again == expected
     assert files(tmp_path / "b") == files(tmp_path / "whole")
+
+
+def test_parts_are_kept_on_another_disk_too(inputs, tmp_path, counted, monkeypatch):
+    link, refused = os.link, []
+
+    def other_disk(source, target):
+        if len({Path(p).relative_to(tmp_path).parts[0] for p in (source, target)}) > 1:
+            refused.append(target)
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target)  # Zarr's own
+
+    monkeypatch.setattr(os, "link", other_disk)
+    for name in ("a", "b"):
+        extract(*inputs, made(tmp_path / name), device="cpu", checkpoints=tmp_path / "c")
+    assert len(counted) == 5
+    assert len(refused) == 20
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 @pytest.fixture
@@ -144,11 +163,51 @@ def test_a_part_is_believed_only_if_it_is_what_was_written(shard, counted, what)
     assert files(shard.part) == whole
 
 
+@pytest.mark.parametrize("other", ["torch", "instructions", "device"])
+def test_a_part_made_with_other_arithmetic_is_made_again(shard, counted, monkeypatch, other):
+    compute(shard)
+    assert compute(replace(shard, how={**shard.how, "device": "cpu:0"}))
+    assert len(counted) == 1
+    if other == "device":
+        identity = replace(shard, how={**shard.how, "device": "cuda:1"}).identity()
+        assert identity == {**shard.identity(), "device": "cuda"}
+        return
+    monkeypatch.setattr(shards, "arithmetic", lambda: {**arithmetic(), other: "another"})
+    compute(shard)
+    assert len(counted) == 2
+
+
+def test_which_device_is_automatic_is_settled_before_anybody_computes(
+    inputs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(devices, "_count", lambda kind: 1)
+
+    class Asked:
+        def map(self, every, then):
+            asked.extend(shard.how["device"] for shard in every)
+            raise KeyboardInterrupt
+
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        extract(*inputs, made(tmp_path / "a"), device="auto", runner=Asked())
+    with pytest.raises(KeyboardInterrupt):
+        extract(*inputs, made(tmp_path / "b"), device="cuda:9", runner=Asked())
+    assert set(asked[:5]) == {"cuda"}
+    assert set(asked[5:]) == {"cuda:9"}  # here is no such device, but there may be
+
+
 def test_a_shard_that_fails_leaves_nothing(shard, tmp_path):
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(Exception, match="split"):
         compute(replace(shard, arguments={**shard.arguments, "split": "nowhere"}))
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_folder_of_parts_that_was_cleared_away_does_not_come_back(shard, tmp_path):
+    gone = replace(shard, part=tmp_path / "gone" / "part")
+    with pytest.raises(StoreError, match=r"gone, where extract test/0 is to be, is not there"):
+        compute(gone)
+    assert not gone.part.parent.exists()
 
 
 def test_two_that_compute_one_shard_at_once_both_get_it(shard, monkeypatch):
@@ -215,35 +274,3 @@ def test_a_shard_of_codes_is_whole_blocks(latents_folder, tmp_path, monkeypatch)
     assert [codes.shape[0] for codes in got] == [864] * 5 + [680]
     codes = read_csr(open_group(tmp_path / "d" / "codes.zarr"), "train/codes")
     np.testing.assert_array_equal(np.concatenate([c.data for c in got]), codes.data)
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = tiny_model(low=0, high=255)
-    own = np.random.default_rng(1).integers(0, 256, (500, *SHAPE), np.uint8)
-    model.reference = described(model.encode(own), model.score(own))
-    return model
-
-
-@pytest.mark.parametrize("kind", ["bytes", "unit floats", "two parts"])
-def test_scores_in_shards_are_the_same_bytes(model, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(scoring_shards, "ROWS", 2048)
-    images = np.random.default_rng(2).integers(0, 256, (5000, *SHAPE), np.uint8)
-    path = tmp_path / ("images.npz" if kind == "two parts" else "images.npy")
-    if kind == "two parts":
-        np.savez(path, x_train=images[:3000], x_test=images[3000:])
-    else:
-        np.save(path, images if kind == "bytes" else (images / 255).astype(np.float32))
-    one = score_images(model, path, tmp_path / "one", workers=2, block_size=1024)
-    runner = Elsewhere()
-    other = score_images(model, path, tmp_path / "two", block_size=3000, runner=runner)
-    assert one == other
-    assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert runner.computed == 3  # 2048, 2048 and 904 images, or 2048, 952 and 2000
-
-
-def test_images_in_memory_cannot_be_scored_elsewhere(model, tmp_path):
-    images = np.zeros((3, *SHAPE), np.uint8)
-    with pytest.raises(ConfigError, match=r"save them as \.npy"):
-        score_images(model, images, tmp_path / "out", runner=Elsewhere())
-    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ pieces goes through an :class:`Appender`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,15 +100,30 @@ def shard_blocks(array: zarr.Array, n_rows: int) -> Iterator[slice]:
         yield slice(start, min(start + step, array.shape[0]))
 
 
-def move_shards(source: Path, target: Path) -> None:
-    """Move the shards that the array at `source` has into that at `target`, of the same shape.
+def adopt_shards(source: Path, target: Path, *, keep: bool) -> None:
+    """Give the shards that the array at `source` has to that at `target`, of the same shape.
 
     What another process has written becomes part of an array without being read.
+
+    Args:
+        source: Folder of the one array.
+        target: Folder of the other.
+        keep: Leave `source` as it is: both have the same files, linked where the disk can.
     """
     for path in sorted(p for p in (source / "c").rglob("*") if p.is_file()):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, place)
+        if keep:
+            _link(path, place)
+        else:
+            shutil.move(path, place)
+
+
+def _link(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(path, place)
 
 
 def write_array(

@@ -537,7 +537,7 @@ class RuntimeConfig:
     (`dask`) or elsewhere (`dask://host:port`, the address of its scheduler)."""
     workers: int = how(0)
     """At most so many at once: processes of the `dask` cluster on this machine, and pipelines of a
-    sweep or a claim; 0: as many as suit."""
+    sweep or a claim; 0: as many as suit. A run with any other runner refuses a number."""
 
     def __post_init__(self) -> None:
         _require(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaesc.arrays import create_array, create_group, move_shards, open_group, shard_blocks
+from vaesc.arrays import adopt_shards, create_array, create_group, open_group, shard_blocks
 from vaesc.errors import DataError
 from vaesc.metrics import count_active
 from vaesc.progress import SILENT, Listener
@@ -53,17 +53,19 @@ def extract(
     """Encode every split and write ``latents.zarr``.
 
     Each shard of the arrays is one of :mod:`vaesc.shards`: written once, by whoever encodes it,
-    and moved into its place.
+    and moved into its place, or linked where its part is kept.
 
     Args:
         dataset_folder: Folder of the dataset's artifact.
         vae_folder: Folder of the VAE's artifact.
         folder: Where to write.
-        device: Where to compute, see :func:`vaesc.models.resolve_device`.
+        device: Where to compute, see :func:`vaesc.models.resolve_device`; ``auto`` is what this
+            process finds, for whoever computes.
         block_size: Images in memory at once; no part of the result.
         listener: Hears of progress.
         checkpoints: Keeps shards that are done, for a killed call's successor; to be deleted by
-            the caller once what was written is safe. Default: none are kept.
+            the caller once what was written is safe. On the disk of `folder` they take no room
+            of their own. Default: none are kept.
         runner: Who encodes the shards; no part of the result.
 
     Returns:
@@ -73,7 +75,7 @@ def extract(
         DataError: The VAE was trained on images of another shape, or a latent is not finite.
     """
     from vaesc.datasets.reader import open_dataset
-    from vaesc.models import load_vae
+    from vaesc.models import load_vae, same_everywhere
 
     dataset = open_dataset(dataset_folder)
     vae = load_vae(vae_folder, "cpu")
@@ -85,14 +87,17 @@ def extract(
     counts = {split: dataset.n(split) for split in SPLITS}
     group = create_group(folder / _NAME, _origin(dataset_folder, vae_folder, vae, counts))
     inputs = {"dataset": str(dataset_folder.resolve()), "vae": str(vae_folder.resolve())}
+    how = {"device": same_everywhere(device), "block_size": block_size}
     spreads = {split: Spread() for split in SPLITS}
     total = sum(counts.values())
 
     def adopt(shard: Shard, found: dict[str, Any]) -> None:
-        """Move a shard's files into the arrays; rows are added to the split's spread in order."""
-        split = shard.arguments["split"]
+        """Make a shard's files the arrays' own; add its rows to the split's spread, in order."""
+        split, keep = shard.arguments["split"], checkpoints is not None
         for name in _ARRAYS:
-            move_shards(shard.part / _PART / name, folder / _NAME / split / name)
+            adopt_shards(
+                shard.part / _PART / name, folder / _NAME / split / name, keep=keep
+            )  # fmt: skip
         spreads[split].merge(found["n"], np.array(found["mean"]), np.array(found["squares"]))
         listener.progress(sum(spread.n for spread in spreads.values()), total)
 
@@ -102,7 +107,7 @@ def extract(
                 name=(name := f"extract {split}/{number}"), function=f"{__name__}:extract_shard",
                 part=parts / name_of(name),
                 arguments={**inputs, "split": split, "start": rows.start, "stop": rows.stop},
-                how={"device": device, "block_size": block_size},
+                how=how,
             )
             for split in SPLITS
             for number, rows in enumerate(_shard_rows(group, split, counts[split], vae.latent_dim))

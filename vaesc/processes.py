@@ -60,6 +60,17 @@ def mark() -> str:
     return f"{places}-{here.pid}-{here.started}"
 
 
+def surroundings() -> str:
+    """Return what processes that see the same files share: machine, boot and what is mounted.
+
+    A process that cannot know them shares them with none.
+    """
+    here, mounts = this_process(), _namespace("mnt")
+    if not (here.machine and here.boot and mounts):
+        return mark()
+    return "-".join(_short(text) for text in (here.machine, here.boot, mounts))
+
+
 def is_of_the_dead(text: str) -> bool:
     """Tell whether the process of a :func:`mark` is over for certain, as seen from here."""
     return _lives(text) is False
@@ -120,9 +131,9 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _namespace() -> str:
+def _namespace(kind: str = "pid") -> str:
     try:
-        return os.readlink(_PROC / "self/ns/pid")  # noqa: PTH115
+        return os.readlink(_PROC / "self/ns" / kind)  # noqa: PTH115
     except OSError:
         return ""
 

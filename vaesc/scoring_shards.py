@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 from vaesc.bucket import place
 from vaesc.bundle import SparseVAE
 from vaesc.csr_parts import read_csr_part, write_csr_part
+from vaesc.datasets.sources import source_of
 from vaesc.drift import Statistics
-from vaesc.scoring import Batch, Block, Span, open_parts, whole_groups
-from vaesc.shards import Runner, Shard, name_of, parts_folder
+from vaesc.errors import DataError
+from vaesc.processes import surroundings
+from vaesc.scoring_batch import Batch, Block, Span, open_parts, source_config, whole_groups
+from vaesc.shards import Runner, Shard, held, name_of, parts_folder
 
 ROWS = 65_536
 """Images of a shard: seconds of work for the quickest model, so that handing it over costs a few
@@ -36,11 +39,14 @@ def score_by_shards(
     Args:
         runner: Who scores.
         batch: The images and the model.
-        images: Where every worker finds the same images.
+        images: Where every worker finds the same images; each machine reads them to see that.
         fingerprint: What they are.
         block_size: Images in memory at once.
         folder: Folder for what is handed over; nothing stays there.
         take: Gets each shard's block.
+
+    Raises:
+        DataError: A worker finds other images there, or none.
     """
     spans = batch.spans(ROWS, block_size)
     reference = batch.reference
@@ -53,6 +59,7 @@ def score_by_shards(
 
     with parts_folder(None, folder / "scores") as parts:
         batch.model.save(parts / "model")
+        _note(parts).write_text(fingerprint, encoding="utf-8")
         where = images if isinstance(images, str) else str(images.expanduser().resolve())
         common = {
             "model": str(parts / "model"), "images": where,
@@ -100,9 +107,43 @@ def _shard(
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+@held
 def _opened(model: str, images: str, fingerprint: str, device: str) -> Batch:
-    """Open model and images, once for all shards of a batch that this process computes."""
+    """Open model and images, once for all shards of a batch that this process computes.
+
+    Raises:
+        DataError: They are not the images of the process that leads, or not there.
+    """
+    _require_same(Path(model).parent, images, fingerprint)
     loaded = SparseVAE.load(Path(model), device)
     assert loaded.reference is not None  # the batch was refused without
     return Batch(loaded, loaded.reference, open_parts(place(images)))
+
+
+def _require_same(parts: Path, images: str, fingerprint: str) -> None:
+    """Read all images once on each machine but the leader's: are they those of the batch?
+
+    The first process there does it while the others wait, and notes it beside the parts.
+
+    Raises:
+        DataError: They are others, or not there.
+    """
+    with _note(parts).open("a+", encoding="utf-8") as note:
+        with suppress(OSError, ImportError):  # without locks each looks for itself
+            import fcntl
+
+            fcntl.flock(note, fcntl.LOCK_EX)
+        note.seek(0)
+        if note.read():
+            return
+        config = source_config(place(images))
+        if source_of(config).fingerprint(config) != fingerprint:
+            raise DataError(
+                f"{images} holds other images for a worker than for the process that leads: "
+                "every machine must see the same ones there, and nobody may alter them meanwhile"
+            )
+        note.write(fingerprint)
+
+
+def _note(parts: Path) -> Path:
+    return parts / f"images.{surroundings()}"

@@ -6,9 +6,11 @@ data alone, and a shard computes on one thread or in groups that are computed on
 So it gives the same bytes in this process and in a worker on another machine, and what is made of
 all parts, in order, depends on no number of workers.
 
-A part names its function, arguments and source, and the SHA-256 of each file. It is written beside
-its place and renamed. A shard whose part is there and is still what was written is not computed
-again: that of a worker which was lost is recomputed alone, and a step that was killed goes on.
+A part names its function, arguments and source, the type of device, libraries and instructions
+(:mod:`vaesc.arithmetic`), and the SHA-256 of each file. It is written beside its place and
+renamed. A shard whose part is there, of all the same, and is still what was written is not
+computed again: that of a worker which was lost is recomputed alone, and a step that was killed
+goes on.
 
 Who runs shards is a :class:`Runner`: :data:`HERE`, or workers that the floors above provide for
 the time of a block (:func:`running`).
@@ -16,7 +18,6 @@ the time of a block (:func:`running`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -26,12 +27,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from threading import Lock
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from vaesc.arithmetic import arithmetic
 from vaesc.config import canonical_json
-from vaesc.errors import DataError, machine_told
+from vaesc.errors import DataError, StoreError, machine_told
 from vaesc.scratch import own_name
 from vaesc.source import source_digest
 from vaesc.store import file_digest
@@ -42,7 +46,9 @@ NOTE = "part.json"
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 Summary = dict[str, Any]
+_HELD: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +65,18 @@ class Shard:
     arguments: Mapping[str, Any]
     """What is computed: strings, numbers, lists of them."""
     how: Mapping[str, Any] = field(default_factory=dict)
-    """How it is computed: no part of the result."""
+    """How it is computed: no part of the result, but for the last bits that the type of its
+    ``device`` decides."""
 
     def identity(self) -> Summary:
-        """Return what a part must have been made of to be this shard's."""
+        """Return what a part must have been made of, and with, to be this shard's."""
         module, _, _ = self.function.partition(":")
         return {
             "function": self.function,
             "arguments": _plain(dict(self.arguments)),
             "source": source_digest(module),
+            "device": str(self.how.get("device", "cpu")).partition(":")[0],
+            "arithmetic": arithmetic(),
         }
 
     def to_json(self) -> Summary:
@@ -130,6 +139,7 @@ def compute(shard: Shard) -> Summary:
     """Make the part of a shard, unless it is there, and return the shard's summary.
 
     Raises:
+        StoreError: The folder of the parts is not there; what was cleared away stays away.
         VaescError: What the function raised, or what the disk refused.
     """
     identity = shard.identity()
@@ -137,7 +147,7 @@ def compute(shard: Shard) -> Summary:
         return found
     folder = shard.part.with_name(own_name(shard.part.name.replace(".", "-")))
     with machine_told():
-        folder.mkdir(parents=True)
+        _make(folder, shard)
         try:
             summary = _function(shard.function)(folder, **shard.arguments, **shard.how)
             note = {**identity, "summary": summary, "files": _digests(folder)}
@@ -146,6 +156,30 @@ def compute(shard: Shard) -> Summary:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return _plain(summary)
+
+
+def held(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep what `function` returned last, which the shards of a step share, until it is let go.
+
+    It is made once, however many threads ask. Its arguments name the step: a path that is reused
+    may hold something else by then.
+    """
+    cached, lock = lru_cache(maxsize=1)(function), Lock()
+    kept = cast("Callable[P, R]", cached)
+    _HELD.append(cached.cache_clear)
+
+    @wraps(function)
+    def once(*arguments: P.args, **named: P.kwargs) -> R:
+        with lock:
+            return kept(*arguments, **named)
+
+    return once
+
+
+def let_go() -> None:
+    """Let go of what this process has :func:`held`: the step's shards are over."""
+    for forget in _HELD:
+        forget()
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
@@ -205,6 +239,16 @@ def spans(n: int, rows: int) -> list[range]:
     return [range(i, min(i + rows, n)) for i in range(0, n, rows)]
 
 
+def _make(folder: Path, shard: Shard) -> None:
+    try:
+        folder.mkdir()
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{shard.part.parent}, where {shard.name} is to be, is not there: all machines must "
+            "share that folder, and it must stay while shards are computed"
+        ) from error
+
+
 def _publish(folder: Path, shard: Shard, identity: Summary) -> None:
     """Rename; a second worker that was thought lost may have been as fast, with the same bytes."""
     try:
@@ -225,7 +269,10 @@ def _made(shard: Shard, identity: Summary) -> Summary | None:
     except (OSError, ValueError, KeyError, TypeError):
         if not shard.part.exists():
             return None
-    logger.warning("the part of %s is damaged or of other work: it is made again", shard.name)
+    logger.warning(
+        "the part of %s is damaged, of other work or of another machine: it is made again",
+        shard.name,
+    )
     shutil.rmtree(shard.part, ignore_errors=True)
     return None
 
@@ -247,11 +294,3 @@ def _function(name: str) -> Callable[..., Summary]:
         raise DataError(f"a shard's function is one of vaesc, named module:name, got {name!r}")
     found: Callable[..., Summary] = getattr(import_module(module), attribute)
     return found
-
-
-def digest_of_source() -> str:
-    """Return one SHA-256 of every module of vaesc: workers must have the same."""
-    root, total = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(f"{path.relative_to(root)}:{file_digest(path)}\n".encode())
-    return total.hexdigest()

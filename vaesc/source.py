@@ -76,3 +76,12 @@ def _file_of(name: str) -> Path | None:
     package = _PACKAGE.joinpath(*parts, "__init__.py")
     module = _PACKAGE.joinpath(*parts).with_suffix(".py") if parts else package
     return next((p for p in (package, module) if p.is_file()), None)
+
+
+def digest_of_source() -> str:
+    """Return one SHA-256 of every module of vaesc as it lies on the disk now."""
+    total = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        of_file = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(_PACKAGE)}:{of_file}\n".encode())
+    return total.hexdigest()

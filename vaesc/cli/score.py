@@ -34,8 +34,9 @@ def add_commands(
         help="images in memory at once, for each worker (default: 8192)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="blocks at a time (default: one a core)"
-    )
+        "--workers", type=int, metavar="N",
+        help="blocks at a time: threads, or processes with --runner dask (default: one a core)",
+    )  # fmt: skip
     add_runner(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--no-event", action="store_true", help="tell no Prefect server of drift")
@@ -55,6 +56,7 @@ def score(options: argparse.Namespace) -> int:
     """Score, print what was found, and pass drift on."""
     from vaesc.registry import load_model
     from vaesc.scoring import check_paths, score_images
+    from vaesc.shards import HERE
 
     for name in ("block_size", "workers"):
         value = getattr(options, name)
@@ -72,7 +74,7 @@ def score(options: argparse.Namespace) -> int:
     with workers_of(options.runner, options.workers) as runner:
         summary = score_images(
             model, options.input, options.output, block_size=options.block_size,
-            workers=options.workers, runner=runner,
+            workers=options.workers if runner is HERE else None, runner=runner,
         )  # fmt: skip
     seconds = time.perf_counter() - started
     found = {

@@ -30,6 +30,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def same_everywhere(name: str) -> str:
+    """Return the name of a device that means the same on every machine: ``auto`` is settled here.
+
+    Args:
+        name: As for :func:`resolve_device`; what is no ``auto`` may be a device that only other
+            machines have.
+    """
+    return str(resolve_device(name)) if name == "auto" else name
+
+
 def _best_type() -> str:
     return next(kind for kind in ("cuda", "mps", "cpu") if _count(kind))
 

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import vaesc
+from vaesc.arithmetic import THREAD_VARIABLES
 from vaesc.processes import host_name
 
 PACKAGES = ("torch", "numpy", "scipy", "zarr", "mlflow", "prefect")
@@ -23,7 +24,7 @@ _CPU_FEATURES = re.compile(
 )
 """Instruction sets among which torch, numpy and their BLAS choose how to add and multiply."""
 _VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
+    *THREAD_VARIABLES,
     "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE",
     "ONEDNN_MAX_CPU_ISA", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
     "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE",

@@ -48,7 +48,11 @@ def crew(n):
 
 STORY = """
 from registry_homes import images as tiny_images, tiny_model
+from vaesc.config import EvaluationConfig, RefineConfig
 from vaesc.drift.reference import described
+from vaesc.evaluation import evaluate, rate_shards
+from vaesc.refinement.step import refine
+from vaesc.report import style
 from vaesc.scoring import score_images
 
 draw = np.random.default_rng(0)
@@ -62,13 +66,28 @@ model, own = tiny_model(), tiny_images(500, seed=1)
 model.reference = described(model.encode(own), model.score(own))
 np.save("batch.npy", tiny_images(10000, seed=2))
 dictionary = DictionaryConfig(n_atoms=40, n_nonzero_coefs=3, max_epochs=1)
+refine(RefineConfig(epochs=1, hidden=(16,), channels=()), dictionary, (1, 3), Path("dataset"),
+       made("refined"), seed=0, device="cpu", block_size=1024, checkpoints=made("checkpoints"),
+       listener=SILENT)
+comparison = EvaluationConfig(sparsity_levels=(1, 3), topk_epochs=0, elbo_samples=1,
+                              iwae_samples=(1,), iwae_images=(10,))
+style.png_of = lambda draw, theme: b""
+rate_shards.ROWS = 1024  # two shards
+
+def evaluated(runner, name, **more):
+    inputs = {"dataset": "dataset", "vae": "small-vae", "latents": "small",
+              "dictionary": "d-here", **more}
+    evaluate(comparison, dictionary, {k: Path(v) for k, v in inputs.items()}, made(name), seed=0,
+             device="cpu", block_size=8192, listener=SILENT, runner=runner)
+    return digest(Path(name))
 
 def all_digests(runner, name, listener=SILENT):
     extract(Path("dataset"), Path("vae"), made(f"l-{name}"), device="cpu", runner=runner,
             listener=listener)
     learn(dictionary, Path("small"), made(f"d-{name}"), seed=0, listener=SILENT, runner=runner)
     score_images(model, Path("batch.npy"), Path(f"s-{name}"), runner=runner)
-    return [digest(Path(f"{kind}-{name}")) for kind in "lds"]
+    return [*(digest(Path(f"{kind}-{name}")) for kind in "lds"),
+            evaluated(runner, f"e-{name}"), evaluated(runner, f"r-{name}", refined="refined")]
 
 class Killer(Listener):
     def __init__(self, crew):
@@ -158,7 +177,7 @@ def told(project, program):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_latents_dictionary_and_scores_are_the_same_bytes_from_any_workers(project):
+def test_every_step_that_workers_share_makes_the_same_bytes_from_any_number(project):
     found = told(project, STORY)
     assert found["dask-1"] == found["here"]
     assert found["dask-2"] == found["here"]

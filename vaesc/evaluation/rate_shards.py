@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from vaesc.evaluation.dictionaries import PIXELS, Dictionaries, Plan, load_pixel
 from vaesc.evaluation.methods import batches_of
 from vaesc.evaluation.rate import Limits, Take, codecs_of, errors_of
 from vaesc.evaluation.refined import RefinedCodes, open_refined
-from vaesc.shards import Runner, Shard, name_of, parts_folder, spans
+from vaesc.shards import Runner, Shard, held, name_of, parts_folder, spans
 from vaesc.store import file_digest
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ class ByShards:
 
     def _shards(self, limits: Limits, parts: Path) -> Iterator[Shard]:
         from vaesc.datasets.reader import open_dataset
+        from vaesc.models import same_everywhere
 
         refined = self.inputs.get("refined")
         plan = replace(self.plan, relearn=True) if refined else self.plan
@@ -93,7 +93,8 @@ class ByShards:
             "learned_sha256": sha256("".join(map(file_digest, files)).encode()).hexdigest(),
             "limits": {name: found.tolist() for name, found in limits.items()},
         }  # fmt: skip
-        how = {"pixels": str(pixels), "latents": str(latents), "device": self.device}
+        device = same_everywhere(self.device)
+        how = {"pixels": str(pixels), "latents": str(latents), "device": device}
         for i, span in enumerate(spans(open_dataset(self.inputs["dataset"]).n(TEST), ROWS)):
             yield Shard(
                 name=(name := f"evaluate {TEST}/{i}"), function=f"{__name__}:rate_shard",
@@ -154,7 +155,7 @@ class _Subject:
     refined: Mapping[int, SparseVAE] | None
 
 
-@lru_cache(maxsize=1)
+@held
 def _subject(opened: str) -> _Subject:
     """Open, from the JSON of a shard's arguments, what the leading process has in memory."""
     from vaesc.datasets.reader import open_dataset

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 
 from tasks.worker_side import (
     computed_alike,
@@ -75,6 +76,17 @@ def run_shard(shard: dict[str, Any], leader: dict[str, str], batch: str) -> Summ
     return computed_alike(shard, leader, batch)
 
 
+@contextmanager
+def _unkept() -> Iterator[None]:
+    """Let no flow keep its result for being called in a task that keeps its own.
+
+    Prefect asks the task, and would write what :func:`on_workers` returns, nothing, as a record.
+    """
+    context = TaskRunContext.get()
+    with context.model_copy(update={"persist_result": False}) if context else nullcontext():
+        yield
+
+
 class Crew:
     """The workers of one Dask cluster; a runner of shards."""
 
@@ -90,6 +102,9 @@ class Crew:
         """Return the scheduler's address; the first call starts the cluster and checks it."""
         if self._client is None:
             try:
+                import distributed  # noqa: F401 - which sets its loggers to INFO
+
+                logging.getLogger("distributed").setLevel(logging.WARNING)
                 self._address = f"tcp://{self.remote}" if self.remote else self._started()
                 self._client = self._connected()
                 self._check()
@@ -136,7 +151,8 @@ class Crew:
         found: list[R] = []
         token = _BODY.set(lambda: found.append(body()))
         try:
-            on_workers.with_options(task_runner=runner)(name)
+            with _unkept():
+                on_workers.with_options(task_runner=runner)(name)
         finally:
             _BODY.reset(token)
         return found[0]

@@ -22,6 +22,7 @@ SMALL = {
     "generation.binary_epochs": 0, "representation.n_anchors": 64,
     "representation.n_nonzero_coefs": 8, "semi_supervised.n_labels": [100],
     "semi_supervised.n_draws": 1, "semi_supervised.network_draws": 1, "dataset.limit": 400,
+    "semi_supervised.epochs": 1, "compression.n_images": 200,
 }  # fmt: skip
 ALL = [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 

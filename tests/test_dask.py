@@ -217,8 +217,12 @@ def test_what_a_shard_complains_of_arrives_as_its_sentence(project):
 @pytest.mark.long
 def test_a_run_on_workers_makes_the_artifacts_of_a_run_on_threads(project, tmp_path):
     small = ("--set", "refine.epochs=0", "--set", "evaluation.topk_epochs=0")
-    ran = project.run(*small, "--set", "runtime.runner=dask", "--set", "runtime.workers=2")
-    assert set(states(ran).values()) == {"computed"}
+    on_two = ("--set", "runtime.runner=dask", "--set", "runtime.workers=2")
+    done = project.vaesc("run", "--config", str(project.config), "--json", *small, *on_two)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(states(json.loads(done.stdout)).values()) == {"computed"}
+    for noise in ("persisting result", "distributed.nanny"):
+        assert noise not in done.stderr
     server = json.loads((project.home / "prefect" / "server.json").read_text())["url"]
     other = Project(tmp_path / "other", server)
     other.env["PYTHONPATH"] = project.env["PYTHONPATH"]

@@ -75,7 +75,7 @@ learn(dictionary, Path("few-latents"), made("few-dictionary"), seed=0, listener=
 refine(RefineConfig(epochs=1, hidden=(16, 16), channels=(4,)), dictionary, (1, 3), Path("few"),
        made("few-refined"), seed=0, device="cpu", block_size=1024,
        checkpoints=made("checkpoints"), listener=SILENT)
-rate_shards.ROWS = 1024
+rate_shards.ROWS = rate_shards.QUICK_ROWS = 1024
 style.png_of = lambda draw, theme: b""
 comparison = EvaluationConfig(sparsity_levels=(1, 3), topk_epochs=0, elbo_samples=1,
                               iwae_samples=(1,), iwae_images=(10,))

@@ -38,9 +38,10 @@ def test_any_rows_are_those_of_the_array(tmp_path_factory, wanted, window, shard
 
 def test_a_few_rows_of_many_take_little_memory(tmp_path):
     """As those of a test split do, which lie anywhere among the others."""
-    values = np.ones((100_000, 28, 28), np.uint8)
+    draw = np.random.default_rng(0)
+    values = draw.integers(0, 256, (100_000, 28, 28), np.uint8)
     found = opened(tmp_path / "a.zarr", values, chunks=(500, 28, 28), shards=(20_000, 28, 28))
-    rows = np.flatnonzero(np.random.default_rng(0).random(len(values)) < 0.1)
+    rows = np.flatnonzero(draw.random(len(values)) < 0.1)
     found[rows[:10]]
     tracemalloc.start()
     taken = found[rows]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _ANYWAY = 16 * 2**20
 """Bytes an array may claim however few lie on disk; more must be there, if only compressed."""
 
+_WINDOW_BYTES = 32 * 2**20
+"""About so much is read at once of consecutive chunks."""
+
 
 @dataclass(frozen=True)
 class ZarrRows:
@@ -46,14 +49,26 @@ class ZarrRows:
         return dtype
 
     def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]:
-        """Read rows, in increasing order."""
+        """Read rows, in increasing order: each chunk that holds any of them, and no other."""
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        at = 0
         with self.place.reading():
-            first, last = int(rows[0]), int(rows[-1]) + 1
-            # A window is far quicker than a list of rows, unless most of it is not wanted.
-            if last - first <= 2 * len(rows):
-                window: NDArray[Any] = np.asarray(self.array[first:last])
-                return window[rows - first]
-            return np.asarray(self.array.oindex[rows])
+            for piece in self._pieces(rows):
+                window = np.asarray(self.array[int(piece[0]) : int(piece[-1]) + 1])
+                found[at : at + len(piece)] = window[piece - piece[0]]
+                at += len(piece)
+        return found
+
+    def _pieces(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut rows where chunks between them are not wanted, or a window would be large.
+
+        zarr's own reading of a list of rows takes many times their memory.
+        """
+        size = self.array.chunks[0]
+        at_once = max(1, _WINDOW_BYTES // (math.prod(self.array.chunks) * self.dtype.itemsize))
+        chunk = rows // size
+        apart = (np.diff(chunk) > 1) | (np.diff(chunk // at_once) > 0)
+        return np.split(rows, np.flatnonzero(apart) + 1)
 
 
 def is_zarr(path: Path) -> bool:

@@ -48,7 +48,11 @@ def crew(n):
 
 STORY = """
 from registry_homes import images as tiny_images, tiny_model
+from vaesc.config import EvaluationConfig, RefineConfig
 from vaesc.drift.reference import described
+from vaesc.evaluation import evaluate, rate_shards
+from vaesc.refinement.step import refine
+from vaesc.report import style
 from vaesc.scoring import score_images
 
 draw = np.random.default_rng(0)
@@ -62,6 +66,31 @@ model, own = tiny_model(), tiny_images(500, seed=1)
 model.reference = described(model.encode(own), model.score(own))
 np.save("batch.npy", tiny_images(10000, seed=2))
 dictionary = DictionaryConfig(n_atoms=40, n_nonzero_coefs=3, max_epochs=1)
+
+# Of few images, but two shards of them.
+write_dataset(Path("few"), train=images[:800], validation=images[800:1000],
+              test=images[1000:2100])
+extract(Path("few"), Path("small-vae"), made("few-latents"), device="cpu")
+learn(dictionary, Path("few-latents"), made("few-dictionary"), seed=0, listener=SILENT)
+refine(RefineConfig(epochs=1, hidden=(16, 16), channels=(4,)), dictionary, (1, 3), Path("few"),
+       made("few-refined"), seed=0, device="cpu", block_size=1024,
+       checkpoints=made("checkpoints"), listener=SILENT)
+rate_shards.ROWS = rate_shards.QUICK_ROWS = 1024
+style.png_of = lambda draw, theme: b""
+comparison = EvaluationConfig(sparsity_levels=(1, 3), topk_epochs=0, elbo_samples=1,
+                              iwae_samples=(1,), iwae_images=(10,))
+inputs = {"dataset": "few", "vae": "small-vae", "latents": "few-latents",
+          "dictionary": "few-dictionary"}
+
+def evaluated(runner, name):
+    # Without refined models, and with them.
+    found = []
+    for more in ({}, {"refined": "few-refined"}):
+        folder = made(f"{'-'.join(['e', *more])}-{name}")
+        evaluate(comparison, dictionary, {k: Path(v) for k, v in {**inputs, **more}.items()},
+                 folder, seed=0, device="cpu", block_size=8192, listener=SILENT, runner=runner)
+        found.append(digest(folder))
+    return found
 
 def all_digests(runner, name, listener=SILENT):
     extract(Path("dataset"), Path("vae"), made(f"l-{name}"), device="cpu", runner=runner,
@@ -78,10 +107,11 @@ class Killer(Listener):
             self.killed = pids(self.crew)[0]
             os.kill(self.killed, signal.SIGKILL)
 
-found = {"here": all_digests(HERE, "here")}
+found = {"here": all_digests(HERE, "here"), "evaluated-here": evaluated(HERE, "here")}
 for n in (1, 2):
     with crew(n) as these:
         found[f"dask-{n}"] = all_digests(these, f"dask-{n}")
+        found[f"evaluated-dask-{n}"] = evaluated(these, f"dask-{n}")
         if n == 2:
             before = pids(these)
             killer = Killer(these)
@@ -158,11 +188,13 @@ def told(project, program):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_latents_dictionary_and_scores_are_the_same_bytes_from_any_workers(project):
+def test_every_step_that_workers_share_makes_the_same_bytes_from_any_number(project):
     found = told(project, STORY)
     assert found["dask-1"] == found["here"]
     assert found["dask-2"] == found["here"]
     assert found["killed"] == found["here"]
+    assert found["evaluated-dask-1"] == found["evaluated-here"]
+    assert found["evaluated-dask-2"] == found["evaluated-here"]
     assert found["gone"]
     assert found["survivor"]
 

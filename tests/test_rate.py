@@ -101,7 +101,7 @@ class Rows:
     def __len__(self):
         return len(self.samples)
 
-    def batches(self):
+    def batches(self, within=None):
         for i in range(0, len(self.samples), ROWS):
             part = self.samples[i : i + ROWS]
             yield slice(i, i + len(part)), part

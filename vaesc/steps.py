@@ -220,7 +220,7 @@ def _evaluate(
     return evaluate(
         config.evaluation, config.dictionary, inputs, folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
-        checkpoints=checkpoints,
+        checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 

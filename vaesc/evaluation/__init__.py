@@ -17,6 +17,10 @@ sparse-coding their pixels. The answer needs more than two curves:
   (:mod:`vaesc.evaluation.verdict`).
 
 Everything is fitted on the training split and measured on the test split, once.
+
+What takes longest on the test split, codes by descent and errors at equal bits, may be computed by
+many workers (:mod:`vaesc.evaluation.rate_shards`). What is learned or fitted, the bounds (of a
+fixed number of images), the errors at equal k and the figures are this process's.
 """
 
 from __future__ import annotations

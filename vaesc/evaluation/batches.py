@@ -43,11 +43,16 @@ class Split:
     def __len__(self) -> int:
         return self.dataset.n(self.name)
 
-    def batches(self) -> Iterator[tuple[slice, Floats]]:
-        """Yield (rows, images as float32 in [0, 1] of shape (m, n_pixels))."""
+    def batches(self, within: slice | None = None) -> Iterator[tuple[slice, Floats]]:
+        """Yield (rows, images as float32 in [0, 1] of shape (m, n_pixels)).
+
+        Args:
+            within: Rows of whole batches; default: all.
+        """
         step = max(1, self.block_size // ROWS) * ROWS
-        for start in range(0, len(self), step):
-            rows = slice(start, min(start + step, len(self)))
+        first, last, _ = (within or slice(None)).indices(len(self))
+        for start in range(first, last, step):
+            rows = slice(start, min(start + step, last))
             block = self.dataset.floats(self.name, rows).reshape(rows.stop - start, -1)
             for first in range(0, len(block), ROWS):
                 part = block[first : first + ROWS]

@@ -117,6 +117,10 @@ class DescendedPixels:
                 self._kept.put(keys[k], codes)
         return kept
 
+    def keep(self, split: str, start: int, k: int, codes: csr_array) -> None:
+        """Take the codes of a batch that were made elsewhere; `start` is its first row."""
+        self._kept.put((split, start, k), codes)
+
 
 def descended_method(rival: DescendedPixels) -> Method:
     """Return the rival of :class:`DescendedPixels`."""

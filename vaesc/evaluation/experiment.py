@@ -32,10 +32,12 @@ from vaesc.evaluation.fitting import fit_methods
 from vaesc.evaluation.methods import Method
 from vaesc.evaluation.partial import parts_of
 from vaesc.evaluation.passes import Passes
-from vaesc.evaluation.rate import Codec, codecs_of, measure_rates
+from vaesc.evaluation.rate import Codec, OnTest, Rates, codecs_of, measure_rates
 from vaesc.evaluation.rate_results import RateErrors, assemble_rates
+from vaesc.evaluation.rate_shards import ByShards
 from vaesc.evaluation.refined import RefinedCodes, open_refined
 from vaesc.progress import Listener
+from vaesc.shards import HERE, Runner
 
 
 def evaluate(
@@ -49,6 +51,7 @@ def evaluate(
     block_size: int,
     listener: Listener,
     checkpoints: Path | None = None,
+    runner: Runner = HERE,
 ) -> dict[str, Any]:
     """Compare all methods on the test split, at equal k and K.
 
@@ -71,6 +74,8 @@ def evaluate(
         listener: Hears of progress and of the epochs of every dictionary.
         checkpoints: Keeps what was learned of each dictionary: a killed run's successor goes on
             from there; to be deleted by the caller once what was written is safe. Default: none.
+        runner: Who codes by descent and measures at equal bits; no part of the result. All else,
+            what is learned above all, is computed in this process.
 
     Returns:
         Summary: ``n_test``, ``metrics``, ``verdict`` (a sentence) and ``crossover``.
@@ -83,7 +88,7 @@ def evaluate(
     with one_thread():
         return _evaluate(
             config, dictionary_config, inputs, folder, seed=seed, device=device,
-            block_size=block_size, listener=listener, checkpoints=checkpoints,
+            block_size=block_size, listener=listener, checkpoints=checkpoints, runner=runner,
         )  # fmt: skip
 
 
@@ -97,7 +102,8 @@ def _evaluate(
     device: str,
     block_size: int,
     listener: Listener,
-    checkpoints: Path | None = None,
+    checkpoints: Path | None,
+    runner: Runner,
 ) -> dict[str, Any]:
     subject = _open(inputs, device)
     plan = plan_of(config, dictionary_config)
@@ -125,13 +131,21 @@ def _evaluate(
             config, subject.model, splits, subject.latents, learned, shuffled, folder,
             seed=seed, on_rows=heard.add, refined=refined, rival=rival,
         )  # fmt: skip
+        on_test = None
+        if runner is not HERE:
+            on_test = ByShards(
+                runner=runner, inputs=inputs, learned=learned, plan=plan, refined=refined,
+                rival=rival, folder=folder, device=device, checkpoints=checkpoints,
+            )  # fmt: skip
+        codecs = codecs_of(subject.model, learned, refined, rival)
+        rates = _rates(subject, splits, learned, codecs, folder, heard, on_test)
         measured, written = _compare(
             subject, splits, plan, learned, methods, folder, seed=seed, heard=heard
         )
-        codecs = codecs_of(subject.model, learned, refined, rival)
-        written["rate"] = _rates(
-            subject, splits, learned, codecs, methods, written, folder, seed=seed, heard=heard
-        )
+    written["rate"] = assemble_rates(
+        rates, written["levels"], methods, written["n_train"] + written["n_test"],
+        claimant=written["claimant"], seed=derive_seed(seed, "evaluate/rate-bootstrap"),
+    )  # fmt: skip
     written["metrics"] |= model_metrics(
         config, subject, measured, seed=seed, block_size=block_size
     )
@@ -204,22 +218,16 @@ def _rates(
     splits: Mapping[str, Split],
     learned: Dictionaries,
     codecs: list[Codec],
-    methods: list[Method],
-    written: Mapping[str, Any],
     folder: Path,
-    *,
-    seed: int,
     heard: Passes,
-) -> dict[str, Any]:
-    """Measure the methods the claim is on once more, at equal bits."""
-    with RateErrors(folder, written["claimant"]) as record:
-        rates = measure_rates(
-            codecs, splits, subject.latents, learned, on_rows=heard.measured, record=record
-        )
-    return assemble_rates(
-        rates, written["levels"], methods, written["n_train"] + written["n_test"],
-        claimant=written["claimant"], seed=derive_seed(seed, "evaluate/rate-bootstrap"),
-    )  # fmt: skip
+    on_test: OnTest | None,
+) -> dict[str, Rates]:
+    """Measure the methods the claim is on at equal bits."""
+    with RateErrors(folder, "refined" if subject.refined else "article") as record:
+        return measure_rates(
+            codecs, splits, subject.latents, learned, on_rows=heard.measured, record=record,
+            on_test=on_test,
+        )  # fmt: skip
 
 
 def _draw(

@@ -61,10 +61,20 @@ class Method:
 
 
 def batches_of(
-    split: Split, latents: LatentStore, dictionaries: Mapping[int, LatentDictionary]
+    split: Split,
+    latents: LatentStore,
+    dictionaries: Mapping[int, LatentDictionary],
+    within: slice | None = None,
 ) -> Iterator[Batch]:
-    """Yield the batches of a split, each with its latents and their codes at every level."""
-    for rows, images in split.batches():
+    """Yield the batches of a split, each with its latents and their codes at every level.
+
+    Args:
+        split: Images.
+        latents: Latents of every split.
+        dictionaries: Sparsity level -> dictionary of latents.
+        within: Rows of whole batches; default: all.
+    """
+    for rows, images in split.batches(within):
         z = latents.latents(split.name, rows)
         yield Batch(rows, images, z, code_levels(dictionaries, z), split.name)
 

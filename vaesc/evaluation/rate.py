@@ -154,6 +154,14 @@ class Record(Protocol):
         """Hear of consecutive test images, shape (m, levels, bits)."""
 
 
+Limits = Mapping[str, NDArray[np.float64]]
+"""Codec -> range of its quantiser at each level and number of bits, shape (m, q)."""
+Take = Callable[[slice, Mapping[str, Floats]], None]
+"""Hears of consecutive test images: by codec the errors of each, shape (rows, m, q)."""
+OnTest = Callable[[Limits, Take], None]
+"""Measures all test images, in order, elsewhere perhaps."""
+
+
 def measure_rates(
     codecs: list[Codec],
     splits: Mapping[str, Split],
@@ -162,6 +170,7 @@ def measure_rates(
     *,
     on_rows: Callable[[int], None],
     record: Record | None = None,
+    on_test: OnTest | None = None,
 ) -> dict[str, Rates]:
     """Quantise, decode and measure every codec at every level and number of bits.
 
@@ -174,6 +183,7 @@ def measure_rates(
         learned: Gives the latents' codes.
         on_rows: Hears how many more images of ``validation`` and ``test`` are done.
         record: Hears each test image's errors, of which only a pool may be returned.
+        on_test: Measures the test split (:mod:`vaesc.evaluation.rate_shards`); default: here.
     """
     candidates = _candidates(codecs, splits["train"], latents, learned)
     limits: dict[str, NDArray[np.float64]] = {}
@@ -192,18 +202,29 @@ def measure_rates(
     if record:
         record.begin(rates, len(test))
     pools = {c.name: Pool(len(test), rates[c.name].bits.size) for c in codecs}
-    for batch in batches_of(test, latents, learned.latents):
-        for codec in codecs:
-            errors = _errors(codec, codec.code(batch), batch, limits[codec.name])
-            for column, values in enumerate(errors.reshape(len(errors), -1).T):
-                pools[codec.name].add(batch.rows, column, values)
+
+    def here(limits: Limits, take: Take) -> None:
+        for batch in batches_of(test, latents, learned.latents):
+            take(batch.rows, errors_of(codecs, batch, limits))
+
+    def take(rows: slice, errors: Mapping[str, Floats]) -> None:
+        for name, values in errors.items():
+            for column, each in enumerate(values.reshape(len(values), -1).T):
+                pools[name].add(rows, column, each)
             if record:
-                record.add(codec.name, batch.rows, errors)
-        on_rows(len(batch.images))
+                record.add(name, rows, values)
+        on_rows(rows.stop - rows.start)
+
+    (on_test or here)(limits, take)
     return {
         name: replace(r, errors=pools[name].rows().reshape(-1, *r.bits.shape))
         for name, r in rates.items()
     }
+
+
+def errors_of(codecs: list[Codec], batch: Batch, limits: Limits) -> dict[str, Floats]:
+    """Return by codec each image's squared error at every level and number of bits."""
+    return {c.name: _errors(c, c.code(batch), batch, limits[c.name]) for c in codecs}
 
 
 def _costs(codec: Codec, validation: list[Floats]) -> Rates:

@@ -45,6 +45,10 @@ class RefinedCodes:
                 self._kept.put(key, codes)
         return codes
 
+    def keep(self, split: str, start: int, k: int, codes: csr_array) -> None:
+        """Take the codes of a batch that were made elsewhere; `start` is its first row."""
+        self._kept.put((split, start, k), codes)
+
 
 def open_refined(
     dataset_folder: Path, folder: Path, *, device: str = "auto"

@@ -47,6 +47,8 @@ IMAGE_WINDOWS = 3
 SAMPLE_WINDOWS = 4
 """Latents as read, scaled, in the order of a pass, and their products with the atoms; each of
 :data:`vaesc.windows.WINDOW_BYTES`."""
+_ROW_BYTES = 40
+"""Of an image while splits are chosen: row numbers, places, label."""
 _CPUS = 2
 """Cores of a run that is one process."""
 _QUANTUM = 256 << 20
@@ -107,7 +109,7 @@ def requests_for(
     """
     n, shape = _images_of(config, n_images, shape)
     processes, cpus = _processes_and_cpus(config.runtime)
-    held = max(step(config, n, shape) for step in (_train, _extract, _learn, _evaluate))
+    held = max(step(config, n, shape) for step in (_ingest, _train, _extract, _learn, _evaluate))
     held += _applications(config, n, shape)
     needed = processes * (PROCESS_BYTES + held) * (1 + HEADROOM)
     gpu = config.runtime.device.startswith("cuda")
@@ -175,6 +177,12 @@ def _network(
     # A stage of convolutions works on no more than the picture's own size.
     units = 2 * sum(widths) + 2 * (pixels // colours) * sum(channels)
     return weights * _FLOAT, units * _FLOAT
+
+
+def _ingest(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
+    """Return what choosing splits takes, the one thing that grows with n without end."""
+    rows = min(n, config.runtime.block_size) * _stored(config, shape) * 3
+    return rows + (_ROW_BYTES * n if math.isfinite(n) else 0)
 
 
 def _extract(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:

@@ -54,7 +54,7 @@ claim: $(READY) ## test the article's claim over three seeds: make claim [PRESET
 	$(BIN)/vaesc claim --preset $(PRESET) $(ARGS)
 
 test: $(DEV) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(DEV) ## run the tests that take minutes and are no part of `make test`
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)

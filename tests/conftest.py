@@ -24,7 +24,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 def pytest_collection_modifyitems(items):
-    """Put files with long tests first: quick ones fill up what is left of two processes' time."""
+    """Put files with long tests first: quick ones fill up what is left of the processes' time."""
     long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
     items.sort(key=lambda item: item.path not in long)
 

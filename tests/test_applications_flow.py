@@ -65,6 +65,7 @@ def test_nothing_is_computed_twice_and_the_report_is_the_same(project, first):
     assert again["model"]["version"] == first["model"]["version"]
 
 
+@pytest.mark.long
 def test_a_setting_of_one_application_concerns_no_other(project, first):
     again = states(project.run(*ALL, "--set", "anomaly.false_alarm_rate=0.1"))
     assert again.pop("anomaly") == "computed"

@@ -59,6 +59,7 @@ def test_ratios_are_those_of_the_seeds_mean_errors(first):
             assert c["by_seed"][seed] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_seed_gives_the_bytes_it_gives_alone(project, first, tmp_path):
     """Another home, no other seed beside it, as many threads as there are: the same artifacts."""
     other = Project(tmp_path / "other", json.loads(server_file(project).read_text())["url"])

@@ -347,6 +347,7 @@ def test_a_run_killed_while_training_goes_on_to_the_same_bytes(project, first, s
     assert not list(killed.home.glob("checkpoints/*/*"))
 
 
+@pytest.mark.long
 def test_another_seed_gives_other_weights(project, first):
     other = project.run("--set", "seed=1")
     assert set(states(other).values()) == {"computed"}

@@ -97,7 +97,8 @@ def _apart(part: str, options: argparse.Namespace) -> tuple[Any, int]:
         figures = json.loads(lines[-1])
     except (IndexError, ValueError):
         return {"failed": f"exit code {done.returncode}"}, done.returncode or 1
-    return figures.get(part, figures), done.returncode
+    inner = figures.get(part)  # some put all they found under their name
+    return inner if isinstance(inner, dict) else figures, done.returncode
 
 
 def sizes(most: int) -> list[int]:

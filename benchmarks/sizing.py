@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,8 @@ def _one_step(options: argparse.Namespace) -> dict[str, Any]:
 
     images = options.folder / "images.zarr"
     config = load_config("arrays", assignments=[f"dataset.path={images}", *options.set])
-    level = config.dictionary.n_nonzero_coefs
-    config = load_config(
-        "arrays",
-        assignments=[
-            f"dataset.path={images}", *options.set, f"evaluation.sparsity_levels=[{level}]"
-        ],
-    )  # fmt: skip
+    levels = (config.dictionary.n_nonzero_coefs,)
+    config = replace(config, evaluation=replace(config.evaluation, sparsity_levels=levels))
     store, started = Store(options.folder / "store"), time.perf_counter()
     records: dict[str, Record | str] = {"source": fingerprint(config.dataset)}
     hashed = time.perf_counter() - started

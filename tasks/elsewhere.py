@@ -17,11 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.server import answers, configured, refuses
+from vaesc.bucket_errors import ENDPOINTS
 from vaesc.errors import ConfigError
 from vaesc.registry.failures import shown
+from vaesc.remote import STORE
 
 _ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-_SAME = ("VAESC_STORE", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_SAME = (STORE, *ENDPOINTS)
 """Where the store is."""
 _LOGINS = (
     "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "MLFLOW_TRACKING_USERNAME",
@@ -60,6 +62,8 @@ def require_api(address: str, runner: str) -> None:
 def require_same(address: str, runner: str) -> None:
     """Refuse workers whose pipelines would have other servers or another store than this one.
 
+    That they can reach Prefect's API at all is known by then, see :func:`require_api`.
+
     Args:
         address: The scheduler's.
         runner: The setting, for the sentence.
@@ -67,7 +71,6 @@ def require_same(address: str, runner: str) -> None:
     Raises:
         ConfigError: There is one.
     """
-    require_api(address, runner)
     own = facts(handed_on().get("PREFECT_API_URL"))
     for worker, theirs in sorted(_asked(address, facts, own["api"]).items()):
         if found := unlike(own, theirs):

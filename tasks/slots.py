@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vaesc import cgroup
 from vaesc.config import RuntimeConfig
-from vaesc.sparse._blocks import resolve_threads
+from vaesc.sparse._blocks import allowed_cores, resolve_threads
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
@@ -30,9 +30,8 @@ def at_once(runtime: RuntimeConfig, n: int) -> int:
 
 def cores() -> int:
     """Return how many cores this process may use, by its affinity and its control groups."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = cgroup.cores()
-    return max(1, min(allowed or 1, math.ceil(quota) if quota else allowed or 1))
+    allowed, quota = allowed_cores(), cgroup.cores()
+    return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
 
 class Gpus:

@@ -123,3 +123,23 @@ def both_pages(project):
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+
+
+def processes(marker):
+    """Return the process ids whose command line holds `marker`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if marker.encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

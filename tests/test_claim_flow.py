@@ -5,11 +5,10 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from project import STEPS, Project, artifacts, stop_server
+from project import STEPS, Project, artifacts, processes, stop_server, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
 
@@ -143,23 +142,3 @@ def test_a_terminated_claim_takes_its_seeds_with_it(project, first):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
     wait_until(lambda: not processes(marker))
-
-
-def processes(marker):
-    """Return the process ids whose command line holds `marker`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if marker.encode() in words:
-            found.append(int(path.parent.name))
-    return found
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import Project, states, stop_server
+from project import Project, states, stop_server, wait_until
 
 from benchmarks.ranks import ranks_below
 from vaesc.store import read_artifact
@@ -55,16 +55,9 @@ def test_ranks_end_with_the_run_that_is_terminated(project):
          "--set", "training.epochs=4321", "--set", "training.patience=0"],
         env=project.env, cwd=project.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_until(lambda: len(ranks_below(process.pid)) == 3)
+    wait_until(lambda: len(ranks_below(process.pid)) == 3, 180)
     ranks = ranks_below(process.pid)
     time.sleep(5)  # until they train
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks))
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), 180)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from project import Project, artifacts, stop_server
+from project import Project, artifacts, processes, stop_server, wait_until
 
 from tasks import elsewhere, runs, slots
 from tasks.children import free_port
@@ -212,13 +212,6 @@ def test_a_pipeline_ends_once_its_client_is_gone(tmp_path, monkeypatch):
         wait_until(lambda: not process.exists())
 
 
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def project(tmp_path):
     project = Project(tmp_path / "home")
@@ -300,16 +293,3 @@ def test_a_sweep_that_is_given_up_ends_its_pipelines_on_workers_elsewhere(cluste
     sweep.send_signal(way)
     sweep.wait(60)
     wait_until(lambda: not processes(marker))
-
-
-def processes(marker):
-    """Return the process ids whose command line holds `marker`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if marker.encode() in words:
-            found.append(int(path.parent.name))
-    return found

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from vaesc.errors import ConfigError, StoreError
 
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Environment variables that may name the server, the first one set counts."""
 _SERVER = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _METADATA = re.compile(r"169\.254\.|/latest/(api/token|meta-data)|Instance metadata")
 """Where the client asks for credentials if it was given none: the machine's, if it is Amazon's."""
@@ -35,7 +36,7 @@ def endpoint() -> str | None:
     Raises:
         ConfigError: It is no URL of a server, or holds credentials.
     """
-    name = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    name = next((name for name in ENDPOINTS if os.environ.get(name)), None)
     if name is None:
         return None
     url = os.environ[name]

@@ -12,7 +12,7 @@ as a whole, as an array would be. This is the order in which training passes ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -110,13 +110,26 @@ def dealt(X: Rows, rng: np.random.Generator, page: int | None = None) -> list[li
         page: Rows of a page; default: :data:`PAGE`.
     """
     page = page or PAGE
-    n, size = X.shape[0], rows_per_window(X, page) // page
+    return deal(X.shape[0], page, rows_per_window(X, page) // page, rng.permutation)
+
+
+def deal(
+    n: int, page: int, size: int, permuted: Callable[[int], Iterable[Any]]
+) -> list[list[slice]]:
+    """Cut n samples into pages, and deal these into windows.
+
+    Args:
+        n: Number of samples.
+        page: Rows of a page.
+        size: Pages of a window.
+        permuted: Returns a random permutation of so many; not called for a single window.
+    """
     pages = [slice(i, min(i + page, n)) for i in range(0, n, page)]
     if len(pages) <= size:
         return [pages]
     # The short page comes last, so that every batch but the pass's last is whole.
     whole = n // page
-    pages = [pages[i] for i in rng.permutation(whole)] + pages[whole:]
+    pages = [pages[i] for i in permuted(whole)] + pages[whole:]
     return [pages[i : i + size] for i in range(0, len(pages), size)]
 
 

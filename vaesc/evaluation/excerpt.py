@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class Excerpt:
     most: int = MOST
 
     def __len__(self) -> int:
-        return sum(rows.stop - rows.start for rows in self._parts())
+        return sum(rows.stop - rows.start for rows in self._parts)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -39,7 +40,7 @@ class Excerpt:
             yield from self.split.batches()
             return
         at = 0
-        for rows in self._parts():
+        for rows in self._parts:
             images = self.split.dataset.floats(self.split.name, rows)
             yield slice(at, at + len(images)), images.reshape(len(images), -1)
             at += len(images)
@@ -47,7 +48,7 @@ class Excerpt:
     def labels(self) -> NDArray[np.int64] | None:
         """Return the labels, shape (n,), or None if there are none."""
         name, parts = self.split.name, list[NDArray[np.int64]]()
-        for rows in self._parts():
+        for rows in self._parts:
             labels = self.split.dataset.labels(name, rows)
             if labels is None:
                 return None
@@ -56,12 +57,13 @@ class Excerpt:
 
     def row_of(self, row: int) -> int:
         """Return where a row lies in the split."""
-        return int(self._parts()[row // ROWS].start) + row % ROWS
+        return int(self._parts[row // ROWS].start) + row % ROWS
 
     def pick(self, rows: list[int]) -> Floats:
         """Return single images by row of the excerpt, shape (len(rows), n_pixels)."""
         return self.split.pick([self.row_of(row) for row in rows])
 
+    @cached_property
     def _parts(self) -> list[slice]:
         n, most = len(self.split), max(1, self.most // ROWS)
         starts: Any = range(0, n, ROWS)

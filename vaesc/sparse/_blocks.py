@@ -14,6 +14,12 @@ AMORTISED_ROWS = 4096
 """Samples that a network codes at once."""
 
 
+def allowed_cores() -> int:
+    """Number of cores that this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return allowed or os.cpu_count() or 1
+
+
 def resolve_threads(n_threads: int | None) -> int:
     """Number of threads to use: the cores this process may run on, unless told otherwise.
 
@@ -24,8 +30,7 @@ def resolve_threads(n_threads: int | None) -> int:
         ValueError: `n_threads` is below 1.
     """
     if n_threads is None:
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        cores = allowed or os.cpu_count() or 1
+        cores = allowed_cores()
         limit = os.environ.get("OMP_NUM_THREADS", "")
         return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
     if n_threads < 1:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vaesc.training.determinism import stream
+from vaesc.windows import deal
 
 WINDOW_BYTES = 2**28
 """Images permuted together; as uint8 of 28x28, 342,392 of them."""
@@ -64,15 +65,12 @@ class Order:
 
     def windows(self, epoch: int) -> list[list[slice]]:
         """Return the pages of each window of an epoch."""
-        pages = [slice(i, min(i + self._page, self.n)) for i in range(0, self.n, self._page)]
-        if len(pages) <= self._pages_per_window:
-            return [pages]
-        # The short page comes last, so that every batch but the epoch's last is whole.
-        n_whole = self.n // self._page
-        generator = stream(self.seed, f"train/order/{epoch}/pages")
-        pages = [pages[i] for i in torch.randperm(n_whole, generator=generator)] + pages[n_whole:]
-        size = self._pages_per_window
-        return [pages[i : i + size] for i in range(0, len(pages), size)]
+
+        def permuted(n: int) -> Tensor:
+            generator = stream(self.seed, f"train/order/{epoch}/pages")
+            return torch.randperm(n, generator=generator)
+
+        return deal(self.n, self._page, self._pages_per_window, permuted)
 
     def window(self, epoch: int, pages: list[slice], number: int) -> Window:
         """Return one window of an epoch with its images permuted."""

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,7 @@ _MOST_FOR_WORKERS = 1_000_000
 _BLOCK_SIZE = 1024
 """Images of a block: many enough for the smallest number of images to occupy every thread."""
 _LONG = 1_000_000
-"""So many images take long enough to be timed once; the best of three times counts for fewer."""
+"""So many take long enough to be timed once; of fewer, the best of three in one process counts."""
 MOST_MB = 1500
 MOST_APART = 0.1
 """By which rates per CPU second may lie apart, as a fraction of the slowest."""
@@ -112,17 +111,11 @@ def sizes(most: int) -> list[int]:
 
 
 def _row(n: int, model: Path, preset: str, folder: Path) -> dict[str, Any]:
-    started = time.perf_counter()
-    synthesise(preset, n, folder / "images.zarr")
-    made = time.perf_counter() - started
-    tries = []
-    for _ in range(1 if n >= _LONG else 3):
-        tries.append(score_apart(model, folder, block_size=_BLOCK_SIZE))
-        for name in ("scores", "warm", "warm.zarr"):
-            shutil.rmtree(folder / name)
-    shutil.rmtree(folder / "images.zarr")
-    found = max(tries, key=lambda each: float(each["images_per_cpu_second"]))
-    found["peak_rss_mb"] = max(each["peak_rss_mb"] for each in tries)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        apart, started = Path(name), time.perf_counter()
+        synthesise(preset, n, apart / "images.zarr")
+        made = time.perf_counter() - started
+        found = score_apart(model, apart, block_size=_BLOCK_SIZE, tries=1 if n >= _LONG else 3)
     row = {
         "images": n,
         **{name: found[name] for name in (

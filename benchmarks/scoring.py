@@ -19,13 +19,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.models import KINDS, briefly, make_model
 from benchmarks.streaming import _status
+from vaesc.progress import Listener
+
+if TYPE_CHECKING:
+    from vaesc.bundle import SparseVAE
 
 _BLOCK = 20_000
 _WARM = 2000
@@ -43,6 +47,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a saved model, instead of training one")
     parser.add_argument("--block-size", type=int, default=8192)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--tries", type=int, default=1, help="how often; the fastest counts")
     parser.add_argument("--folder", type=Path, help="where to put the files for the while")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -59,7 +64,7 @@ def main() -> int:
               f"{made - trained:.0f} s")  # fmt: skip
         found = score_apart(
             model, folder, kind=options.kind, block_size=options.block_size,
-            workers=options.workers,
+            workers=options.workers, tries=options.tries,
         )  # fmt: skip
     print(f"{found['images_per_second']:,.0f} images/s, peak {found['peak_rss_mb']:,.0f} MB")
     print(found["drift"]["reason"])
@@ -108,11 +113,15 @@ def score_apart(
     kind: str = "article",
     block_size: int = 8192,
     workers: int | None = None,
+    tries: int = 1,
 ) -> dict[str, Any]:
-    """Score ``images.zarr`` of `folder` in a process of its own, and return what it took."""
+    """Score ``images.zarr`` of `folder` in a process of its own, and return what it took.
+
+    Of several `tries` the one of the least CPU time counts; memory is the largest of all.
+    """
     command = [
         sys.executable, "-m", "benchmarks.scoring", "--score", folder, "--model", model,
-        "--block-size", str(block_size), "--kind", kind,
+        "--block-size", str(block_size), "--kind", kind, "--tries", str(tries),
     ]  # fmt: skip
     command += ["--workers", str(workers)] if workers else []
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -120,55 +129,73 @@ def score_apart(
     return answer
 
 
+class _Ear(Listener):
+    """Notes memory as images are done, and both clocks at the last."""
+
+    def __init__(self) -> None:
+        self.memory = list[float]()
+        self.clocks = (0.0, 0.0)
+
+    def progress(self, done: float, total: float, **figures: float) -> None:
+        self.memory.append(_status("VmRSS"))
+        self.clocks = _clocks()
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
 def _score(options: argparse.Namespace) -> dict[str, Any]:
     """Score what lies in the folder, noting how memory grows."""
     import zarr
 
     from vaesc.bundle import SparseVAE
-    from vaesc.progress import Listener
     from vaesc.scoring import score_images
 
-    class Ear(Listener):
-        def __init__(self) -> None:
-            self.memory = list[float]()
-            self.clocks = (0.0, 0.0)
-
-        def progress(self, done: float, total: float, **figures: float) -> None:
-            self.memory.append(_status("VmRSS"))
-            self.clocks = (time.perf_counter(), time.process_time())
-
-    ear, model = Ear(), SparseVAE.load(options.model, "cpu")
-    images = zarr.open_array(str(options.score / "images.zarr"), mode="r")
+    model, folder = SparseVAE.load(options.model, "cpu"), options.score
+    images = zarr.open_array(str(folder / "images.zarr"), mode="r")
     # What is loaded, compiled and decoded at the first image only is no part of the rate.
-    few = options.score / "warm.zarr"
-    zarr.save_array(str(few), np.asarray(images[:_WARM]))
-    score_images(model, few, options.score / "warm", block_size=options.block_size)
-    before, started = _status("VmRSS"), time.perf_counter()
-    cpu = time.process_time()
-    summary = score_images(
-        model, options.score / "images.zarr", options.score / "scores",
-        block_size=options.block_size, workers=options.workers, listener=ear,
-    )  # fmt: skip
-    whole = time.perf_counter() - started
-    # Until the last image is done: what follows, the thresholds of drift, does not grow with n.
-    seconds, cpu = ear.clocks[0] - started, ear.clocks[1] - cpu
-    half = len(ear.memory) // 2
-    halves = ear.memory[:half], ear.memory[half:]
-    files = [p for p in (options.score / "scores").rglob("*") if p.is_file()]
+    zarr.save_array(str(folder / "warm.zarr"), np.asarray(images[:_WARM]))
+    score_images(model, folder / "warm.zarr", folder / "warm", block_size=options.block_size)
+    before, tries = _status("VmRSS"), []
+    for i in range(options.tries):
+        tries.append(_one_score(model, folder, folder / f"scores{i}", options))
     return {
         "kind": options.kind,
-        "images": summary["n_images"],
-        "seconds": round(whole, 1),
-        "images_per_second": round(summary["n_images"] / seconds, 1),
-        "images_per_cpu_second": round(summary["n_images"] / cpu, 1),
+        **min(tries, key=lambda each: float(each["cpu_seconds"])),
         "peak_rss_mb": round(_status("VmHWM"), 1),
         "rss_before_mb": round(before, 1),
+    }
+
+
+def _one_score(
+    model: SparseVAE, folder: Path, out: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    from vaesc.scoring import score_images
+
+    ear, started = _Ear(), _clocks()
+    summary = score_images(
+        model, folder / "images.zarr", out,
+        block_size=options.block_size, workers=options.workers, listener=ear,
+    )  # fmt: skip
+    whole = time.perf_counter() - started[0]
+    # Until the last image is done: what follows, the thresholds of drift, does not grow with n.
+    seconds, cpu = (ear.clocks[i] - started[i] for i in (0, 1))
+    half = len(ear.memory) // 2
+    halves = ear.memory[:half], ear.memory[half:]
+    files = [p for p in out.rglob("*") if p.is_file()]
+    return {
+        "images": summary["n_images"],
+        "seconds": round(whole, 1),
+        "cpu_seconds": round(cpu, 3),
+        "images_per_second": round(summary["n_images"] / seconds, 1),
+        "images_per_cpu_second": round(summary["n_images"] / cpu, 1),
         "largest_rss_mb_by_half": [max(m, default=0) for m in halves],
         "mb_written": round(sum(f.stat().st_size for f in files) / 1e6, 1),
         "mse": summary["mse"],
         "l0": summary["l0"],
         "drift": summary["drift"],
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -281,7 +281,8 @@ def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
         "evaluate": ("evaluation", "dictionary"),
         "register": ("registry",),
     }.get(step, (step, "dictionary"))  # fmt: skip
-    return {k: v for k, v in flat_settings(config) if k == "seed" or k.split(".")[0] in sections}
+    sections = ("seed", "window_mib", *sections)
+    return {k: v for k, v in flat_settings(config) if k.split(".")[0] in sections}
 
 
 def status_of(error: BaseException) -> str:

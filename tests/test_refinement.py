@@ -12,6 +12,7 @@ from imagesets import write_digits
 
 from vaesc.bundle import SparseVAE
 from vaesc.config import DictionaryConfig, RefineConfig
+from vaesc.datasets.reader import open_dataset
 from vaesc.errors import ConfigError, TrainingError
 from vaesc.evaluation.batches import Split
 from vaesc.evaluation.dictionaries import Plan, load_pixels
@@ -25,17 +26,19 @@ from vaesc.refinement.network import linear_vae, span
 from vaesc.refinement.projection import project, supports
 from vaesc.training.determinism import stream
 from vaesc.training.health import DivergedError
+from vaesc.training.resident import ResidentBatches
+from vaesc.training.streamed import StreamedBatches, open_batches
 
 DICTIONARY = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=4, batch_size=128)
 REFINE = RefineConfig(epochs=6, batch_size=64, hidden=(64, 64), channels=(8,))
 LEVELS = (1, 4, 40)
 
 
-def run(dataset, folder, config=REFINE, seed=0):
+def run(dataset, folder, config=REFINE, seed=0, levels=LEVELS, **how):
     folder.mkdir()
     summary = refine(
-        config, DICTIONARY, LEVELS, dataset, folder, seed=seed, device="cpu", block_size=512,
-        checkpoints=folder.with_suffix(".checkpoints"), listener=SILENT,
+        config, DICTIONARY, levels, dataset, folder, seed=seed, device="cpu", block_size=512,
+        checkpoints=folder.with_suffix(".checkpoints"), listener=SILENT, **how,
     )  # fmt: skip
     return summary["metrics"]
 
@@ -142,8 +145,6 @@ def test_validation_error_never_rises_above_the_start_and_falls_where_there_is_r
 def test_the_saved_models_have_the_validation_error_that_was_reported(dataset, refined):
     folder, metrics = refined
     models = open_refined(dataset, folder)
-    from vaesc.datasets.reader import open_dataset
-
     images = open_dataset(dataset).floats("validation", slice(None))
     for k, model in models.items():
         mse = float(np.square(model.unit_reconstructions(images) - images).mean())
@@ -158,8 +159,6 @@ def test_levels_beyond_the_atoms_share_the_last_model(dataset, refined):
 
 
 def test_the_pixel_dictionaries_it_started_from_are_read_back(dataset, refined):
-    from vaesc.datasets.reader import open_dataset
-
     plan = Plan(own=3, levels=(1, 3, 4, 40), relearn=True)
     pixels = load_pixels(plan, refined[0])
     assert pixels is not None
@@ -190,6 +189,35 @@ def test_equal_seeds_write_equal_bytes(dataset, tmp_path):
     assert len(same) == len(files)
     history = json.loads((tmp_path / "a/history.json").read_text())
     assert len(history) == 2
+
+
+def test_images_beyond_a_window_are_refined_with_from_disk_to_the_same_bytes(
+    dataset, refined, tmp_path, monkeypatch
+):
+    """Whether they could all be held changes no byte; the window does, and little else."""
+    monkeypatch.setattr("vaesc.training.order._PAGE", 128)
+    monkeypatch.setattr("vaesc.windows.PAGE", 128)
+    found, kinds = {}, []
+
+    def opened(*args, **kwargs):
+        batches = open_batches(*args, **kwargs)
+        kinds.append((type(batches), len(batches.order.windows(1)) > 1))
+        return batches
+
+    monkeypatch.setattr("vaesc.refinement.step.open_batches", opened)
+    for name, held in (("held", 100), ("streamed", 1)):
+        monkeypatch.setattr("vaesc.training.streamed.IMAGE_WINDOWS", held)
+        found[name] = run(
+            dataset, tmp_path / name, levels=(4,), window_bytes=2 * 128 * 8 * 8 * 4
+        )  # fmt: skip
+    assert kinds == [(ResidentBatches, True)] * 2 + [(StreamedBatches, True)] * 2
+    assert found["held"] == found["streamed"]
+    same = filecmp.dircmp(tmp_path / "held" / "k4", tmp_path / "streamed" / "k4")
+    assert same.same_files
+    assert not same.diff_files
+    error, whole = (f["validation/refined_mse_k4"] for f in (found["streamed"], refined[1]))
+    assert error != whole
+    assert error == pytest.approx(whole, rel=0.1)
 
 
 def test_a_killed_refinement_keeps_its_finished_levels(dataset, tmp_path, monkeypatch):
@@ -271,9 +299,10 @@ def test_a_loss_that_is_no_number_sends_a_level_back(dataset, tmp_path, monkeypa
     """After a rollback in its first epoch a level is one of a tenth of the learning rate."""
     quick = RefineConfig(epochs=2, batch_size=64, hidden=(16, 16), channels=(4,))
     genuine, struck = Refinement._step, []
+    n = open_dataset(dataset).n("train")
 
     def step(self, x, optimiser, at):
-        last = at[1] == 10 if where == "latents" else at[1] == len(self_rows(self)) - 1
+        last = at[1] == (10 if where == "latents" else n // 64 - 1)
         if self.k == 4 and last and not struck:
             struck.append(at)
             with torch.no_grad():
@@ -281,9 +310,6 @@ def test_a_loss_that_is_no_number_sends_a_level_back(dataset, tmp_path, monkeypa
             if where == "weights":
                 return 0.0
         return genuine(self, x, optimiser, at)
-
-    def self_rows(self):
-        return list(self._batches(1200, 1))
 
     monkeypatch.setattr(Refinement, "_step", step)
     folder = made(tmp_path / "struck")

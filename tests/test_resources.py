@@ -13,7 +13,8 @@ from vaesc.config import (
     VAEConfig,
 )
 from vaesc.config_files import load_config, presets
-from vaesc.resources import IMAGE_WINDOW, IMAGE_WINDOWS, PROCESS_BYTES, requests_for
+from vaesc.resources import PROCESS_BYTES, requests_for
+from vaesc.windows import IMAGE_WINDOWS, WINDOW_BYTES
 
 SHAPE = (28, 28)
 ARRAYS = DatasetConfig(source="arrays", path="images.npy")
@@ -33,7 +34,7 @@ def test_requests_do_not_grow_with_images_beyond_a_window():
     values = [memory(n) for n in (10**4, 10**5, 10**6, 10**7)]
     assert growing(values)
     assert values[-2] == values[-1]
-    assert values[-1] < 1.25 * (PROCESS_BYTES + (IMAGE_WINDOWS + 1) * IMAGE_WINDOW)
+    assert values[-1] < 1.25 * (PROCESS_BYTES + (IMAGE_WINDOWS + 1) * WINDOW_BYTES)
     assert memory(None) == values[-1], "what is not known is taken as more than a window"
     rows = memory(2 * 10**9) - memory(10**9)
     assert rows == pytest.approx(40e9 * 1.25, rel=0.02), "but for the numbers of their rows"
@@ -128,9 +129,3 @@ def test_a_run_starts_the_workers_that_it_has_asked_for(monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
         started = Crew(runtime).n_workers
         assert 0 <= (started + 1) * ONE.memory_bytes - found.memory_bytes < (started + 1) << 28
-
-
-def test_windows_and_shards_are_the_librarys_own():
-    from vaesc.training.order import WINDOW_BYTES
-
-    assert IMAGE_WINDOW == WINDOW_BYTES

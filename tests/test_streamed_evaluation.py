@@ -44,14 +44,15 @@ def inputs(tmp_path_factory):
     return folders
 
 
-def evaluated(inputs, folder):
+def evaluated(inputs, folder, **how):
     folder.mkdir()
     config = EvaluationConfig(
         sparsity_levels=LEVELS, elbo_samples=1, iwae_samples=(1,), iwae_images=(50,), topk_epochs=4
     )
     summary = evaluate(
-        config, DICTIONARY, inputs, folder, seed=1, device="cpu", block_size=8192, listener=SILENT
-    )
+        config, DICTIONARY, inputs, folder, seed=1, device="cpu", block_size=8192,
+        listener=SILENT, **how,
+    )  # fmt: skip
     return json.loads((folder / "results.json").read_text()), summary
 
 
@@ -62,15 +63,14 @@ def both(inputs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "png_of", lambda draw, theme: b"")  # more than half of the time
         whole = evaluated(inputs, root / "whole")
-        patch.setattr(windows, "WINDOW_BYTES", 256 * 64 * 4)
         patch.setattr(windows, "PAGE", 64)
-        patch.setattr(batches, "SPOOL_BYTES", 0)
+        patch.setattr(batches, "SPOOL_WINDOWS", 0)
         patch.setattr(pool, "EXACT", 300)
         patch.setattr(pool, "GROUPS", 128)
         pool.groups_of.cache_clear()
         # Latents are far smaller than images: they need a smaller window.
         patch.setattr(windows, "row_bytes", lambda X: 64 * 4)
-        streamed = evaluated(inputs, root / "streamed")
+        streamed = evaluated(inputs, root / "streamed", window_bytes=2 * 256 * 64 * 4)
         columns = read_errors(root / "streamed", ["article"], LEVELS)["article"]
     pool.groups_of.cache_clear()
     return root, whole, streamed, columns

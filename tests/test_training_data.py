@@ -19,11 +19,13 @@ from vaesc.training.streamed import StreamedBatches, open_batches
 CPU = torch.device("cpu")
 
 
+SMALL = 3 * 100 * 64
+
+
 @pytest.fixture
 def small_windows(monkeypatch):
-    """Cut 1200 digits of 64 bytes into 12 pages of 100 images, three to a window."""
+    """Cut 1200 digits of 64 bytes into 12 pages of 100 images; :data:`SMALL` are three."""
     monkeypatch.setattr(order, "_PAGE", 100)
-    monkeypatch.setattr(order, "WINDOW_BYTES", 3 * 100 * 64)
 
 
 def numbered(tmp_path, n=1203):
@@ -46,8 +48,7 @@ def names(batches):
 def test_every_order_meets_every_image_once(n, batch_size, page, window, epoch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "_PAGE", page)
-        patch.setattr(order, "WINDOW_BYTES", window)
-        made = Order(n, batch_size, 16, seed=3)
+        made = Order(n, batch_size, 16, seed=3, window_bytes=window)
         windows = [made.window(epoch, p, i) for i, p in enumerate(made.windows(epoch))]
     batches = [w.rows()[positions] for w in windows for positions in w.batches]
     assert sorted(torch.cat(batches).tolist()) == list(range(n))
@@ -60,7 +61,7 @@ def test_every_order_meets_every_image_once(n, batch_size, page, window, epoch):
 def test_streamed_batches_are_the_resident_ones(tmp_path, first):
     dataset = numbered(tmp_path)
     images = load_split(dataset, "train", CPU, block_size=77)
-    plan = Order(1203, 10, 64, seed=1)
+    plan = Order(1203, 10, 64, seed=1, window_bytes=SMALL)
     assert len(plan.windows(2)) == 5
     resident = names(ResidentBatches(images, plan).epoch(2, first))
     assert names(StreamedBatches(dataset, plan, CPU).epoch(2, first)) == resident
@@ -71,14 +72,13 @@ def test_streamed_batches_are_the_resident_ones(tmp_path, first):
 def test_streamed_training_writes_the_same_bytes(tmp_path, monkeypatch):
     dataset = write_digits(tmp_path / "digits")
     vae, training = VAEConfig(hidden=(32,), latent_dim=4), TrainingConfig(epochs=2, batch_size=20)
-    kinds = []
-    for name, memory in (("resident", 2**30), ("streamed", 1000)):
-        monkeypatch.setattr(streamed, "free_bytes", lambda _, memory=memory: memory)
-        monkeypatch.setattr("vaesc.training.prepare.free_bytes", lambda _, memory=memory: memory)
-        batches = open_batches(open_dataset(dataset), CPU, batch_size=20, seed=0, block_size=100)
+    kinds, how = [], {"seed": 0, "window_bytes": SMALL}
+    for name, held in (("resident", 100), ("streamed", 3)):
+        monkeypatch.setattr(streamed, "IMAGE_WINDOWS", held)
+        batches = open_batches(open_dataset(dataset), CPU, batch_size=20, block_size=100, **how)
         kinds.append(type(batches))
         (tmp_path / name).mkdir()
-        train(vae, training, dataset, tmp_path / name, seed=0, device="cpu")
+        train(vae, training, dataset, tmp_path / name, device="cpu", **how)
     assert kinds == [ResidentBatches, StreamedBatches]
     for file in (tmp_path / "resident").iterdir():
         assert file.read_bytes() == (tmp_path / "streamed" / file.name).read_bytes()

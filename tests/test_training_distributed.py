@@ -364,6 +364,7 @@ def test_what_ranks_compare_tells_settings_seeds_and_images_apart(dataset, tmp_p
         {"training": dataclasses.replace(TRAINING, epochs=31)},
         {"vae": dataclasses.replace(MODEL, latent_dim=5)},
         {"how": How(accumulate=2)},
+        {"window_bytes": 2**20},
     ):
         others = fit._facts(dataclasses.replace(work, **changes), open_dataset(dataset))
         assert {name for name in mine if mine[name] != others[name]} == {"settings"}

@@ -55,10 +55,14 @@ def latents(tmp_path_factory):
     return folder
 
 
+SMALL = 2 * 1024 * D * 4
+"""Windows of 1,024 samples of six dimensions."""
+
+
 @pytest.fixture
 def small(monkeypatch):
-    """Windows of 1,024 samples of six dimensions, in pages of 128."""
-    monkeypatch.setattr(windows, "WINDOW_BYTES", 1024 * D * 4)
+    """Small windows for what says nothing of its own, in pages of 128."""
+    monkeypatch.setattr(windows, "WINDOW_BYTES", SMALL)
     monkeypatch.setattr(windows, "PAGE", 128)
 
 
@@ -124,14 +128,15 @@ def test_learning_from_windows_is_as_good_and_reads_no_more_than_a_page(small):
 
 
 def test_scaling_is_that_of_the_whole_split(latents, small):
-    rows = LatentRows(open_latents(latents), "train")
+    rows = LatentRows(open_latents(latents, window_bytes=SMALL), "train")
+    assert not windows.fits(rows)
     for scaling in ("global", "per-dimension", "none"):
         streamed, whole = fit_scaling(rows, scaling), fit_scaling(rows[0:3000], scaling)
         np.testing.assert_allclose(streamed, whole, rtol=1e-6)
 
 
 def test_a_streamed_step_tells_the_truth_about_its_codes(latents, small, tmp_path):
-    dictionary, summary = learned(latents, tmp_path / "streamed")
+    dictionary, summary = learned(latents, tmp_path / "streamed", window_bytes=SMALL)
     store = open_latents(latents)
     group = open_group(tmp_path / "streamed" / "codes.zarr")
     for split, n in COUNTS.items():
@@ -151,10 +156,9 @@ def test_a_streamed_step_tells_the_truth_about_its_codes(latents, small, tmp_pat
 
 def test_a_streamed_dictionary_is_as_good_as_one_of_memory(latents, tmp_path, monkeypatch):
     _, whole = learned(latents, tmp_path / "whole")
-    monkeypatch.setattr(windows, "WINDOW_BYTES", 1024 * D * 4)
     monkeypatch.setattr(windows, "PAGE", 128)
-    _, streamed = learned(latents, tmp_path / "streamed")
-    _, again = learned(latents, tmp_path / "again")
+    _, streamed = learned(latents, tmp_path / "streamed", window_bytes=SMALL)
+    _, again = learned(latents, tmp_path / "again", window_bytes=SMALL)
     fvu = whole["metrics"]["validation/fvu"]
     assert 0.5 * fvu < streamed["metrics"]["validation/fvu"] < 1.25 * fvu
     assert streamed["metrics"]["train/dead_fraction"] == whole["metrics"]["train/dead_fraction"]
@@ -179,12 +183,12 @@ class CutAfter(Listener):
 
 
 def test_a_killed_streamed_step_goes_on_to_the_same_bytes(latents, small, tmp_path):
-    learned(latents, tmp_path / "straight")
+    how = {"window_bytes": SMALL, "checkpoints": tmp_path / "checkpoints"}
+    learned(latents, tmp_path / "straight", window_bytes=SMALL)
     (tmp_path / "cut").mkdir()
-    kept = tmp_path / "checkpoints"
     with pytest.raises(Cut):
-        learn(CONFIG, latents, tmp_path / "cut", seed=1, listener=CutAfter(2), checkpoints=kept)
-    learned(latents, tmp_path / "resumed", checkpoints=kept)
+        learn(CONFIG, latents, tmp_path / "cut", seed=1, listener=CutAfter(2), **how)
+    learned(latents, tmp_path / "resumed", **how)
     assert content(tmp_path / "resumed") == content(tmp_path / "straight")
 
 
@@ -230,7 +234,7 @@ def test_dead_atoms_are_mended_in_windows_too(latents, small, tmp_path):
     config = DictionaryConfig(
         n_atoms=400, n_nonzero_coefs=1, max_epochs=1, batch_size=64, max_dead_fraction=0.0
     )
-    dictionary, summary = learned(latents, tmp_path / "mended", config)
+    dictionary, summary = learned(latents, tmp_path / "mended", config, window_bytes=SMALL)
     uses = abs(dictionary.encode(open_latents(latents).latents("train"))).sum(axis=0)
     assert summary["metrics"]["train/dead_fraction"] == (uses == 0).mean()
     if summary["health"]:
@@ -248,5 +252,6 @@ def test_the_network_of_lista_learns_from_a_window(latents, small, monkeypatch):
 
     monkeypatch.setattr(vaesc.sparse, "distil", distil)
     config = DictionaryConfig(**{**CONFIG.__dict__, "coder": "lista", "lista_epochs": 1})
-    fit_dictionary(config, open_latents(latents), n_nonzero_coefs=2, seed=0, listener=SILENT)
+    store = open_latents(latents, window_bytes=SMALL)
+    fit_dictionary(config, store, n_nonzero_coefs=2, seed=0, listener=SILENT)
     assert seen == [(1024, D)]

@@ -573,6 +573,10 @@ class PipelineConfig:
     """Name of the preset this config started from, for people and for MLflow."""
     seed: int = 0
     """The one seed: every random stream derives from it by name."""
+    window_mib: int = 256
+    """MiB of images, as stored, that are shuffled together; training holds three times as much at
+    most, learning dictionaries half of it in latents or pixels. Larger splits are read window by
+    window: this bounds memory, and decides the order, and so the result, of such splits."""
     applications: tuple[Application, ...] = ()
     """What the model is put to, each measured beside its baselines."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -592,6 +596,9 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, self, "seed", "must be between 0 and 2^63 - 1")
+        _require(
+            1 <= self.window_mib <= 2**20, self, "window_mib", "must be between 1 and 1048576"
+        )
         _require(
             len(set(self.applications)) == len(self.applications),
             self,

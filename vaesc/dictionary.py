@@ -227,6 +227,7 @@ def learn(
     *,
     seed: int,
     listener: Listener,
+    window_bytes: int = windows.WINDOW_BYTES,
     checkpoints: Path | None = None,
     runner: Runner = HERE,
 ) -> dict[str, Any]:
@@ -241,6 +242,7 @@ def learn(
         folder: Empty folder to write into.
         seed: The run's seed.
         listener: Hears of every epoch.
+        window_bytes: Bound of the latents held at once, see :mod:`vaesc.windows`.
         checkpoints: Keeps each finished pass: a killed run's successor goes on from there; to be
             deleted by the caller once what was written is safe. Default: none.
         runner: Who codes the splits; no part of the result.
@@ -256,7 +258,8 @@ def learn(
     from vaesc.latents import open_latents
     from vaesc.metrics import mutual_coherence
 
-    latents, health = open_latents(latents_folder), list[str]()
+    latents = open_latents(latents_folder, window_bytes=window_bytes)
+    health = list[str]()
     dictionary, history = fit_dictionary(
         config, latents, n_nonzero_coefs=config.n_nonzero_coefs,
         seed=derive_seed(seed, "learn/dictionary"), listener=listener, health=health,

@@ -45,6 +45,11 @@ class LatentRows:
         """float32."""
         return np.dtype(np.float32)
 
+    @property
+    def window_bytes(self) -> int:
+        """Those of the store."""
+        return self.latents.window_bytes
+
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Return consecutive latents, shape (m, d)."""
         found: NDArray[Any] = np.asarray(self._array[rows])

@@ -24,6 +24,7 @@ from vaesc.metrics import count_active
 from vaesc.progress import SILENT, Listener
 from vaesc.shards import HERE, Runner, Shard, in_order, name_of, parts_folder
 from vaesc.store import file_digest
+from vaesc.windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
     import zarr
@@ -157,6 +158,8 @@ class LatentStore:
     """The latents of one artifact, read on demand."""
 
     group: zarr.Group
+    window_bytes: int = WINDOW_BYTES
+    """Bound of what is held at once, see :mod:`vaesc.windows`."""
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -186,9 +189,9 @@ class LatentStore:
         return np.asarray(self.group[f"{split}/latent_std"][rows])
 
 
-def open_latents(folder: Path) -> LatentStore:
-    """Open what :func:`extract` wrote into `folder`."""
-    return LatentStore(open_group(folder / _NAME))
+def open_latents(folder: Path, *, window_bytes: int = WINDOW_BYTES) -> LatentStore:
+    """Open what :func:`extract` wrote into `folder`, to hold no more than a window of it."""
+    return LatentStore(open_group(folder / _NAME), window_bytes)
 
 
 def _origin(

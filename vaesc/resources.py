@@ -10,11 +10,11 @@ than there are ranks or workers of a cluster on this machine: the run's own proc
 What a step holds is a window or a block, whatever the number of images; fewer images fill less:
 
 ======== ======================================================================================
-train    :data:`IMAGE_WINDOWS` windows of images; weights, gradients, two moments, an average
+train    three windows of images (``window_mib``); weights, gradients, two moments, an average
          and copies to go back to; what a batch leaves in each layer, and its gradients.
          Refinement alike.
 extract  ``block_size`` images as stored and as floats; shards of latents.
-learn    :data:`SAMPLE_WINDOWS` windows of latents; codes; gram matrix and moments.
+learn    :data:`SAMPLE_WINDOWS` half windows of latents; codes; gram matrix and moments.
 evaluate ``block_size`` images; for each sparsity level dictionaries of latents and of pixels;
          a TopK autoencoder while it is trained.
 ======== ======================================================================================
@@ -34,19 +34,15 @@ from itertools import pairwise
 
 from vaesc.arrays import SHARD_BYTES
 from vaesc.config import PipelineConfig, RuntimeConfig
-from vaesc.windows import WINDOW_BYTES
+from vaesc.windows import IMAGE_WINDOWS
 
 PROCESS_BYTES = 1280 << 20
 """One process with torch, numba, scikit-learn, zarr, MLflow and Prefect's client at work."""
 HEADROOM = 0.25
 """What allocators hold beyond what is in use, and the page cache that a limit counts, too."""
-IMAGE_WINDOW = 1 << 28
-"""Bytes of one window of images, see :data:`vaesc.training.order.WINDOW_BYTES`."""
-IMAGE_WINDOWS = 3
-"""In use, read ahead, and on its way in, see :mod:`vaesc.training.streamed`."""
 SAMPLE_WINDOWS = 4
-"""Latents as read, scaled, in the order of a pass, and their products with the atoms; each of
-:data:`vaesc.windows.WINDOW_BYTES`."""
+"""Latents as read, scaled, in the order of a pass, and their products with the atoms; each half a
+window (:mod:`vaesc.windows`)."""
 _ROW_BYTES = 40
 """Of an image while splits are chosen: row numbers, places, label."""
 _CPUS = 2
@@ -152,7 +148,7 @@ def _stored(config: PipelineConfig, shape: tuple[int, ...]) -> int:
 
 
 def _train(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
-    images = min(n * _stored(config, shape), IMAGE_WINDOWS * IMAGE_WINDOW)
+    images = min(n * _stored(config, shape), IMAGE_WINDOWS * (config.window_mib << 20))
     vae, refine = config.vae, config.refine
     first = _network(shape, vae.hidden, vae.channels, vae.latent_dim)
     batch = config.training.batch_size * config.training.importance_samples
@@ -193,7 +189,7 @@ def _extract(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
 
 def _learn(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
     d, n_atoms = config.vae.latent_dim, config.dictionary.n_atoms
-    window = min(n * d * _FLOAT, WINDOW_BYTES)
+    window = min(n * d * _FLOAT, config.window_mib << 19)
     codes = min(n, 1 << 20) * 2 * config.dictionary.n_nonzero_coefs * _FLOAT
     moments = 3 * n_atoms * (n_atoms + d) * 2 * _FLOAT
     return SAMPLE_WINDOWS * window + codes + moments + config.dictionary.batch_size * n_atoms * 8
@@ -205,7 +201,7 @@ def _evaluate(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float
     levels = len(config.evaluation.sparsity_levels)
     dictionaries = levels * n_atoms * (pixels + config.vae.latent_dim) * _FLOAT * 3
     topk = 2 * n_atoms * pixels * _FLOAT * 4 if config.evaluation.topk_epochs else 0
-    window = min(n * config.vae.latent_dim * _FLOAT, WINDOW_BYTES)
+    window = min(n * config.vae.latent_dim * _FLOAT, config.window_mib << 19)
     return rows * pixels * _FLOAT * 3 + dictionaries + topk + 2 * window
 
 

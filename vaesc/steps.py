@@ -169,10 +169,11 @@ def _train(
 
     return train(
         config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
-        device=config.runtime.device, block_size=config.runtime.block_size,
-        compile=config.runtime.compile, checkpoints=checkpoints,
-        checkpoint_seconds=config.runtime.checkpoint_seconds, ranks=config.runtime.ranks,
-        accumulate=config.runtime.accumulate, start=inputs.get("start"), listener=listener,
+        window_bytes=config.window_mib << 20, device=config.runtime.device,
+        block_size=config.runtime.block_size, compile=config.runtime.compile,
+        checkpoints=checkpoints, checkpoint_seconds=config.runtime.checkpoint_seconds,
+        ranks=config.runtime.ranks, accumulate=config.runtime.accumulate,
+        start=inputs.get("start"), listener=listener,
     )  # fmt: skip
 
 
@@ -195,7 +196,7 @@ def _learn(
 
     return learn(
         config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener,
-        checkpoints=checkpoints, runner=runner(),
+        window_bytes=config.window_mib << 20, checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 
@@ -208,7 +209,7 @@ def _refine(
         config.refine, config.dictionary, config.evaluation.sparsity_levels, inputs["dataset"],
         folder, seed=config.seed, device=config.runtime.device,
         block_size=config.runtime.block_size, checkpoints=checkpoints, listener=listener,
-        warm=inputs.get("start"),
+        window_bytes=config.window_mib << 20, warm=inputs.get("start"),
     )  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def _evaluate(
     return evaluate(
         config.evaluation, config.dictionary, inputs, folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
-        checkpoints=checkpoints, runner=runner(),
+        window_bytes=config.window_mib << 20, checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 
@@ -229,7 +230,8 @@ INGEST = Step(
     module="vaesc.datasets", build=_ingest,
 )  # fmt: skip
 TRAIN = Step(
-    name="train", kind="vae", record=TrainedVAE, settings=("seed", "vae", "training"),
+    name="train", kind="vae", record=TrainedVAE,
+    settings=("seed", "window_mib", "vae", "training"),
     module="vaesc.training", build=_train, inputs=("dataset",),
 )  # fmt: skip
 EXTRACT = Step(
@@ -237,18 +239,19 @@ EXTRACT = Step(
     module="vaesc.latents", build=_extract, inputs=("dataset", "vae"),
 )  # fmt: skip
 LEARN = Step(
-    name="learn", kind="dictionary", record=Dictionary, settings=("seed", "dictionary"),
+    name="learn", kind="dictionary", record=Dictionary,
+    settings=("seed", "window_mib", "dictionary"),
     module="vaesc.dictionary", build=_learn, inputs=("latents",),
 )  # fmt: skip
 REFINE = Step(
     name="refine", kind="refined", record=Refined,
-    settings=("seed", "dictionary", "refine", "evaluation.sparsity_levels"),
+    settings=("seed", "window_mib", "dictionary", "refine", "evaluation.sparsity_levels"),
     module="vaesc.refinement.step", build=_refine, inputs=("dataset",),
 )  # fmt: skip
 EVALUATE = Step(
     name="evaluate", kind="evaluation", record=Evaluation,
-    settings=("seed", "dictionary", "evaluation"), module="vaesc.evaluation", build=_evaluate,
-    inputs=("dataset", "vae", "latents", "dictionary", "refined"),
+    settings=("seed", "window_mib", "dictionary", "evaluation"), module="vaesc.evaluation",
+    build=_evaluate, inputs=("dataset", "vae", "latents", "dictionary", "refined"),
 )  # fmt: skip
 
 

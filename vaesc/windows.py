@@ -1,8 +1,13 @@
 """Samples larger than memory: read by windows, shuffled by pages, or a fair part of them.
 
+A run's one bound is the setting ``window_mib``: so many images, as they are stored, are a
+*window*, which is shuffled as a whole. Of the samples that dictionaries are learned from half as
+many bytes are one, since their order, codes and products with the atoms lie beside them.
+
 Whatever holds samples may hand them over *lazily*, as anything with a shape, a dtype and slices of
-rows. As many as fit :data:`WINDOW_BYTES` are a *window*: all that is held at once. Sums over a
-split are added up window by window, so that what fits one window is summed as if it were an array.
+rows; then it may say, as ``window_bytes``, what the bound is. A window is all that is held at
+once. Sums over a split are added up window by window, so that what fits one window is summed as if
+it were an array.
 
 A pass in random order cuts the samples into *pages* of consecutive rows; it permutes the pages,
 deals them into windows, and permutes the rows of each window. Samples of one window are permuted
@@ -18,8 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW_BYTES = 2**27
-"""Samples held at once, as they are computed with: 1,048,576 float32 latents of 32 dimensions."""
+from vaesc.config import PipelineConfig
+
+WINDOW_BYTES = PipelineConfig.window_mib << 20
+"""Images that are shuffled together, as stored, if nothing else is asked for: 342,392 of 28x28
+bytes. Of samples, half of it: 1,048,576 float32 latents of 32 dimensions."""
+IMAGE_WINDOWS = 3
+"""In memory at most while a network is trained: in use, read ahead, and on its way in."""
 BLOCK_BYTES = 2**23
 """Samples read at once where they are taken in order: half a shard on disk."""
 PAGE = 4096
@@ -44,7 +54,12 @@ class Rows(Protocol):
 def rows_per_window(X: Rows, page: int | None = None) -> int:
     """Return how many samples are held at once: whole pages, one at least."""
     page = page or PAGE
-    return max(1, WINDOW_BYTES // (page * row_bytes(X))) * page
+    return max(1, sample_bytes(X) // (page * row_bytes(X))) * page
+
+
+def sample_bytes(X: Rows) -> int:
+    """Return how much of the samples is held at once."""
+    return int(getattr(X, "window_bytes", WINDOW_BYTES)) // 2
 
 
 def row_bytes(X: Rows) -> int:
@@ -79,7 +94,7 @@ def loaded(X: Rows) -> Rows:
 
 
 def _runs(X: Rows) -> list[slice]:
-    most = min(BLOCK_BYTES, WINDOW_BYTES)
+    most = min(BLOCK_BYTES, sample_bytes(X))
     n, step = X.shape[0], max(1, most // (PAGE * row_bytes(X))) * PAGE
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 ROWS = 1024
 """Images per batch of arithmetic."""
-SPOOL_BYTES = 2**30
-"""Most bytes of float32 images that lie in a temporary file while they are learned from in any
-order: 342,392 of 28x28. More are read from the data set, window by window."""
+SPOOL_WINDOWS = 4
+"""Windows of float32 images that lie, at most, in a temporary file while they are learned from in
+any order: 342,392 of 28x28. More are read from the data set, window by window."""
 
 Floats = NDArray[np.float32]
 Batches = Callable[[], Iterator[Floats]]
@@ -39,6 +39,8 @@ class Split:
     name: str
     block_size: int
     """Images held in memory at once, rounded down to whole batches."""
+    window_bytes: int = windows.WINDOW_BYTES
+    """Bound of what is held of them in any order, see :mod:`vaesc.windows`."""
 
     def __len__(self) -> int:
         return self.dataset.n(self.name)
@@ -66,16 +68,20 @@ class Split:
     def samples(self, folder: Path, mean: Floats | None = None) -> windows.Rows:
         """Return all images, flat, minus `mean`, to be learned from in any order.
 
-        Up to :data:`SPOOL_BYTES` they are a memory map of a new file in `folder`; beyond, lazy.
+        If they are few they are a memory map of a new file in `folder`, else lazy.
         """
         rows = ImageRows(self, mean)
-        if math.prod(rows.shape) * 4 > SPOOL_BYTES:
+        if not self.is_spooled():
             return rows
         to = folder / f"{self.name}-{'images' if mean is None else 'centred'}.npy"
         images = np.lib.format.open_memmap(to, "w+", np.float32, rows.shape)
         for part, batch in self.batches():
             images[part] = batch if mean is None else batch - mean
         return images
+
+    def is_spooled(self) -> bool:
+        """Tell whether they fit the file, see :data:`SPOOL_WINDOWS`."""
+        return math.prod(ImageRows(self).shape) * 4 <= SPOOL_WINDOWS * self.window_bytes
 
     def pick(self, rows: list[int]) -> Floats:
         """Return single images by row number, shape (len(rows), n_pixels)."""
@@ -100,6 +106,11 @@ class ImageRows:
     def dtype(self) -> np.dtype[Any]:
         """float32."""
         return np.dtype(np.float32)
+
+    @property
+    def window_bytes(self) -> int:
+        """Those of the split."""
+        return self.split.window_bytes
 
     def __getitem__(self, rows: slice) -> Floats:
         """Return consecutive images, shape (m, n_pixels)."""

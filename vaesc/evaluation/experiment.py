@@ -38,6 +38,7 @@ from vaesc.evaluation.rate_shards import ByShards
 from vaesc.evaluation.refined import RefinedCodes, open_refined
 from vaesc.progress import Listener
 from vaesc.shards import HERE, Runner
+from vaesc.windows import WINDOW_BYTES
 
 
 def evaluate(
@@ -50,6 +51,7 @@ def evaluate(
     device: str,
     block_size: int,
     listener: Listener,
+    window_bytes: int = WINDOW_BYTES,
     checkpoints: Path | None = None,
     runner: Runner = HERE,
 ) -> dict[str, Any]:
@@ -72,6 +74,8 @@ def evaluate(
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
         listener: Hears of progress and of the epochs of every dictionary.
+        window_bytes: Bound of the latents and images held at once in any order, see
+            :mod:`vaesc.windows`.
         checkpoints: Keeps what was learned of each dictionary: a killed run's successor goes on
             from there; to be deleted by the caller once what was written is safe. Default: none.
         runner: Who codes by descent and measures at equal bits; no part of the result. All else,
@@ -88,7 +92,8 @@ def evaluate(
     with one_thread():
         return _evaluate(
             config, dictionary_config, inputs, folder, seed=seed, device=device,
-            block_size=block_size, listener=listener, checkpoints=checkpoints, runner=runner,
+            block_size=block_size, listener=listener, window_bytes=window_bytes,
+            checkpoints=checkpoints, runner=runner,
         )  # fmt: skip
 
 
@@ -102,12 +107,13 @@ def _evaluate(
     device: str,
     block_size: int,
     listener: Listener,
+    window_bytes: int,
     checkpoints: Path | None,
     runner: Runner,
 ) -> dict[str, Any]:
-    subject = _open(inputs, device)
+    subject = _open(inputs, device, window_bytes)
     plan = plan_of(config, dictionary_config)
-    splits = {name: Split(subject.dataset, name, block_size) for name in SPLITS}
+    splits = {name: Split(subject.dataset, name, block_size, window_bytes) for name in SPLITS}
     pixels = _pixels_of(inputs, plan)
     heard = Passes(
         listener, config, splits, plan, subject.model, dictionary_config.max_epochs,
@@ -173,7 +179,7 @@ def _pixels_of(inputs: Mapping[str, Path], plan: Plan) -> dict[int, PixelDiction
     )
 
 
-def _open(inputs: Mapping[str, Path], device: str) -> Subject:
+def _open(inputs: Mapping[str, Path], device: str, window_bytes: int) -> Subject:
     from vaesc.datasets.reader import open_dataset
     from vaesc.latents import open_latents
 
@@ -183,9 +189,8 @@ def _open(inputs: Mapping[str, Path], device: str) -> Subject:
     refined = None
     if "refined" in inputs:
         refined = open_refined(inputs["dataset"], inputs["refined"], device=device)
-    return Subject(
-        model, open_dataset(inputs["dataset"]), open_latents(inputs["latents"]), refined
-    )
+    latents = open_latents(inputs["latents"], window_bytes=window_bytes)
+    return Subject(model, open_dataset(inputs["dataset"]), latents, refined)
 
 
 def _compare(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vaesc import windows
-from vaesc.evaluation import batches, excerpt, pool
+from vaesc.evaluation import excerpt, pool
 from vaesc.evaluation.batches import ImageRows, Split
 from vaesc.latent_rows import LatentRows
 
@@ -38,8 +36,7 @@ def parts_of(
             "drawn at random by pages: permuting a column takes all of it in memory.",
         )  # fmt: skip
     images = ImageRows(train)
-    is_lazy = int(np.prod(images.shape, dtype=np.int64)) * 4 > batches.SPOOL_BYTES
-    if 1 in levels and is_lazy and not windows.fits(images):
+    if 1 in levels and not train.is_spooled() and not windows.fits(images):
         tell(
             "vq", windows.rows_per_window(images), len(train),
             "The codebook of prototypes was fitted to {used:,} of {of:,} training images, drawn "

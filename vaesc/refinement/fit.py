@@ -28,7 +28,6 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vaesc.config import RefineConfig, derive_seed
@@ -48,11 +47,10 @@ from vaesc.refinement.standing import (
 )
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.health import DivergedError
+from vaesc.training.resident import to_unit
 
 logger = logging.getLogger(__name__)
 
-GROUP = 1024
-"""Images per pass outside training."""
 _OVERSHOOT = 0.1
 _KL = 2 * BETA * OBSERVATION_STD**2
 _PLAIN_SHARE = 8
@@ -62,6 +60,13 @@ _LINEAR_STEP, _BIAS_STEP = 0.03, 0.3
 steps of one size would throw it out."""
 _WARM_UP = 100
 """Gradient steps until the learning rate is whole."""
+
+
+class Epochs(Protocol):
+    """Where images come from: :class:`vaesc.training.resident.ResidentBatches`, or streamed."""
+
+    def epoch(self, epoch: int) -> Iterator[Tensor]:
+        """Yield the batches of an epoch, images as stored; only the last may be short."""
 
 
 class Coding(Protocol):
@@ -100,7 +105,7 @@ class Refinement:
 
     def run(
         self,
-        images: Callable[[NDArray[np.int64]], Tensor],
+        batches: Epochs,
         n: int,
         validate: Callable[[], float],
         on_epoch: Callable[[int, dict[str, float]], None],
@@ -109,7 +114,7 @@ class Refinement:
         """Train, keep the best epoch's weights, and return what came of it.
 
         Args:
-            images: Rows of the training split -> flat images in [0, 1].
+            batches: Of the training images, `config.batch_size` each; a short one is left out.
             n: Training images.
             validate: Returns the validation error of decoder(D a), mean squared error a pixel.
             on_epoch: Hears each epoch's number (0: the start) and errors, also of epochs that a
@@ -130,7 +135,7 @@ class Refinement:
         while now.epoch < self.config.epochs:
             before = snapshot(self, optimiser)
             try:
-                errors = self._epoch(now, optimiser, images, n, steps, validate)
+                errors = self._epoch(now, optimiser, batches, n, steps, validate)
             except DivergedError as error:
                 self._roll_back(now, error)
                 restore(self, optimiser, before)
@@ -145,7 +150,7 @@ class Refinement:
         self,
         now: Standing,
         optimiser: torch.optim.Optimizer,
-        images: Callable[[NDArray[np.int64]], Tensor],
+        batches: Epochs,
         n: int,
         steps: int,
         validate: Callable[[], float],
@@ -153,8 +158,11 @@ class Refinement:
         """Pass once over the training images; returns the errors of both splits."""
         epoch, losses = now.epoch + 1, []
         self.coding.begin()
-        for i, rows in enumerate(self._batches(n, epoch)):
-            x = images(rows)
+        size = min(self.config.batch_size, n)
+        for i, images in enumerate(batches.epoch(epoch)):
+            if len(images) < size:
+                continue
+            x = to_unit(images).flatten(1)
             share = _share((epoch - 1) * steps + i, steps * self.config.epochs)
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * share * now.rate_share
@@ -219,12 +227,6 @@ class Refinement:
             [{"params": parts, "initial_lr": rate * step} for parts, step in groups],
             betas=(0.9, 0.99),
         )
-
-    def _batches(self, n: int, epoch: int) -> Iterator[NDArray[np.int64]]:
-        order = torch.randperm(n, generator=self._stream("order", epoch)).numpy()
-        size = min(self.config.batch_size, n)
-        for start in range(0, n - size + 1, size):
-            yield order[start : start + size]
 
     def _stream(self, *names: Any) -> torch.Generator:  # noqa: ANN401
         name = "/".join(map(str, ("refine", self.k, *names)))

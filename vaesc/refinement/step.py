@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.config import DictionaryConfig, RefineConfig, canonical_json
@@ -25,18 +23,21 @@ from vaesc.models import VAE, resolve_device, save_vae
 from vaesc.models.files import DESCRIPTION, WEIGHTS
 from vaesc.progress import Listener
 from vaesc.refinement.coding import CurveCoding, PursuitCoding, amounts_of
-from vaesc.refinement.fit import GROUP, Refinement
+from vaesc.refinement.fit import Refinement
 from vaesc.refinement.network import linear_vae, span
 from vaesc.refinement.warm import warm_up
 from vaesc.store import file_digest
 from vaesc.training.checkpoints import Checkpoints
 from vaesc.training.determinism import deterministic, stream
+from vaesc.training.streamed import open_batches
 from vaesc.training.threads import one_thread
+from vaesc.windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
 
 _SAMPLE = 8192
+_FEW = slice(0, _SAMPLE)
 """Training images from which the spread of latents and the amounts of atoms are taken."""
 _OUTCOME = "outcome.json"
 
@@ -53,6 +54,7 @@ def refine(
     block_size: int,
     checkpoints: Path,
     listener: Listener,
+    window_bytes: int = WINDOW_BYTES,
     warm: Path | None = None,
 ) -> dict[str, Any]:
     """Refine a VAE and a dictionary for every sparsity level.
@@ -75,6 +77,7 @@ def refine(
             run's successor goes on from there; to be deleted by the caller once what was written
             is safe.
         listener: Hears of every epoch of every level.
+        window_bytes: Images shuffled together, as stored, see :mod:`vaesc.windows`.
         warm: Folder of an earlier refinement: levels that it holds start from there, if it was
             made with the same sizes; default: every level starts from its pixel dictionary.
 
@@ -94,7 +97,9 @@ def refine(
         raise ConfigError(f"refine.epochs must be at least 1 to refine, got {config.epochs}")
     dataset = open_dataset(dataset_folder)
     plan = _plan(dictionary_config, sparsity_levels)
-    splits = {name: Split(dataset, name, block_size) for name in ("train", "validation")}
+    splits = {
+        name: Split(dataset, name, block_size, window_bytes) for name in ("train", "validation")
+    }
     pixels, _ = learn_pixels(
         dictionary_config, plan, splits, folder, seed=seed, listener=listener,
         checkpoints=checkpoints,
@@ -111,7 +116,7 @@ def refine(
             made = checkpoints / f"k{level}"
             if not _is_whole(made):
                 _refine_aside(
-                    config, start, level, dataset, made, seed=seed,
+                    config, start, level, splits, made, seed=seed,
                     device=resolve_device(device), listener=listener, warm=warm,
                 )  # fmt: skip
             shutil.copytree(made, folder / made.name)
@@ -130,8 +135,8 @@ def refine(
 
 
 def _refine_aside(
-    config: RefineConfig, start: PixelDictionary, k: int, dataset: ImageDataset, folder: Path,
-    **how: Any,  # noqa: ANN401
+    config: RefineConfig, start: PixelDictionary, k: int, splits: Mapping[str, Split],
+    folder: Path, **how: Any,  # noqa: ANN401
 ) -> None:  # fmt: skip
     """Refine one level beside `folder`, and move it there when it is whole."""
     aside = folder.with_name(f"{folder.name}.part")
@@ -140,7 +145,7 @@ def _refine_aside(
     epochs = Checkpoints(folder.with_name(f"{folder.name}-epochs"), canonical_json(facts))
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
-    outcome = _refine_level(config, start, k, dataset, aside, epochs=epochs, **how)
+    outcome = _refine_level(config, start, k, splits, aside, epochs=epochs, **how)
     digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
     _write(aside / _OUTCOME, {**outcome, "files": digests})
     aside.rename(folder)
@@ -165,7 +170,7 @@ def _refine_level(
     config: RefineConfig,
     start: PixelDictionary,
     k: int,
-    dataset: ImageDataset,
+    splits: Mapping[str, Split],
     folder: Path,
     *,
     seed: int,
@@ -175,9 +180,14 @@ def _refine_level(
     epochs: Checkpoints,
 ) -> dict[str, Any]:
     """Refine one level, write its model into `folder`, and return what came of it."""
-    train, validation = (_Resident(dataset, name, device) for name in ("train", "validation"))
+    train, validation = splits["train"], splits["validation"]
+    dataset = train.dataset
+    batches = open_batches(
+        dataset, device, batch_size=config.batch_size, seed=seed, block_size=train.block_size,
+        window_bytes=train.window_bytes, name=f"refine/{k}/order",
+    )  # fmt: skip
     with deterministic():
-        vae, coding = _start(config, start, k, train, tuple(dataset.shape), seed=seed)
+        vae, coding = _start(config, start, k, train, device, seed=seed)
         warmed = warm is not None and warm_up(vae, coding, warm / f"k{k}")
         told: list[dict[str, float]] = []
 
@@ -192,7 +202,7 @@ def _refine_level(
             return _coding_error(_model(vae, coding, dataset, steps=0), validation)
 
         training = Refinement(vae, coding, k, config, seed)
-        outcome = training.run(train, len(train), validate, hear, epochs)
+        outcome = training.run(batches, len(train), validate, hear, epochs)
     model = _model(vae.eval(), coding, dataset, steps=config.descent_steps)
     outcome["descended"] = _coding_error(model, validation)
     outcome["dead_fraction"] = _dead_fraction(_model(vae, coding, dataset, steps=0), train)
@@ -207,32 +217,30 @@ def _start(
     config: RefineConfig,
     start: PixelDictionary,
     k: int,
-    train: _Resident,
-    shape: tuple[int, ...],
+    train: Split,
+    device: torch.device,
     *,
     seed: int,
 ) -> tuple[VAE, PursuitCoding | CurveCoding]:
     """Return the pixel dictionary as a VAE, and the way in which its latents are coded."""
     pixel_atoms, mean = (torch.from_numpy(a) for a in (start.dictionary, start.mean))
     basis = span(pixel_atoms)
-    few = train(np.arange(min(_SAMPLE, len(train)))).cpu()
+    few = torch.from_numpy(np.concatenate([images for _, images in train.batches(_FEW)]))
     latents = (few - mean) @ basis.T
     if k == 1:  # a codebook is decoded again and again, and its few pictures need no correction
         config = replace(config, channels=())
     vae = linear_vae(
-        pixel_atoms, mean, shape, config, spread=float(latents.std().clamp_min(1e-3)),
-        generator=stream(seed, f"refine/{k}/init"),
-    ).to(train.device)  # fmt: skip
+        pixel_atoms, mean, tuple(train.dataset.shape), config,
+        spread=float(latents.std().clamp_min(1e-3)), generator=stream(seed, f"refine/{k}/init"),
+    ).to(device)  # fmt: skip
     atoms = pixel_atoms @ basis.T
     atoms /= atoms.norm(dim=1, keepdim=True)
     if k == 1:
         amounts = amounts_of(latents, atoms, config.n_amounts)
-        return vae, CurveCoding(
-            vae, atoms.to(train.device), amounts.to(train.device), _greedy(start.coder)
-        )
+        return vae, CurveCoding(vae, atoms.to(device), amounts.to(device), _greedy(start.coder))
     level = min(k, len(basis))
     return vae, PursuitCoding(
-        vae, atoms.to(train.device), level, _greedy(start.coder), config.batch_size
+        vae, atoms.to(device), level, _greedy(start.coder), config.batch_size
     )
 
 
@@ -262,41 +270,21 @@ def _model(
     return SparseVAE(vae, dictionary, low=dataset.low, high=dataset.high)
 
 
-class _Resident:
-    """A split in memory as stored, handed out as flat floats in [0, 1]."""
-
-    def __init__(self, dataset: ImageDataset, name: str, device: torch.device) -> None:
-        from vaesc.training.resident import load_split
-
-        self.images = load_split(dataset, name, device, block_size=8192).flatten(1)
-        self.device = device
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __call__(self, rows: NDArray[np.int64]) -> Tensor:
-        from vaesc.training.resident import to_unit
-
-        return to_unit(self.images[torch.from_numpy(rows).to(self.device)])
-
-
-def _coding_error(model: SparseVAE, images: _Resident) -> float:
+def _coding_error(model: SparseVAE, images: Split) -> float:
     """Return the mean squared error a pixel of decoder(D a), coded as a user's images are."""
     total = 0.0
-    for start in range(0, len(images), GROUP):
-        x = images(np.arange(start, min(start + GROUP, len(images)))).cpu().numpy()
-        unit = x.reshape(-1, *model.shape)
+    for _, flat in images.batches():
+        unit = flat.reshape(-1, *model.shape)
         error = squared_errors(unit, model.unit_reconstructions(unit))
         total += float(error.sum(dtype=np.float64))
     return total / len(images)
 
 
-def _dead_fraction(model: SparseVAE, images: _Resident) -> float:
+def _dead_fraction(model: SparseVAE, images: Split) -> float:
     """Return the share of atoms that none of the first training images uses."""
     uses = np.zeros(model.n_atoms, np.int64)
-    for start in range(0, min(_SAMPLE, len(images)), GROUP):
-        x = images(np.arange(start, min(start + GROUP, len(images)))).cpu().numpy()
-        codes = model.codes_of_unit(x.reshape(-1, *model.shape))
+    for _, flat in images.batches(_FEW):
+        codes = model.codes_of_unit(flat.reshape(-1, *model.shape))
         uses += np.bincount(codes.indices, minlength=model.n_atoms)
     return float((uses == 0).mean())
 

@@ -57,7 +57,10 @@ def fit(work: Work, listener: Listener) -> dict[str, Any]:
         require_images(dataset, split)
     if ranks.n > 1:
         _require_alike(ranks.tell(_facts(work, dataset)))
-    task = Task(vae=work.vae, dataset=dataset, seed=work.seed, start=work.start, listener=listener)
+    task = Task(
+        vae=work.vae, dataset=dataset, seed=work.seed, window_bytes=work.window_bytes,
+        start=work.start, listener=listener,
+    )  # fmt: skip
     summary: dict[str, Any] = {}
     with deterministic():
         runs, fallbacks, troubles = _trained(task, work.training, work.how)
@@ -73,7 +76,7 @@ def fit(work: Work, listener: Listener) -> dict[str, Any]:
 
 def _facts(work: Work, dataset: ImageDataset) -> dict[str, str]:
     """Return what must be the same in all ranks, in few words."""
-    how = [work.seed, work.how.compile, work.how.accumulate]
+    how = [work.seed, work.window_bytes, work.how.compile, work.how.accumulate]
     return {
         "vaesc": source_digest("vaesc.training"),
         "torch": torch.__version__,

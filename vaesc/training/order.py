@@ -1,8 +1,8 @@
 """Which images meet in which batch: decided by the seed and the epoch, never by memory.
 
-A data set of at most `WINDOW_BYTES` is permuted as a whole. A larger one is cut into *pages* of
+A data set of at most `window_bytes` is permuted as a whole. A larger one is cut into *pages* of
 consecutive images; each epoch permutes the pages, deals them into *windows* of at most
-`WINDOW_BYTES`, and permutes the images of each window. So a window is all that must be in memory
+`window_bytes`, and permutes the images of each window. So a window is all that must be in memory
 at once, reading stays sequential, and a machine that could hold everything takes the same order
 as one that streams.
 """
@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from vaesc.training.determinism import stream
-from vaesc.windows import deal
+from vaesc.windows import WINDOW_BYTES, deal
 
-WINDOW_BYTES = 2**28
-"""Images permuted together; as uint8 of 28x28, 342,392 of them."""
 _PAGE = 4096
 """About so many images to a page; always whole batches, so that only the last may be short."""
 
@@ -46,6 +44,8 @@ class Order:
         batch_size: Images per batch; the last batch of an epoch holds what is left.
         image_bytes: Size of one image as stored.
         seed: The run's seed.
+        window_bytes: Images permuted together, as stored.
+        name: Of the random streams.
         part: Of a batch of so many images, those that this process takes; default: all.
     """
 
@@ -56,18 +56,21 @@ class Order:
         image_bytes: int,
         *,
         seed: int,
+        window_bytes: int = WINDOW_BYTES,
+        name: str = "train/order",
         part: Callable[[int], slice] = slice,
     ) -> None:
         self.n, self.batch_size, self.seed, self.part = n, batch_size, seed, part
+        self.name = name
         self.n_batches = math.ceil(n / batch_size)
         self._page = batch_size * max(1, _PAGE // batch_size)
-        self._pages_per_window = max(1, WINDOW_BYTES // (self._page * image_bytes))
+        self._pages_per_window = max(1, window_bytes // (self._page * image_bytes))
 
     def windows(self, epoch: int) -> list[list[slice]]:
         """Return the pages of each window of an epoch."""
 
         def permuted(n: int) -> Tensor:
-            generator = stream(self.seed, f"train/order/{epoch}/pages")
+            generator = stream(self.seed, f"{self.name}/{epoch}/pages")
             return torch.randperm(n, generator=generator)
 
         return deal(self.n, self._page, self._pages_per_window, permuted)
@@ -76,7 +79,7 @@ class Order:
         """Return one window of an epoch with its images permuted."""
         n = sum(page.stop - page.start for page in pages)
         whole = n == self.n
-        name = f"train/order/{epoch}" if whole else f"train/order/{epoch}/{number}"
+        name = f"{self.name}/{epoch}" if whole else f"{self.name}/{epoch}/{number}"
         order = torch.randperm(n, generator=stream(self.seed, name))
         batches = torch.split(order, self.batch_size)
         return Window(pages, tuple(batch[self.part(len(batch))] for batch in batches))

@@ -29,7 +29,7 @@ from vaesc.training.resident import in_groups, load_split
 from vaesc.training.run import Run, score_of
 from vaesc.training.split import SplitEngine
 from vaesc.training.state import State
-from vaesc.training.streamed import free_bytes, open_batches
+from vaesc.training.streamed import may_stay, open_batches
 from vaesc.training.work import flops_per_image, has_bf16, is_worth_compiling
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Task:
     vae: VAEConfig
     dataset: ImageDataset
     seed: int
+    window_bytes: int
     start: Path | None
     listener: Listener
 
@@ -83,7 +84,7 @@ def prepare(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str
     place, fallbacks = resolve_device(how.device), list[str]()
     dataset, seed = task.dataset, task.seed
     vae = VAE(task.vae, dataset.shape, generator=stream(seed, "train/init")).to(place)
-    validation, first_group = _validation(dataset, place, how)
+    validation, first_group = _validation(dataset, place, how, task.window_bytes)
     untrained = _untrained(vae, validation, config, seed) if how.ranks.rank == 0 else 0.0
     untrained = how.ranks.first(untrained)
     if task.start is not None:
@@ -100,10 +101,11 @@ def prepare(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str
     engine = _engine(Objective(vae, config, bf16=bf16), compiled=compiled, how=how)
     batches = open_batches(
         dataset, place, batch_size=config.batch_size, seed=seed, block_size=how.block_size,
-        ranks=how.ranks,
+        window_bytes=task.window_bytes, ranks=how.ranks,
     )  # fmt: skip
     loop = Loop(engine, batches, seed=seed, listener=task.listener)
     facts = [settings(task.vae), settings(config), dict(dataset.sha256), seed, bf16, compiled]
+    facts.append(task.window_bytes)
     facts += [] if task.start is None else [file_digest(task.start / WEIGHTS)]
     checkpoints = _checkpoints(facts, place, how)
     return Run(loop, validation, checkpoints, untrained, first_group), fallbacks
@@ -150,17 +152,17 @@ def _warm(vae: VAE, start: Path) -> None:
 
 
 def _validation(
-    dataset: ImageDataset, place: torch.device, how: How
+    dataset: ImageDataset, place: torch.device, how: How, window_bytes: int
 ) -> tuple[Callable[[], Iterable[Tensor]], int]:
     """Return what gives the rank's groups of validation images, and the first one's number.
 
-    They are resident if they fit, else read anew every time.
+    They are resident if they are few, else read anew every time.
     """
     n, ranks = dataset.n("validation"), how.ranks
     own = ranks.part(-(-n // GROUP))
     rows = slice(min(own.start * GROUP, n), min(own.stop * GROUP, n))
     n_bytes = (rows.stop - rows.start) * dataset.images("validation", slice(0, 1)).nbytes
-    if n_bytes > free_bytes(place) // (4 * ranks.on_device):
+    if not may_stay(n_bytes, place, window_bytes, 4 * ranks.on_device):
         return lambda: group_images(dataset, "validation", rows, how.block_size), own.start
     images = load_split(dataset, "validation", place, block_size=how.block_size, rows=rows)
     return lambda: in_groups(images), own.start

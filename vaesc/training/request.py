@@ -10,6 +10,7 @@ from typing import Any
 from vaesc.config import TrainingConfig, VAEConfig, settings
 from vaesc.config_files import config_from_mapping
 from vaesc.training.prepare import How
+from vaesc.windows import WINDOW_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Work:
     seed: int
     start: Path | None
     how: How
+    window_bytes: int = WINDOW_BYTES
 
 
 def work_as_json(work: Work) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def work_as_json(work: Work) -> dict[str, Any]:
     how["checkpoints"] = how["checkpoints"] and str(how["checkpoints"])
     return {
         "vae": settings(work.vae), "training": settings(work.training), "seed": work.seed,
+        "window_bytes": work.window_bytes,
         **{name: path and str(path) for name, path in paths.items()}, "how": how,
     }  # fmt: skip
 
@@ -42,4 +45,7 @@ def work_from_json(told: Mapping[str, Any]) -> Work:
     paths = {name: told[name] and Path(told[name]) for name in ("dataset", "folder", "start")}
     checkpoints = told["how"]["checkpoints"]
     how = How(**{**told["how"], "checkpoints": checkpoints and Path(checkpoints)})
-    return Work(vae=config.vae, training=config.training, seed=told["seed"], how=how, **paths)
+    return Work(
+        vae=config.vae, training=config.training, seed=told["seed"],
+        window_bytes=told["window_bytes"], how=how, **paths,
+    )  # fmt: skip

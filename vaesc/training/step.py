@@ -11,6 +11,7 @@ from vaesc.training.fit import fit
 from vaesc.training.launch import fit_in_ranks
 from vaesc.training.prepare import Compile, How
 from vaesc.training.request import Work
+from vaesc.windows import WINDOW_BYTES
 
 
 def train(
@@ -20,6 +21,7 @@ def train(
     folder: Path,
     *,
     seed: int,
+    window_bytes: int = WINDOW_BYTES,
     device: str = "auto",
     block_size: int = 8192,
     compile: Compile = "auto",
@@ -46,6 +48,7 @@ def train(
         dataset_folder: Folder of the dataset's artifact.
         folder: Where to write; nothing is written if training fails.
         seed: The run's seed.
+        window_bytes: Images shuffled together, as stored, see :mod:`vaesc.training.order`.
         device: Where to compute, see :func:`vaesc.models.resolve_device`.
         block_size: Images read at once.
         compile: ``auto`` compiles the step if the training is long enough to win it back.
@@ -81,6 +84,6 @@ def train(
     )  # fmt: skip
     work = Work(
         vae=vae_config, training=training_config, dataset=dataset_folder, folder=folder,
-        seed=seed, start=start, how=how,
+        seed=seed, window_bytes=window_bytes, start=start, how=how,
     )  # fmt: skip
     return fit(work, listener) if ranks == 1 else fit_in_ranks(work, ranks, listener)

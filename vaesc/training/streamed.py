@@ -1,7 +1,7 @@
 """Batches from a data set larger than memory: window by window, the next one read meanwhile.
 
-At most three windows are in memory, see :mod:`vaesc.training.order`: the one in use, the one that
-is read ahead, and its pages on their way in.
+At most :data:`vaesc.windows.IMAGE_WINDOWS` windows are in memory (:mod:`vaesc.training.order`):
+the one in use, the one that is read ahead, and its pages on their way in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vaesc import cgroup
 from vaesc.training.order import Order, Window
 from vaesc.training.ranks import ALONE, Ranks
 from vaesc.training.resident import ResidentBatches, load_split
+from vaesc.windows import IMAGE_WINDOWS, WINDOW_BYTES
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
@@ -85,18 +86,45 @@ def open_batches(
     batch_size: int,
     seed: int,
     block_size: int,
+    window_bytes: int = WINDOW_BYTES,
+    name: str = "train/order",
     ranks: Ranks = ALONE,
 ) -> ResidentBatches | StreamedBatches:
-    """Return the training batches: resident if half of the device's free memory can hold them.
+    """Return the training batches: resident if they are few, see :func:`may_stay`.
 
     Ranks that share a device's memory have their share of it each. A rank holds, or reads, every
     image and takes its part of every batch: which images meet does not depend on the ranks.
+
+    Args:
+        dataset: Whose training split is read.
+        device: Where batches go.
+        batch_size: Images per batch.
+        seed: The run's seed.
+        block_size: Images read at once.
+        window_bytes: Images permuted together, as stored, and the bound of what is held.
+        name: Of the order's random streams.
+        ranks: Who shares the batches.
     """
     image_bytes = dataset.images("train", slice(0, 1)).nbytes
-    order = Order(dataset.n("train"), batch_size, image_bytes, seed=seed, part=ranks.part)
-    if order.n * image_bytes > free_bytes(device) // (2 * ranks.on_device):
+    order = Order(
+        dataset.n("train"), batch_size, image_bytes, seed=seed, window_bytes=window_bytes,
+        name=name, part=ranks.part,
+    )  # fmt: skip
+    if not may_stay(order.n * image_bytes, device, window_bytes, 2 * ranks.on_device):
         return StreamedBatches(dataset, order, device)
     return ResidentBatches(load_split(dataset, "train", device, block_size=block_size), order)
+
+
+def may_stay(n_bytes: int, device: torch.device, window_bytes: int, share: int) -> bool:
+    """Tell whether so many bytes may stay in memory: no result depends on it.
+
+    They must fit one of `share` parts of what the device has left; and, but for a GPU's own
+    memory, be no more than streaming would hold (:data:`vaesc.windows.IMAGE_WINDOWS` windows).
+    """
+    most = free_bytes(device) // share
+    if device.type != "cuda":
+        most = min(most, IMAGE_WINDOWS * window_bytes)
+    return n_bytes <= most
 
 
 def free_bytes(device: torch.device) -> int:

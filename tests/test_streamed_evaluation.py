@@ -12,7 +12,7 @@ from scipy.sparse import random_array
 from vaesc import windows
 from vaesc.config import DictionaryConfig, EvaluationConfig, TrainingConfig, VAEConfig
 from vaesc.dictionary import learn
-from vaesc.evaluation import batches, evaluate, excerpt, kept_codes, pool
+from vaesc.evaluation import evaluate, excerpt, kept_codes, pool
 from vaesc.evaluation.batches import ROWS, Split
 from vaesc.evaluation.excerpt import Excerpt
 from vaesc.evaluation.kept_codes import KeptCodes
@@ -64,7 +64,6 @@ def both(inputs, tmp_path_factory):
         patch.setattr(style, "png_of", lambda draw, theme: b"")  # more than half of the time
         whole = evaluated(inputs, root / "whole")
         patch.setattr(windows, "PAGE", 64)
-        patch.setattr(batches, "SPOOL_WINDOWS", 0)
         patch.setattr(pool, "EXACT", 300)
         patch.setattr(pool, "GROUPS", 128)
         pool.groups_of.cache_clear()

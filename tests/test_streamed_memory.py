@@ -20,12 +20,12 @@ from pathlib import Path
 from vaesc import arrays, latent_codes, windows
 from vaesc.config import DictionaryConfig, EvaluationConfig
 from vaesc.dictionary import learn
-from vaesc.evaluation import batches, evaluate, excerpt, kept_codes, pool
+from vaesc.evaluation import evaluate, excerpt, kept_codes, pool
 from vaesc.progress import SILENT
 from vaesc.report import style
 windows.PAGE, latent_codes.ROWS = 1024, 4096
 arrays._CHUNK_BYTES, arrays.SHARD_BYTES = 2**16, 2**18
-batches.SPOOL_WINDOWS, kept_codes.MEMORY_BYTES = 0.5, 2**20
+kept_codes.MEMORY_BYTES = 2**20
 pool.EXACT, pool.GROUPS, excerpt.MOST = 2048, 1024, 2048
 style.png_of = lambda draw, theme: b""  # canvases would take more than all the rest
 dictionary = DictionaryConfig(n_atoms=16, n_nonzero_coefs=1, max_epochs=1, batch_size=512)
@@ -55,7 +55,7 @@ def measured(n, root=Path(sys.argv[1])):
     for folder in (inputs["dictionary"], out):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    how = {{"seed": 1, "listener": SILENT, "window_bytes": 2**21}}
+    how = {{"seed": 1, "listener": SILENT, "window_bytes": 2**20}}
     print(over(learn, dictionary, inputs["latents"], inputs["dictionary"], **how))
     how |= {{"device": "cpu", "block_size": 2048}}
     print(over(evaluate, evaluation, dictionary, inputs, out, **how))

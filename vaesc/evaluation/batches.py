@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 ROWS = 1024
 """Images per batch of arithmetic."""
-SPOOL_WINDOWS = 4
-"""Windows of float32 images that lie, at most, in a temporary file while they are learned from in
-any order: 342,392 of 28x28. More are read from the data set, window by window."""
 
 Floats = NDArray[np.float32]
 Batches = Callable[[], Iterator[Floats]]
@@ -68,7 +65,7 @@ class Split:
     def samples(self, folder: Path, mean: Floats | None = None) -> windows.Rows:
         """Return all images, flat, minus `mean`, to be learned from in any order.
 
-        If they are few they are a memory map of a new file in `folder`, else lazy.
+        What fits a window as float32 is a memory map of a new file in `folder`; more is lazy.
         """
         rows = ImageRows(self, mean)
         if not self.is_spooled():
@@ -80,8 +77,8 @@ class Split:
         return images
 
     def is_spooled(self) -> bool:
-        """Tell whether they fit the file, see :data:`SPOOL_WINDOWS`."""
-        return math.prod(ImageRows(self).shape) * 4 <= SPOOL_WINDOWS * self.window_bytes
+        """Tell whether they are few enough to lie in a file: by default 85,598 of 28x28."""
+        return math.prod(ImageRows(self).shape) * 4 <= self.window_bytes
 
     def pick(self, rows: list[int]) -> Floats:
         """Return single images by row number, shape (len(rows), n_pixels)."""

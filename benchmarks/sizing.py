@@ -80,10 +80,10 @@ def _rows(
     steps: Sequence[str], folder: Path, n: int, changed: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Run each step in a process of its own; what a change leaves alone lies in the store."""
-    rows = []
+    rows, refined = [], any(s.startswith("refine.epochs=") for s in changed)
     for step in steps:
-        if step == "refine" and not any(s.startswith("refine.epochs=") for s in changed):
-            continue  # the article's recipe alone
+        if step == "refine" and not refined:
+            continue
         command = [
             sys.executable, "-m", "benchmarks.sizing", "--step", step, "--folder", folder,
             "--set", *PLAIN, *changed,

@@ -276,13 +276,14 @@ def current() -> PipelineRun:
 def _params(config: PipelineConfig, step: str) -> dict[str, Any]:
     """Return the settings that concern `step`."""
     sections = {
-        "ingest": ("dataset",), "train": ("vae", "training"), "extract": ("runtime",),
-        "learn": ("dictionary",), "refine": ("refine", "dictionary", "evaluation"),
-        "evaluate": ("evaluation", "dictionary"),
+        "ingest": ("dataset",), "train": ("vae", "training", "window_mib"),
+        "extract": ("runtime",), "learn": ("dictionary", "window_mib"),
+        "refine": ("refine", "dictionary", "evaluation", "window_mib"),
+        "evaluate": ("evaluation", "dictionary", "window_mib"),
+        "generation": ("generation", "dictionary", "window_mib"),
         "register": ("registry",),
     }.get(step, (step, "dictionary"))  # fmt: skip
-    sections = ("seed", "window_mib", *sections)
-    return {k: v for k, v in flat_settings(config) if k.split(".")[0] in sections}
+    return {k: v for k, v in flat_settings(config) if k.split(".")[0] in ("seed", *sections)}
 
 
 def status_of(error: BaseException) -> str:

@@ -288,7 +288,8 @@ def test_binarised_pixels_are_white_as_often_as_they_are_bright():
 
 def test_batches_are_binarised_anew_in_every_epoch_and_alike_from_the_middle_on():
     grey = torch.full((70, 4, 4), 128, dtype=torch.uint8)
-    batches = BinarisedBatches(ResidentBatches(grey, Order(70, 32, 16, seed=1)), 1)
+    order = Order(70, 32, 16, seed=1, window_bytes=2**28)
+    batches = BinarisedBatches(ResidentBatches(grey, order), 1)
     first, second = (list(batches.epoch(epoch)) for epoch in (1, 2))
     assert [len(batch) for batch in first] == [32, 32, 6]
     assert set(torch.cat(first).unique().tolist()) == {0, 1}

@@ -205,16 +205,13 @@ def test_images_beyond_a_window_are_refined_with_from_disk_to_the_same_bytes(
         return batches
 
     monkeypatch.setattr("vaesc.refinement.step.open_batches", opened)
+    small = {"levels": (4,), "window_bytes": 2 * 128 * 8 * 8 * 4}
     for name, held in (("held", 100), ("streamed", 1)):
         monkeypatch.setattr("vaesc.training.streamed.IMAGE_WINDOWS", held)
-        found[name] = run(
-            dataset, tmp_path / name, levels=(4,), window_bytes=2 * 128 * 8 * 8 * 4
-        )  # fmt: skip
+        found[name] = run(dataset, tmp_path / name, **small)
     assert kinds == [(ResidentBatches, True)] * 2 + [(StreamedBatches, True)] * 2
     assert found["held"] == found["streamed"]
-    same = filecmp.dircmp(tmp_path / "held" / "k4", tmp_path / "streamed" / "k4")
-    assert same.same_files
-    assert not same.diff_files
+    assert same_files(tmp_path / "held", tmp_path / "streamed")
     error, whole = (f["validation/refined_mse_k4"] for f in (found["streamed"], refined[1]))
     assert error != whole
     assert error == pytest.approx(whole, rel=0.1)

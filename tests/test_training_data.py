@@ -11,10 +11,11 @@ from imagesets import write_dataset, write_digits
 
 from vaesc.config import TrainingConfig, VAEConfig
 from vaesc.datasets import open_dataset
-from vaesc.training import order, streamed, train
+from vaesc.models import elbo
+from vaesc.training import order, prepare, streamed, train
 from vaesc.training.order import Order
 from vaesc.training.resident import ResidentBatches, load_split
-from vaesc.training.streamed import StreamedBatches, open_batches
+from vaesc.training.streamed import StreamedBatches, may_stay
 
 CPU = torch.device("cpu")
 
@@ -72,21 +73,62 @@ def test_streamed_batches_are_the_resident_ones(tmp_path, first):
 def test_streamed_training_writes_the_same_bytes(tmp_path, monkeypatch):
     dataset = write_digits(tmp_path / "digits")
     vae, training = VAEConfig(hidden=(32,), latent_dim=4), TrainingConfig(epochs=2, batch_size=20)
-    kinds, how = [], {"seed": 0, "window_bytes": SMALL}
-    for name, held in (("resident", 100), ("streamed", 3)):
+    kinds, anew = [], []
+
+    def open_batches(*args, **kwargs):
+        kinds.append(streamed.open_batches(*args, **kwargs))
+        return kinds[-1]
+
+    def group_images(*args):
+        anew.append(name)
+        return elbo.group_images(*args)
+
+    monkeypatch.setattr(prepare, "open_batches", open_batches)
+    monkeypatch.setattr(prepare, "group_images", group_images)
+    for name, held in (("resident", 100), ("streamed", 0)):
         monkeypatch.setattr(streamed, "IMAGE_WINDOWS", held)
-        batches = open_batches(open_dataset(dataset), CPU, batch_size=20, block_size=100, **how)
-        kinds.append(type(batches))
+        monkeypatch.setattr(prepare, "VALIDATION_WINDOWS", held)
         (tmp_path / name).mkdir()
-        train(vae, training, dataset, tmp_path / name, device="cpu", **how)
-    assert kinds == [ResidentBatches, StreamedBatches]
+        train(
+            vae, training, dataset, tmp_path / name, seed=0, window_bytes=SMALL, device="cpu"
+        )  # fmt: skip
+    assert [type(kind) for kind in kinds] == [ResidentBatches, StreamedBatches]
+    assert all(len(kind.order.windows(1)) > 1 for kind in kinds)
+    assert set(anew) == {"streamed"}
     for file in (tmp_path / "resident").iterdir():
         assert file.read_bytes() == (tmp_path / "streamed" / file.name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("device", "free", "stays"),
+    [
+        ("cpu", 10_000, {300, 1000}),
+        ("cpu", 1200, {300}),
+        ("cuda", 10_000, {300, 1000, 2500}),
+        ("cuda", 1200, {300}),
+        ("cpu", 0, set()),
+    ],
+)
+def test_images_stay_if_they_fit_the_bound_and_a_share_of_what_is_free(
+    monkeypatch, device, free, stays
+):
+    """A bound of 1,000 bytes, a quarter of what is free; a GPU's memory is its own bound."""
+    monkeypatch.setattr(streamed, "free_bytes", lambda _: free)
+    place = torch.device(device)
+    assert {n for n in (300, 1000, 2500, 2501) if may_stay(n, 1000, place, 4)} == stays
+
+
+@pytest.mark.parametrize("image_bytes", [64, 5000, 10**6])
+def test_a_window_bounds_large_images_too(image_bytes):
+    """Pages shrink with it; a batch is the least there is."""
+    made = Order(10_000, 8, image_bytes, seed=0, window_bytes=2**20)
+    n = max(sum(p.stop - p.start for p in pages) for pages in made.windows(1))
+    assert n * image_bytes <= max(2**20, 8 * image_bytes)
+
+
 def test_an_order_depends_on_seed_and_epoch_only():
     def first(seed, epoch):
-        made = Order(1000, 10, 64, seed=seed)
+        made = Order(1000, 10, 64, seed=seed, window_bytes=SMALL)
         return made.window(epoch, made.windows(epoch)[0], 0).batches[0].tolist()
 
     assert first(0, 1) == first(0, 1)
@@ -97,5 +139,6 @@ def test_a_broken_reader_is_heard(tmp_path):
     """An error in the reading thread reaches the training."""
     dataset = numbered(tmp_path)
     broken = dataclasses.replace(dataset, group={})
+    plan = Order(1203, 10, 64, seed=1, window_bytes=SMALL)
     with pytest.raises(Exception, match="train/images"):
-        list(StreamedBatches(broken, Order(1203, 10, 64, seed=1), CPU).epoch(1))
+        list(StreamedBatches(broken, plan, CPU).epoch(1))

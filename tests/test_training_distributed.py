@@ -341,8 +341,8 @@ class Pair(Ranks):
 )
 def test_ranks_with_other_work_are_refused(dataset, tmp_path, name, sentence):
     work = Work(
-        vae=MODEL, training=TRAINING, dataset=dataset, folder=tmp_path, seed=1, start=None,
-        how=How(device="cpu", ranks=Pair(**{name: "x"})),
+        vae=MODEL, training=TRAINING, dataset=dataset, folder=tmp_path, seed=1, window_bytes=2**28,
+        start=None, how=How(device="cpu", ranks=Pair(**{name: "x"})),
     )  # fmt: skip
     with pytest.raises(
         ConfigError, match=f"rank 1 of this training has, unlike rank 0, {sentence}"
@@ -355,8 +355,8 @@ def test_what_ranks_compare_tells_settings_seeds_and_images_apart(dataset, tmp_p
     from vaesc.datasets.reader import open_dataset
 
     work = Work(
-        vae=MODEL, training=TRAINING, dataset=dataset, folder=tmp_path, seed=1, start=None,
-        how=How(),
+        vae=MODEL, training=TRAINING, dataset=dataset, folder=tmp_path, seed=1, window_bytes=2**28,
+        start=None, how=How(),
     )  # fmt: skip
     mine = fit._facts(work, open_dataset(dataset))
     for changes in (

@@ -1,6 +1,7 @@
 """Samples beyond memory: what fits a window is treated as an array, what does not is streamed."""
 
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from vaesc import windows
 from vaesc.arrays import create_group, open_group, read_csr, write_array
 from vaesc.coding_shards import code_by_shards
 from vaesc.config import DictionaryConfig
-from vaesc.dictionary import fit_dictionary, learn, load_dictionary
+from vaesc.dictionary import fit_dictionary, learn, learn_atoms, load_dictionary
 from vaesc.latent_codes import code_ranges, write_codes
 from vaesc.latent_rows import LatentRows, fit_scaling
 from vaesc.latents import open_latents
@@ -67,8 +68,12 @@ def small(monkeypatch):
 
 
 def learned(latents, folder, config=CONFIG, **more):
+    """Learn; from disk if a window is given, which must be smaller than the training split."""
     folder.mkdir()
-    summary = learn(config, latents, folder, seed=1, listener=SILENT, **more)
+    with mock.patch("vaesc.dictionary.learn_atoms", wraps=learn_atoms) as spy:
+        summary = learn(config, latents, folder, seed=1, listener=SILENT, **more)
+    for call in spy.call_args_list:
+        assert isinstance(call.args[1], LatentRows) == ("window_bytes" in more)
     return load_dictionary(folder), summary
 
 
@@ -77,6 +82,15 @@ def content(folder):
 
 
 # The order
+
+
+def test_a_window_bounds_large_samples_too(monkeypatch):
+    """Pages shrink with it."""
+    monkeypatch.setattr(windows, "WINDOW_BYTES", 2**16)
+    X = Lazy(np.zeros((500, 1000), np.float32))
+    dealt = windows.dealt(X, np.random.default_rng(0))
+    assert max(sum(p.stop - p.start for p in pages) for pages in dealt) * 4000 <= 2**15
+    assert windows.page_rows(X, 20) == 20, "a batch is the least there is"
 
 
 def test_a_pass_takes_each_sample_once_and_holds_a_window(small):

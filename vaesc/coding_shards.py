@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 ROWS = 262_144
-"""About so many latents to a shard: seconds of work, and a part of some 25 MB."""
+"""About so many latents of 32 dimensions to a shard: seconds of work, and a part of some 25 MB; of
+longer ones as many as take the same memory."""
 
 
 def code_by_shards(
@@ -91,8 +92,8 @@ def code_shard(
 
 def rows_per_shard(dictionary: LatentDictionary) -> int:
     """Return how many latents a shard codes: whole blocks of the coder's."""
-    block = block_rows_of(dictionary)
-    return max(1, ROWS // block) * block
+    block, d = block_rows_of(dictionary), int(dictionary.dictionary.shape[1])
+    return max(1, ROWS * 32 // max(d, 32) // block) * block
 
 
 def block_rows_of(dictionary: LatentDictionary) -> int:

@@ -574,9 +574,10 @@ class PipelineConfig:
     seed: int = 0
     """The one seed: every random stream derives from it by name."""
     window_mib: int = 256
-    """MiB of images, as stored, that are shuffled together; training holds three times as much at
-    most, learning dictionaries half of it in latents or pixels. Larger splits are read window by
-    window: this bounds memory, and decides the order, and so the result, of such splits."""
+    """MiB of images, as stored, that are shuffled together, and half as much of latents or pixels:
+    larger splits are read window by window, and never held. Training holds four windows at most,
+    learning a dictionary two. What is larger than one meets in another order with another size, so
+    this is part of the result."""
     applications: tuple[Application, ...] = ()
     """What the model is put to, each measured beside its baselines."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -605,6 +606,11 @@ class PipelineConfig:
             "applications",
             "must hold none twice",
         )
+
+    @property
+    def window_bytes(self) -> int:
+        """`window_mib` in bytes."""
+        return self.window_mib << 20
 
 
 def settings(config: Any, *, what_only: bool = False) -> dict[str, Any]:  # noqa: ANN401

@@ -242,7 +242,7 @@ def learn(
         folder: Empty folder to write into.
         seed: The run's seed.
         listener: Hears of every epoch.
-        window_bytes: Bound of the latents held at once, see :mod:`vaesc.windows`.
+        window_bytes: Half of it is shuffled together of the latents, see :mod:`vaesc.windows`.
         checkpoints: Keeps each finished pass: a killed run's successor goes on from there; to be
             deleted by the caller once what was written is safe. Default: none.
         runner: Who codes the splits; no part of the result.
@@ -299,7 +299,7 @@ def fit_dictionary(
     Latents beyond one window (:mod:`vaesc.windows`) are read from disk in every epoch: memory
     then grows with their number by about a hundred bytes for each batch and each page only. The
     network of ``lista`` learns from one window of pages drawn at random: it imitates the codes of
-    a dictionary that has seen all latents, for which a million examples are plenty.
+    a dictionary that has seen all latents, for which a window's million examples are plenty.
 
     Args:
         config: Size, coder and scaling; its own sparsity level is not looked at.

@@ -159,7 +159,7 @@ class LatentStore:
 
     group: zarr.Group
     window_bytes: int = WINDOW_BYTES
-    """Bound of what is held at once, see :mod:`vaesc.windows`."""
+    """Of a window, half of which is held at once, see :mod:`vaesc.windows`."""
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ than there are ranks or workers of a cluster on this machine: the run's own proc
 What a step holds is a window or a block, whatever the number of images; fewer images fill less:
 
 ======== ======================================================================================
-train    three windows of images (``window_mib``); weights, gradients, two moments, an average
+train    four windows of images (``window_mib``); weights, gradients, two moments, an average
          and copies to go back to; what a batch leaves in each layer, and its gradients.
          Refinement alike.
 extract  ``block_size`` images as stored and as floats; shards of latents.
@@ -34,7 +34,7 @@ from itertools import pairwise
 
 from vaesc.arrays import SHARD_BYTES
 from vaesc.config import PipelineConfig, RuntimeConfig
-from vaesc.windows import IMAGE_WINDOWS
+from vaesc.windows import IMAGE_WINDOWS, VALIDATION_WINDOWS
 
 PROCESS_BYTES = 1280 << 20
 """One process with torch, numba, scikit-learn, zarr, MLflow and Prefect's client at work."""
@@ -148,7 +148,8 @@ def _stored(config: PipelineConfig, shape: tuple[int, ...]) -> int:
 
 
 def _train(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
-    images = min(n * _stored(config, shape), IMAGE_WINDOWS * (config.window_mib << 20))
+    windows = (IMAGE_WINDOWS + VALIDATION_WINDOWS) * config.window_bytes
+    images = min(n * _stored(config, shape), windows)
     vae, refine = config.vae, config.refine
     first = _network(shape, vae.hidden, vae.channels, vae.latent_dim)
     batch = config.training.batch_size * config.training.importance_samples
@@ -189,8 +190,8 @@ def _extract(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
 
 def _learn(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
     d, n_atoms = config.vae.latent_dim, config.dictionary.n_atoms
-    window = min(n * d * _FLOAT, config.window_mib << 19)
-    codes = min(n, 1 << 20) * 2 * config.dictionary.n_nonzero_coefs * _FLOAT
+    window = min(n * d * _FLOAT, config.window_bytes // 2)
+    codes = window // (d * _FLOAT) * 2 * config.dictionary.n_nonzero_coefs * _FLOAT
     moments = 3 * n_atoms * (n_atoms + d) * 2 * _FLOAT
     return SAMPLE_WINDOWS * window + codes + moments + config.dictionary.batch_size * n_atoms * 8
 
@@ -201,7 +202,7 @@ def _evaluate(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float
     levels = len(config.evaluation.sparsity_levels)
     dictionaries = levels * n_atoms * (pixels + config.vae.latent_dim) * _FLOAT * 3
     topk = 2 * n_atoms * pixels * _FLOAT * 4 if config.evaluation.topk_epochs else 0
-    window = min(n * config.vae.latent_dim * _FLOAT, config.window_mib << 19)
+    window = min(n * config.vae.latent_dim * _FLOAT, config.window_bytes // 2)
     return rows * pixels * _FLOAT * 3 + dictionaries + topk + 2 * window
 
 

@@ -1,8 +1,9 @@
 """Room on the disk: a step that clearly has too little refuses to start, and says what it needs.
 
 What is reckoned is what is known beforehand and certainly written: latents and codes, and the
-images that lie in a temporary file while pixel dictionaries are learned from them. It is a lower
-bound, so that nothing is refused that might have fitted.
+images that lie in a temporary file while pixel dictionaries are learned from them, where a split
+fits one (:meth:`vaesc.evaluation.batches.Split.samples`). It is a lower bound, so that nothing is
+refused that might have fitted.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ def needed_bytes(step: str, config: PipelineConfig, dataset: Dataset | None) -> 
     """
     if dataset is None:
         return FLOOR
-    learned = dataset.n_train + dataset.n_validation
-    n = learned + dataset.n_test
+    learned = (dataset.n_train, dataset.n_validation)
+    n = sum(learned) + dataset.n_test
+    images = [split * math.prod(dataset.shape) * _NUMBER for split in learned]
     parts = {
         "latents": n * 2 * config.vae.latent_dim * _NUMBER,
         "codes": n * 2 * config.dictionary.n_nonzero_coefs * _NUMBER,
-        "images": learned * math.prod(dataset.shape) * _NUMBER,
+        "images": sum(size for size in images if size <= config.window_bytes),
     }
     return FLOOR + sum(parts[name] for name in _AFTER.get(step, ()))
 

@@ -58,8 +58,8 @@ class Step:
     kind: str
     record: type[Record]
     settings: tuple[str, ...]
-    """Settings (sections, single ones as ``section.name``, or ``seed``) that can change its
-    artifact."""
+    """Settings (sections, single ones as ``section.name``, or those of no section) that can change
+    its artifact."""
     module: str
     """Entry module of the library code that makes it."""
     build: Build
@@ -169,7 +169,7 @@ def _train(
 
     return train(
         config.vae, config.training, inputs["dataset"], folder, seed=config.seed,
-        window_bytes=config.window_mib << 20, device=config.runtime.device,
+        window_bytes=config.window_bytes, device=config.runtime.device,
         block_size=config.runtime.block_size, compile=config.runtime.compile,
         checkpoints=checkpoints, checkpoint_seconds=config.runtime.checkpoint_seconds,
         ranks=config.runtime.ranks, accumulate=config.runtime.accumulate,
@@ -196,7 +196,7 @@ def _learn(
 
     return learn(
         config.dictionary, inputs["latents"], folder, seed=config.seed, listener=listener,
-        window_bytes=config.window_mib << 20, checkpoints=checkpoints, runner=runner(),
+        window_bytes=config.window_bytes, checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def _refine(
         config.refine, config.dictionary, config.evaluation.sparsity_levels, inputs["dataset"],
         folder, seed=config.seed, device=config.runtime.device,
         block_size=config.runtime.block_size, checkpoints=checkpoints, listener=listener,
-        window_bytes=config.window_mib << 20, warm=inputs.get("start"),
+        window_bytes=config.window_bytes, warm=inputs.get("start"),
     )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def _evaluate(
     return evaluate(
         config.evaluation, config.dictionary, inputs, folder, seed=config.seed,
         device=config.runtime.device, block_size=config.runtime.block_size, listener=listener,
-        window_bytes=config.window_mib << 20, checkpoints=checkpoints, runner=runner(),
+        window_bytes=config.window_bytes, checkpoints=checkpoints, runner=runner(),
     )  # fmt: skip
 
 
@@ -265,12 +265,14 @@ def _application(name: Application) -> Step:
         return apply(
             name, section_of(name, config), inputs, folder, seed=config.seed,
             n_nonzero_coefs=config.dictionary.n_nonzero_coefs, device=config.runtime.device,
-            block_size=config.runtime.block_size, listener=listener,
+            block_size=config.runtime.block_size, window_bytes=config.window_bytes,
+            listener=listener,
         )  # fmt: skip
 
+    trains = ("window_mib",) if name == "generation" else ()
     return Step(
         name=name, kind=name, record=Applied,
-        settings=("seed", "dictionary.n_nonzero_coefs", name), build=build,
+        settings=("seed", *trains, "dictionary.n_nonzero_coefs", name), build=build,
         module=f"vaesc.applications.{name}",
         inputs=("dataset", "vae", "latents", "dictionary", "refined"),
     )  # fmt: skip

@@ -30,10 +30,12 @@ WINDOW_BYTES = PipelineConfig.window_mib << 20
 bytes. Of samples, half of it: 1,048,576 float32 latents of 32 dimensions."""
 IMAGE_WINDOWS = 3
 """In memory at most while a network is trained: in use, read ahead, and on its way in."""
+VALIDATION_WINDOWS = 1
+"""Of validation images beside them; more are read anew whenever they are looked at."""
 BLOCK_BYTES = 2**23
 """Samples read at once where they are taken in order: half a shard on disk."""
 PAGE = 4096
-"""About so many samples to a page: whole batches, so that only a split's last may be short."""
+"""Most samples to a page, about: whole batches, so that only a split's last may be short."""
 
 
 class Rows(Protocol):
@@ -53,12 +55,21 @@ class Rows(Protocol):
 
 def rows_per_window(X: Rows, page: int | None = None) -> int:
     """Return how many samples are held at once: whole pages, one at least."""
-    page = page or PAGE
-    return max(1, sample_bytes(X) // (page * row_bytes(X))) * page
+    page = page or page_rows(X)
+    return max(1, half_window(X) // (page * row_bytes(X))) * page
 
 
-def sample_bytes(X: Rows) -> int:
-    """Return how much of the samples is held at once."""
+def page_rows(X: Rows, batch_size: int = 1) -> int:
+    """Return how many samples are a page: whole batches, :data:`PAGE` or what half a window holds.
+
+    The one thing that no window is too small for is a batch.
+    """
+    most = min(PAGE, half_window(X) // row_bytes(X))
+    return batch_size * max(1, most // batch_size)
+
+
+def half_window(X: Rows) -> int:
+    """Return how many bytes of the samples are held at once."""
     return int(getattr(X, "window_bytes", WINDOW_BYTES)) // 2
 
 
@@ -94,8 +105,8 @@ def loaded(X: Rows) -> Rows:
 
 
 def _runs(X: Rows) -> list[slice]:
-    most = min(BLOCK_BYTES, sample_bytes(X))
-    n, step = X.shape[0], max(1, most // (PAGE * row_bytes(X))) * PAGE
+    page, most = page_rows(X), min(BLOCK_BYTES, half_window(X))
+    n, step = X.shape[0], max(1, most // (page * row_bytes(X))) * page
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
@@ -122,9 +133,9 @@ def dealt(X: Rows, rng: np.random.Generator, page: int | None = None) -> list[li
     Args:
         X: Samples.
         rng: Where the order is drawn from; nothing is drawn for a single window.
-        page: Rows of a page; default: :data:`PAGE`.
+        page: Rows of a page; default: :func:`page_rows`.
     """
-    page = page or PAGE
+    page = page or page_rows(X)
     return deal(X.shape[0], page, rows_per_window(X, page) // page, rng.permutation)
 
 

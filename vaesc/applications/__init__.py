@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaesc.progress import SILENT, Listener
+from vaesc.windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from vaesc.applications.findings import Findings
@@ -38,6 +39,7 @@ def apply(
     n_nonzero_coefs: int,
     device: str = "auto",
     block_size: int = 8192,
+    window_bytes: int = WINDOW_BYTES,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Put the model of a run to one use, and write what came of it into `folder`.
@@ -52,6 +54,7 @@ def apply(
         n_nonzero_coefs: Sparsity level of the registered model.
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
+        window_bytes: Images shuffled together where networks are trained on all of them.
         listener: Hears of progress.
 
     Returns:
@@ -64,7 +67,7 @@ def apply(
     with one_thread_everywhere():
         subject = open_subject(
             inputs, folder, seed=seed, n_nonzero_coefs=n_nonzero_coefs, device=device,
-            block_size=block_size, listener=listener,
+            block_size=block_size, window_bytes=window_bytes, listener=listener,
         )  # fmt: skip
         module = import_module(f"vaesc.applications.{name}")
         findings: Findings = module.apply(config, subject)

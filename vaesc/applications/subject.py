@@ -12,6 +12,7 @@ import numpy as np
 from vaesc.bundle import SparseVAE
 from vaesc.config import derive_seed
 from vaesc.progress import SILENT, Listener
+from vaesc.windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
@@ -31,6 +32,8 @@ class Subject:
     seed: int
     block_size: int = 8192
     """Images in memory at once; no result may depend on it."""
+    window_bytes: int = WINDOW_BYTES
+    """Images shuffled together where networks are trained on all, see :mod:`vaesc.windows`."""
     listener: Listener = SILENT
 
     def rng(self, stream: str) -> np.random.Generator:
@@ -46,6 +49,7 @@ def open_subject(
     n_nonzero_coefs: int,
     device: str = "auto",
     block_size: int = 8192,
+    window_bytes: int = WINDOW_BYTES,
     listener: Listener = SILENT,
 ) -> Subject:
     """Open a run's artifacts; arguments as for :func:`vaesc.applications.apply`.
@@ -65,5 +69,5 @@ def open_subject(
         model = SparseVAE.from_artifacts(inputs["dataset"], level, level, device=device)
     return Subject(
         model=model, article=article, dataset=open_dataset(inputs["dataset"]), folder=folder,
-        seed=seed, block_size=block_size, listener=listener,
+        seed=seed, block_size=block_size, window_bytes=window_bytes, listener=listener,
     )  # fmt: skip

@@ -37,7 +37,7 @@ class Split:
     block_size: int
     """Images held in memory at once, rounded down to whole batches."""
     window_bytes: int = windows.WINDOW_BYTES
-    """Bound of what is held of them in any order, see :mod:`vaesc.windows`."""
+    """Of a window, half of which is held at once in any order, see :mod:`vaesc.windows`."""
 
     def __len__(self) -> int:
         return self.dataset.n(self.name)

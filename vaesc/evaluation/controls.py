@@ -71,7 +71,7 @@ def learn_shuffled(
     Mean and scale are the registered dictionary's: shuffling changes neither. The validation
     latents that choose the epoch are shuffled too, so nothing of the real ones' structure leaks.
     Permuting a column takes all of it: of more latents than a window holds, one window is drawn
-    at random by pages (:func:`vaesc.windows.sample`), a million or so, and learned from.
+    at random by pages (:func:`vaesc.windows.sample`; by default a million), and learned from.
 
     Args:
         config: Settings of the learner.

@@ -74,7 +74,7 @@ def evaluate(
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
         listener: Hears of progress and of the epochs of every dictionary.
-        window_bytes: Bound of the latents and images held at once in any order, see
+        window_bytes: Half of it is shuffled together of latents and pixels, see
             :mod:`vaesc.windows`.
         checkpoints: Keeps what was learned of each dictionary: a killed run's successor goes on
             from there; to be deleted by the caller once what was written is safe. Default: none.

@@ -130,7 +130,7 @@ def _batches(train: windows.Rows, size: int, seed: int, epoch: int) -> Iterator[
         parts: Iterator[NDArray[Any]] = iter([train])
     else:
         rng = np.random.default_rng(derive_seed(seed, f"pages/{epoch}"))
-        pages = windows.dealt(train, rng, size * max(1, windows.PAGE // size))
+        pages = windows.dealt(train, rng, windows.page_rows(train, size))
         parts = (windows.read(train, window) for window in pages)
     random = stream(seed, f"order/{epoch}")
     for part in parts:
@@ -138,6 +138,7 @@ def _batches(train: windows.Rows, size: int, seed: int, epoch: int) -> Iterator[
         for start in range(0, len(part), size):
             # In rising order: a memory map is read from front to back.
             yield np.ascontiguousarray(part[np.sort(order[start : start + size])])
+        del part  # before the next one is read
 
 
 class _Net:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from vaesc.bundle import SparseVAE, squared_errors
 from vaesc.config import DictionaryConfig, RefineConfig, canonical_json
 from vaesc.dictionary import HISTORY, History, LatentDictionary, save_dictionary
 from vaesc.errors import ConfigError, TrainingError
-from vaesc.evaluation.batches import Split
+from vaesc.evaluation.batches import Floats, Split
 from vaesc.evaluation.dictionaries import PixelDictionary, Plan, learn_pixels, side_by_side
 from vaesc.evaluation.refined import LEVELS
 from vaesc.models import VAE, resolve_device, save_vae
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
 
 _SAMPLE = 8192
-_FEW = slice(0, _SAMPLE)
-"""Training images from which the spread of latents and the amounts of atoms are taken."""
+"""Training images from which the spread of latents and the amounts of atoms are taken, at most."""
 _OUTCOME = "outcome.json"
 
 
@@ -141,7 +141,7 @@ def _refine_aside(
     """Refine one level beside `folder`, and move it there when it is whole."""
     aside = folder.with_name(f"{folder.name}.part")
     # What else it depends on is in the address that the folder lies under.
-    facts = ["refine", k, torch.__version__, str(how["device"])]
+    facts = ["refine", k, torch.__version__, str(how["device"]), splits["train"].window_bytes]
     epochs = Checkpoints(folder.with_name(f"{folder.name}-epochs"), canonical_json(facts))
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -225,7 +225,7 @@ def _start(
     """Return the pixel dictionary as a VAE, and the way in which its latents are coded."""
     pixel_atoms, mean = (torch.from_numpy(a) for a in (start.dictionary, start.mean))
     basis = span(pixel_atoms)
-    few = torch.from_numpy(np.concatenate([images for _, images in train.batches(_FEW)]))
+    few = torch.from_numpy(np.concatenate(list(_few(train))))
     latents = (few - mean) @ basis.T
     if k == 1:  # a codebook is decoded again and again, and its few pictures need no correction
         config = replace(config, channels=())
@@ -270,6 +270,12 @@ def _model(
     return SparseVAE(vae, dictionary, low=dataset.low, high=dataset.high)
 
 
+def _few(train: Split) -> Iterator[Floats]:
+    """Yield the first training images, no more than a window holds of them as floats."""
+    fit = train.window_bytes // (4 * math.prod(train.dataset.shape))
+    return (flat for _, flat in train.batches(slice(0, min(_SAMPLE, max(1, fit)))))
+
+
 def _coding_error(model: SparseVAE, images: Split) -> float:
     """Return the mean squared error a pixel of decoder(D a), coded as a user's images are."""
     total = 0.0
@@ -283,7 +289,7 @@ def _coding_error(model: SparseVAE, images: Split) -> float:
 def _dead_fraction(model: SparseVAE, images: Split) -> float:
     """Return the share of atoms that none of the first training images uses."""
     uses = np.zeros(model.n_atoms, np.int64)
-    for _, flat in images.batches(_FEW):
+    for flat in _few(images):
         codes = model.codes_of_unit(flat.reshape(-1, *model.shape))
         uses += np.bincount(codes.indices, minlength=model.n_atoms)
     return float((uses == 0).mean())

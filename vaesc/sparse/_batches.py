@@ -47,14 +47,14 @@ class Batches:
         if self.in_memory:
             rows = self.rng.choice(n, size, replace=False)
             return self._ready(self.X[rows], rows)
-        starts = np.arange(0, n, windows.PAGE)
+        starts = np.arange(0, n, windows.page_rows(self.X))
         starts = self.rng.choice(starts, min(len(starts), _POOL_PAGES), replace=False)
         parts = [self._some(int(start), -(-size // len(starts))) for start in sorted(starts)]
         return np.concatenate(parts)
 
     def _some(self, start: int, most: int) -> NDArray[np.float32]:
         """Random samples of one page."""
-        page = self.X[start : min(start + windows.PAGE, self.X.shape[0])]
+        page = self.X[start : min(start + windows.page_rows(self.X), self.X.shape[0])]
         rows = self.rng.choice(len(page), min(len(page), most), replace=False)
         return self._ready(page[rows], rows + start)
 
@@ -67,8 +67,7 @@ class Batches:
                 rows = order[start : start + size]
                 yield self._ready(self.X[rows], rows)
             return
-        page = size * max(1, windows.PAGE // size)
-        for pages in windows.dealt(self.X, self.rng, page):
+        for pages in windows.dealt(self.X, self.rng, windows.page_rows(self.X, size)):
             window, numbers = windows.read(self.X, pages), windows.numbers(pages)
             order = self.rng.permutation(len(window))
             for start in range(0, len(order), size):

@@ -71,8 +71,8 @@ def learn_dictionary(
 
     Args:
         X: Samples, shape (n, d), any n >= 1. May be lazy (Zarr, or anything that gives slices of
-            rows): then a window of :data:`vaesc.windows.WINDOW_BYTES` is held at once, samples
-            are shuffled within it, and those of a single window as an array's would be. Learning
+            rows): then no more than a window is held at once (:mod:`vaesc.windows`), samples are
+            shuffled within it, and those of a single window as an array's would be. Learning
             works in float32.
         n_atoms: Number of atoms K, at least 1; above d the dictionary is overcomplete.
         n_nonzero_coefs: Sparsity level k of the codes, from 1 to K; above d it acts as d.
@@ -141,6 +141,7 @@ def learn_dictionary(
             "seed": seed,
             "batch_size": batches.batch_size,
             "validated": held_out is not None,
+            "window": None if batches.in_memory else windows.rows_per_window(samples),
             **{name: getattr(state, name) for name in _SETTINGS},
         }
         file = None if checkpoint is None else Path(checkpoint)

@@ -130,7 +130,7 @@ def _work(options: argparse.Namespace) -> Work:
     )  # fmt: skip
     return Work(
         vae=config.vae, training=config.training, dataset=options.dataset, folder=options.out,
-        seed=config.seed, start=options.start, how=how,
+        seed=config.seed, window_bytes=config.window_bytes, start=options.start, how=how,
     )  # fmt: skip
 
 

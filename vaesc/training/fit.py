@@ -21,7 +21,7 @@ from vaesc.source import source_digest
 from vaesc.store import file_digest
 from vaesc.training.determinism import deterministic
 from vaesc.training.health import collapse_sentence, mended
-from vaesc.training.prepare import How, Task, prepare
+from vaesc.training.prepare import How, Images, Task, open_images, prepare
 from vaesc.training.request import Work
 from vaesc.training.resident import require_images
 from vaesc.training.run import Run
@@ -113,7 +113,8 @@ def _trained(
     Raises:
         TrainingError: It has collapsed, and the policy is to fail.
     """
-    run, fallbacks = _run(task, config, how)
+    images = open_images(task, config.batch_size, how)
+    run, fallbacks = _run(task, config, how, images)
     collapse, again = _collapse(run), mended(config)
     if not collapse:
         return [run], fallbacks, run.troubles
@@ -130,7 +131,7 @@ def _trained(
     later = replace(task, listener=After(task.listener, len(run.history)))
     what, before = collapse.partition(";")[0], f"{run.best.score:.5g}"
     try:
-        second, _ = _run(later, again, how.beside("mended"))
+        second, _ = _run(later, again, how.beside("mended"), images)
     except TrainingError as error:
         told = f"{what}; a second training with {changed} failed: {error}"
         return [run], fallbacks, [*run.troubles, told]
@@ -142,9 +143,9 @@ def _trained(
     return [run, second], fallbacks, [*run.troubles, told, *second.troubles]
 
 
-def _run(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
+def _run(task: Task, config: TrainingConfig, how: How, images: Images) -> tuple[Run, list[str]]:
     """Return a finished run, the best weights in its model; and what could not be as asked."""
-    run, fallbacks = prepare(task, config, how)
+    run, fallbacks = prepare(task, config, how, images)
     with fitting_threads(run.loop.vae, config.batch_size):
         run.fit()
         run.state.flat["weights"].copy_(run.best.weights)

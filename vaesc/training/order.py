@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from vaesc.training.determinism import stream
-from vaesc.windows import WINDOW_BYTES, deal
+from vaesc.windows import deal
 
 _PAGE = 4096
-"""About so many images to a page; always whole batches, so that only the last may be short."""
+"""Most images to a page, about; always whole batches, so that only the last may be short."""
 
 
 class Window(NamedTuple):
@@ -44,7 +44,7 @@ class Order:
         batch_size: Images per batch; the last batch of an epoch holds what is left.
         image_bytes: Size of one image as stored.
         seed: The run's seed.
-        window_bytes: Images permuted together, as stored.
+        window_bytes: Images permuted together, as stored; a batch at least.
         name: Of the random streams.
         part: Of a batch of so many images, those that this process takes; default: all.
     """
@@ -56,14 +56,14 @@ class Order:
         image_bytes: int,
         *,
         seed: int,
-        window_bytes: int = WINDOW_BYTES,
+        window_bytes: int,
         name: str = "train/order",
         part: Callable[[int], slice] = slice,
     ) -> None:
         self.n, self.batch_size, self.seed, self.part = n, batch_size, seed, part
         self.name = name
         self.n_batches = math.ceil(n / batch_size)
-        self._page = batch_size * max(1, _PAGE // batch_size)
+        self._page = batch_size * max(1, min(_PAGE, window_bytes // image_bytes) // batch_size)
         self._pages_per_window = max(1, window_bytes // (self._page * image_bytes))
 
     def windows(self, epoch: int) -> list[list[slice]]:

@@ -25,12 +25,13 @@ from vaesc.training.engine import Engine
 from vaesc.training.loop import Loop
 from vaesc.training.objective import Objective
 from vaesc.training.ranks import ALONE, Ranks
-from vaesc.training.resident import in_groups, load_split
+from vaesc.training.resident import ResidentBatches, in_groups, load_split
 from vaesc.training.run import Run, score_of
 from vaesc.training.split import SplitEngine
 from vaesc.training.state import State
-from vaesc.training.streamed import may_stay, open_batches
+from vaesc.training.streamed import StreamedBatches, may_stay, open_batches
 from vaesc.training.work import flops_per_image, has_bf16, is_worth_compiling
+from vaesc.windows import VALIDATION_WINDOWS
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
@@ -79,13 +80,34 @@ class Task:
     listener: Listener
 
 
-def prepare(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """A task's images, held or streamed; a second training of them takes the same."""
+
+    train: ResidentBatches | StreamedBatches
+    validation: Callable[[], Iterable[Tensor]]
+    """Gives the groups of validation images that are this rank's."""
+    first_group: int
+    """Number of the first of them."""
+
+
+def open_images(task: Task, batch_size: int, how: How) -> Images:
+    """Open what is trained on and what is validated with."""
+    place = resolve_device(how.device)
+    batches = open_batches(
+        task.dataset, place, batch_size=batch_size, seed=task.seed, block_size=how.block_size,
+        window_bytes=task.window_bytes, ranks=how.ranks,
+    )  # fmt: skip
+    validation, first = _validation(task, place, how)
+    return Images(train=batches, validation=validation, first_group=first)
+
+
+def prepare(task: Task, config: TrainingConfig, how: How, images: Images) -> tuple[Run, list[str]]:
     """Return the run, ready to start, and what could not be as the config asks."""
     place, fallbacks = resolve_device(how.device), list[str]()
     dataset, seed = task.dataset, task.seed
     vae = VAE(task.vae, dataset.shape, generator=stream(seed, "train/init")).to(place)
-    validation, first_group = _validation(dataset, place, how, task.window_bytes)
-    untrained = _untrained(vae, validation, config, seed) if how.ranks.rank == 0 else 0.0
+    untrained = _untrained(vae, images.validation, config, seed) if how.ranks.rank == 0 else 0.0
     untrained = how.ranks.first(untrained)
     if task.start is not None:
         _warm(vae, task.start)
@@ -99,16 +121,15 @@ def prepare(task: Task, config: TrainingConfig, how: How) -> tuple[Run, list[str
     wanted = how.compile == "always" or (how.compile == "auto" and worth)
     compiled = wanted and dataset.n("train") >= config.batch_size  # only whole batches are
     engine = _engine(Objective(vae, config, bf16=bf16), compiled=compiled, how=how)
-    batches = open_batches(
-        dataset, place, batch_size=config.batch_size, seed=seed, block_size=how.block_size,
-        window_bytes=task.window_bytes, ranks=how.ranks,
-    )  # fmt: skip
-    loop = Loop(engine, batches, seed=seed, listener=task.listener)
-    facts = [settings(task.vae), settings(config), dict(dataset.sha256), seed, bf16, compiled]
-    facts.append(task.window_bytes)
+    loop = Loop(engine, images.train, seed=seed, listener=task.listener)
+    facts = [
+        settings(task.vae), settings(config), dict(dataset.sha256), seed, task.window_bytes, bf16,
+        compiled,
+    ]  # fmt: skip
     facts += [] if task.start is None else [file_digest(task.start / WEIGHTS)]
     checkpoints = _checkpoints(facts, place, how)
-    return Run(loop, validation, checkpoints, untrained, first_group), fallbacks
+    run = Run(loop, images.validation, checkpoints, untrained, images.first_group)
+    return run, fallbacks
 
 
 def _engine(objective: Objective, *, compiled: bool, how: How) -> Engine:
@@ -152,17 +173,19 @@ def _warm(vae: VAE, start: Path) -> None:
 
 
 def _validation(
-    dataset: ImageDataset, place: torch.device, how: How, window_bytes: int
+    task: Task, place: torch.device, how: How
 ) -> tuple[Callable[[], Iterable[Tensor]], int]:
     """Return what gives the rank's groups of validation images, and the first one's number.
 
     They are resident if they are few, else read anew every time.
     """
-    n, ranks = dataset.n("validation"), how.ranks
+    dataset, ranks = task.dataset, how.ranks
+    n = dataset.n("validation")
     own = ranks.part(-(-n // GROUP))
     rows = slice(min(own.start * GROUP, n), min(own.stop * GROUP, n))
     n_bytes = (rows.stop - rows.start) * dataset.images("validation", slice(0, 1)).nbytes
-    if not may_stay(n_bytes, place, window_bytes, 4 * ranks.on_device):
+    most = VALIDATION_WINDOWS * task.window_bytes
+    if not may_stay(n_bytes, most, place, 4 * ranks.on_device):
         return lambda: group_images(dataset, "validation", rows, how.block_size), own.start
     images = load_split(dataset, "validation", place, block_size=how.block_size, rows=rows)
     return lambda: in_groups(images), own.start

@@ -10,7 +10,6 @@ from typing import Any
 from vaesc.config import TrainingConfig, VAEConfig, settings
 from vaesc.config_files import config_from_mapping
 from vaesc.training.prepare import How
-from vaesc.windows import WINDOW_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +21,9 @@ class Work:
     dataset: Path
     folder: Path
     seed: int
+    window_bytes: int
     start: Path | None
     how: How
-    window_bytes: int = WINDOW_BYTES
 
 
 def work_as_json(work: Work) -> dict[str, Any]:

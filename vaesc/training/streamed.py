@@ -19,7 +19,7 @@ from vaesc import cgroup
 from vaesc.training.order import Order, Window
 from vaesc.training.ranks import ALONE, Ranks
 from vaesc.training.resident import ResidentBatches, load_split
-from vaesc.windows import IMAGE_WINDOWS, WINDOW_BYTES
+from vaesc.windows import IMAGE_WINDOWS
 
 if TYPE_CHECKING:
     from vaesc.datasets.reader import ImageDataset
@@ -86,7 +86,7 @@ def open_batches(
     batch_size: int,
     seed: int,
     block_size: int,
-    window_bytes: int = WINDOW_BYTES,
+    window_bytes: int,
     name: str = "train/order",
     ranks: Ranks = ALONE,
 ) -> ResidentBatches | StreamedBatches:
@@ -110,21 +110,20 @@ def open_batches(
         dataset.n("train"), batch_size, image_bytes, seed=seed, window_bytes=window_bytes,
         name=name, part=ranks.part,
     )  # fmt: skip
-    if not may_stay(order.n * image_bytes, device, window_bytes, 2 * ranks.on_device):
+    most = IMAGE_WINDOWS * window_bytes
+    if not may_stay(order.n * image_bytes, most, device, 2 * ranks.on_device):
         return StreamedBatches(dataset, order, device)
     return ResidentBatches(load_split(dataset, "train", device, block_size=block_size), order)
 
 
-def may_stay(n_bytes: int, device: torch.device, window_bytes: int, share: int) -> bool:
+def may_stay(n_bytes: int, most: int, device: torch.device, share: int) -> bool:
     """Tell whether so many bytes may stay in memory: no result depends on it.
 
     They must fit one of `share` parts of what the device has left; and, but for a GPU's own
-    memory, be no more than streaming would hold (:data:`vaesc.windows.IMAGE_WINDOWS` windows).
+    memory, be no more than `most`, the part of the setting's bound that they have.
     """
-    most = free_bytes(device) // share
-    if device.type != "cuda":
-        most = min(most, IMAGE_WINDOWS * window_bytes)
-    return n_bytes <= most
+    room = free_bytes(device) // share
+    return n_bytes <= (room if device.type == "cuda" else min(room, most))
 
 
 def free_bytes(device: torch.device) -> int:

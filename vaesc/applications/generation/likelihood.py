@@ -204,7 +204,7 @@ def _loop(vae: VAE, training: TrainingConfig, subject: Subject, seed: int) -> Lo
     """Return the loop over training images that are binarised anew in every epoch."""
     grey = open_batches(
         subject.dataset, vae.device, batch_size=training.batch_size, seed=seed,
-        block_size=subject.block_size,
+        block_size=subject.block_size, window_bytes=subject.window_bytes,
     )  # fmt: skip
     batches = BinarisedBatches(grey, seed)
     state = State(vae, averaged=training.weight_average > 0)

@@ -1,4 +1,4 @@
-"""Memory of learn and evaluate: it does not grow with the number of images."""
+"""Memory of train, learn, refine and evaluate: it does not grow with the number of images."""
 
 import os
 import subprocess
@@ -14,9 +14,25 @@ from vaesc.training import train
 
 MOST = 3072
 """kB that count as no growth: two runs differ by 400; pixels or latents held are 8,192."""
-PROGRAM = """
-import gc, shutil, sys
+OVER = """
+import gc, sys
 from pathlib import Path
+
+
+def status(name):
+    return int(Path("/proc/self/status").read_text().split(name)[1].split()[0])
+
+
+def over(call, *args, **kwargs):
+    "Most resident memory of a call beyond what there was before, kB."
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS:")
+    call(*args, **kwargs)
+    return status("VmHWM:") - before
+"""
+PROGRAM = """
+import shutil
 from vaesc import arrays, latent_codes, windows
 from vaesc.config import DictionaryConfig, EvaluationConfig
 from vaesc.dictionary import learn
@@ -34,19 +50,6 @@ evaluation = EvaluationConfig(
     topk_epochs=1,
 )
 {hold}
-
-def status(name):
-    return int(Path("/proc/self/status").read_text().split(name)[1].split()[0])
-
-
-def over(call, *args, **kwargs):
-    "Most resident memory of a call beyond what there was before, kB."
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS:")
-    call(*args, **kwargs)
-    return status("VmHWM:") - before
-
 
 def measured(n, root=Path(sys.argv[1])):
     names = ("dataset", "latents", "dictionary", "out")
@@ -83,12 +86,12 @@ def artifacts(tmp_path_factory):
     return root
 
 
-def growth(root, hold=""):
-    """Return how much more memory learn and evaluate take at five times the images, kB."""
+def growth(root, program=PROGRAM, hold=""):
+    """Return how much more memory two steps take of many images than of few, kB."""
     # What is freed goes back at once: resident is what is held.
     at_once = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), "65536")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(hold=hold), str(root)],
+        [sys.executable, "-c", OVER + program.format(hold=hold), str(root)],
         check=True, capture_output=True, text=True,
         env={**os.environ, **at_once, "MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"},
     )  # fmt: skip
@@ -114,4 +117,56 @@ windows.fits = lambda X: fits(X) or isinstance(X, LatentRows) and X.split == "va
 @pytest.mark.long
 def test_one_split_held_is_seen(artifacts):
     """The test above would fail: latents of the validation split are 8 MiB more."""
-    assert min(growth(artifacts, HOLD)) > MOST
+    assert min(growth(artifacts, hold=HOLD)) > MOST
+
+
+TRAINING = """
+import shutil
+from vaesc import windows
+from vaesc.config import DictionaryConfig, RefineConfig, TrainingConfig, VAEConfig
+from vaesc.progress import SILENT
+from vaesc.refinement import refine
+from vaesc.training import streamed, train
+windows.PAGE = 256
+{hold}
+VAE, BATCHES = VAEConfig(hidden=(4,), latent_dim=2), TrainingConfig(epochs=2, batch_size=256)
+DICTIONARY = DictionaryConfig(n_atoms=8, n_nonzero_coefs=2, max_epochs=1, batch_size=256)
+REFINE = RefineConfig(epochs=1, batch_size=256, hidden=(4, 4), channels=(), descent_steps=0)
+
+
+def measured(n, root=Path(sys.argv[1])):
+    out = root / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    for folder in ("train", "refine"):
+        (out / folder).mkdir(parents=True)
+    how = {{"seed": 1, "listener": SILENT, "device": "cpu", "block_size": 256}}
+    how["window_bytes"] = 2**20
+    print(over(train, VAE, BATCHES, root / n, out / "train", **how))
+    how["checkpoints"] = out / "checkpoints"
+    print(over(refine, REFINE, DICTIONARY, (2,), root / n, out / "refine", **how))
+
+
+for n in ("2048", "2048", "20480"):
+    measured(n)
+"""
+HELD = "streamed.may_stay = lambda *_: True"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """2,048 and 20,480 images to train on, 8 and 80 MiB as stored."""
+    root = tmp_path_factory.mktemp("pictures")
+    for n in (2048, 20_480):
+        images = np.resize(np.kron(digits(), np.ones((1, 8, 8), np.uint8)), (n, 64, 64))
+        write_dataset(root / str(n), train=images, validation=images[:256])
+    return root
+
+
+@pytest.mark.slow
+def test_peak_memory_of_training_does_not_grow_with_n(pictures):
+    assert max(growth(pictures, TRAINING)) < MOST
+
+
+@pytest.mark.long
+def test_a_split_held_while_training_is_seen(pictures):
+    assert min(growth(pictures, TRAINING, HELD)) > 10 * MOST

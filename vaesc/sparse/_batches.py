@@ -36,7 +36,8 @@ class Batches:
 
     def _choose_unit(self) -> None:
         """Power of two near the largest number of some samples, 1 when that is ordinary."""
-        peak = float(np.abs(np.asarray(self.X[:_POOL], np.float64)).max(initial=0.0))
+        some = np.asarray(self.X[:_POOL])
+        peak = max(float(some.max(initial=0)), -float(some.min(initial=0)))
         if np.isfinite(peak) and peak > 0 and not 2**-12 < peak < 2**12:
             self.unit = 2.0 ** int(np.frexp(peak)[1])
 

@@ -7,13 +7,21 @@ from numpy.typing import NDArray
 
 from vaesc.sparse._validation import as_dictionary
 
+_BLOCK = 2**20
+"""Numbers that are worked on in float64 at once."""
+
 
 def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     """Rows divided by their norms, float32; zero rows stay zero."""
-    rows = rows.astype(np.float64)
-    rows /= np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.ascontiguousarray(rows / np.where(norms > 0, norms, 1.0), np.float32)
+    units = np.empty(rows.shape, np.float32)
+    step = max(1, _BLOCK // max(rows.shape[1], 1))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step].astype(np.float64)
+        block /= np.maximum(np.abs(block).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        norms = np.linalg.norm(block, axis=1, keepdims=True)
+        block /= np.where(norms > 0, norms, 1.0)
+        units[start : start + step] = block
+    return units
 
 
 def spread_samples(

@@ -22,8 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaesc.config import PipelineConfig
 from vaesc.progress import SILENT, Listener
-from vaesc.windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from vaesc.applications.findings import Findings
@@ -39,7 +39,7 @@ def apply(
     n_nonzero_coefs: int,
     device: str = "auto",
     block_size: int = 8192,
-    window_bytes: int = WINDOW_BYTES,
+    window_bytes: int = PipelineConfig.window_mib << 20,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Put the model of a run to one use, and write what came of it into `folder`.

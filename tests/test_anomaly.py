@@ -318,7 +318,7 @@ def artifacts(tmp_path_factory):
 def applied(artifacts, folder, **options):
     folder.mkdir()
     config = AnomalyConfig(false_alarm_rate=0.1)
-    given = {"seed": 0, "n_nonzero_coefs": 3, "device": "cpu", **options}
+    given = {"seed": 0, "n_nonzero_coefs": 3, "window_bytes": 2**20, "device": "cpu", **options}
     return apply("anomaly", config, artifacts, folder, **given)
 
 

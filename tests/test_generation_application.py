@@ -67,7 +67,7 @@ def steps(root, dataset):
 def applied(folders, folder, config=SMALL, **how):
     folder.mkdir(parents=True)
     run_application("generation", config, folders, folder, seed=0, n_nonzero_coefs=3,
-                    device="cpu", **how)  # fmt: skip
+                    window_bytes=2**28, device="cpu", **how)  # fmt: skip
     return folder
 
 

@@ -454,8 +454,8 @@ def test_mistakes_are_found_before_a_model_is_loaded(files, monkeypatch):
 def applied(inputs, folder, config=FAST, block_size=8192):
     folder.mkdir()
     return applications.apply(
-        "semi_supervised", config, inputs, folder, seed=0, n_nonzero_coefs=3, device="cpu",
-        block_size=block_size,
+        "semi_supervised", config, inputs, folder, seed=0, n_nonzero_coefs=3, window_bytes=2**28,
+        device="cpu", block_size=block_size,
     )  # fmt: skip
 
 

@@ -190,10 +190,14 @@ def _extract(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
 
 def _learn(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
     d, n_atoms = config.vae.latent_dim, config.dictionary.n_atoms
-    window = min(n * d * _FLOAT, config.window_bytes // 2)
+    window = _latents_at_once(config, n)
     codes = window // (d * _FLOAT) * 2 * config.dictionary.n_nonzero_coefs * _FLOAT
     moments = 3 * n_atoms * (n_atoms + d) * 2 * _FLOAT
     return SAMPLE_WINDOWS * window + codes + moments + config.dictionary.batch_size * n_atoms * 8
+
+
+def _latents_at_once(config: PipelineConfig, n: float) -> float:
+    return min(n * config.vae.latent_dim * _FLOAT, config.window_bytes // 2)
 
 
 def _evaluate(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float:
@@ -202,7 +206,7 @@ def _evaluate(config: PipelineConfig, n: float, shape: tuple[int, ...]) -> float
     levels = len(config.evaluation.sparsity_levels)
     dictionaries = levels * n_atoms * (pixels + config.vae.latent_dim) * _FLOAT * 3
     topk = 2 * n_atoms * pixels * _FLOAT * 4 if config.evaluation.topk_epochs else 0
-    window = min(n * config.vae.latent_dim * _FLOAT, config.window_bytes // 2)
+    window = _latents_at_once(config, n)
     return rows * pixels * _FLOAT * 3 + dictionaries + topk + 2 * window
 
 

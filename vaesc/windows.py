@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vaesc.config import PipelineConfig
 
-WINDOW_BYTES = PipelineConfig.window_mib << 20
+WINDOW_BYTES = PipelineConfig().window_bytes
 """Images that are shuffled together, as stored, if nothing else is asked for: 342,392 of 28x28
 bytes. Of samples, half of it: 1,048,576 float32 latents of 32 dimensions."""
 IMAGE_WINDOWS = 3

@@ -22,7 +22,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaesc.config import PipelineConfig
 from vaesc.progress import SILENT, Listener
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ def apply(
     *,
     seed: int,
     n_nonzero_coefs: int,
+    window_bytes: int,
     device: str = "auto",
     block_size: int = 8192,
-    window_bytes: int = PipelineConfig.window_mib << 20,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Put the model of a run to one use, and write what came of it into `folder`.
@@ -52,9 +51,9 @@ def apply(
         folder: Empty folder to write into.
         seed: The run's seed.
         n_nonzero_coefs: Sparsity level of the registered model.
+        window_bytes: Images shuffled together where networks are trained on all of them.
         device: Where torch computes.
         block_size: Images held in memory at once; no result depends on it.
-        window_bytes: Images shuffled together where networks are trained on all of them.
         listener: Hears of progress.
 
     Returns:

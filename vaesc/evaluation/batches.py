@@ -78,7 +78,7 @@ class Split:
 
     def is_spooled(self) -> bool:
         """Tell whether they are few enough to lie in a file: by default 85,598 of 28x28."""
-        return math.prod(ImageRows(self).shape) * 4 <= self.window_bytes
+        return len(self) * math.prod(self.dataset.shape) * 4 <= self.window_bytes
 
     def pick(self, rows: list[int]) -> Floats:
         """Return single images by row number, shape (len(rows), n_pixels)."""

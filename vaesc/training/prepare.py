@@ -84,6 +84,8 @@ class Task:
 class Images:
     """A task's images, held or streamed; a second training of them takes the same."""
 
+    place: torch.device
+    """Where they go, and where the training computes."""
     train: ResidentBatches | StreamedBatches
     validation: Callable[[], Iterable[Tensor]]
     """Gives the groups of validation images that are this rank's."""
@@ -99,12 +101,12 @@ def open_images(task: Task, batch_size: int, how: How) -> Images:
         window_bytes=task.window_bytes, ranks=how.ranks,
     )  # fmt: skip
     validation, first = _validation(task, place, how)
-    return Images(train=batches, validation=validation, first_group=first)
+    return Images(place=place, train=batches, validation=validation, first_group=first)
 
 
 def prepare(task: Task, config: TrainingConfig, how: How, images: Images) -> tuple[Run, list[str]]:
     """Return the run, ready to start, and what could not be as the config asks."""
-    place, fallbacks = resolve_device(how.device), list[str]()
+    place, fallbacks = images.place, list[str]()
     dataset, seed = task.dataset, task.seed
     vae = VAE(task.vae, dataset.shape, generator=stream(seed, "train/init")).to(place)
     untrained = _untrained(vae, images.validation, config, seed) if how.ranks.rank == 0 else 0.0

@@ -13,12 +13,12 @@ import pytest
 from project import Project, artifacts, states, stop_server
 from registry_homes import enter_home, saved, template_database
 
-from vaesc import cli
+from vaesc import cli, housekeeping
 from vaesc.housekeeping import collect_garbage, last_uses
 from vaesc.needed import registered_addresses, work_in_progress
 from vaesc.registry import connect, register
 from vaesc.scratch import own_name
-from vaesc.store import MANIFEST, PROVENANCE, Spec, Store
+from vaesc.store import MANIFEST, PROVENANCE, Spec, Store, last_use
 
 DAY = 86_400.0
 
@@ -257,6 +257,29 @@ def test_two_at_once_remove_each_thing_once(home):
     with ThreadPoolExecutor(2) as pool:
         first, second = [each.result() for each in [pool.submit(collect) for _ in range(2)]]
     assert sorted(first + second) == sorted(stray.path for stray in strays)
+
+
+def test_what_another_removes_meanwhile_is_no_error(home, monkeypatch):
+    """It is gone between two looks at it: at its files, or at its times before that."""
+    early, late, slow = (made("vae", seed) for seed in range(3))
+    looked, walk = last_use, os.walk
+
+    def quick(folder):
+        if folder == early.path:
+            shutil.rmtree(folder)
+        return looked(folder)
+
+    def then_gone(folder):
+        listed = list(walk(folder))
+        if folder == late.path:
+            shutil.rmtree(folder)
+        return listed
+
+    monkeypatch.setattr(housekeeping, "last_use", quick)
+    monkeypatch.setattr(os, "walk", then_gone)
+    assert [item.path for item in collect_garbage(Store(), set(), keep_days=0, delete=True)] == [
+        slow.path
+    ]
 
 
 def test_what_a_killed_collection_leaves_is_swept(home):

@@ -6,7 +6,9 @@ everything those were made from in turn (:mod:`vaesc.needed`).
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -81,7 +83,8 @@ def verify_models() -> Iterator[dict[str, Any]]:
 
 def last_uses(store: Store) -> dict[Path, float]:
     """Return when each artifact was last made or used: what is used after this stays."""
-    return {folder: last_use(folder) for folder in store.folders()}
+    uses = {folder: last_use(folder) for folder in store.folders()}
+    return {folder: used for folder, used in uses.items() if used}  # another collection is quick
 
 
 def collect_garbage(
@@ -152,15 +155,22 @@ def _orphans(store: Store) -> list[Path]:
 def _checkpoints(oldest: float) -> list[Path]:
     """Return the checkpoints that were last written before a moment."""
     folders = [p for p in sorted((home() / "checkpoints").glob("*")) if p.is_dir()]
-    return [p for p in folders if _newest(p) < oldest]
+    return [p for p in folders if 0 < _newest(p) < oldest]
 
 
 def _newest(folder: Path) -> float:
-    times = [0.0]
-    for path in (folder, *folder.glob("*")):
-        with suppress(FileNotFoundError):  # written beside, and renamed meanwhile
-            times.append(path.stat().st_mtime)
-    return max(times)
+    return max((facts.st_mtime for facts in _facts(folder)), default=0.0)
+
+
+def _facts(path: Path) -> Iterator[os.stat_result]:
+    """Yield what the system knows of a file or folder and all in it that is still there.
+
+    Runs write beside and rename, and other collections remove, while this looks.
+    """
+    inside = (os.path.join(at, name) for at, *names in os.walk(path) for name in sum(names, []))
+    for each in (path, *inside):
+        with suppress(FileNotFoundError):
+            yield os.lstat(each)
 
 
 def _stale_results(store: Store, doomed: set[str]) -> list[Path]:
@@ -178,12 +188,12 @@ def _stale_results(store: Store, doomed: set[str]) -> list[Path]:
 def _old_locks(store: Store) -> list[Path]:
     """Return lock files untouched for a day; whoever needs one makes it again."""
     oldest = time.time() - _DAY
-    return [p for p in sorted(store.root.glob("locks/*")) if p.stat().st_mtime < oldest]
+    return [p for p in sorted(store.root.glob("locks/*")) if 0 < _newest(p) < oldest]
 
 
 def _garbage(path: Path, reason: str) -> Garbage:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return Garbage(path=path, reason=reason, bytes=sum(f.stat().st_size for f in files))
+    size = sum(facts.st_size for facts in _facts(path) if not stat.S_ISDIR(facts.st_mode))
+    return Garbage(path=path, reason=reason, bytes=size)
 
 
 def _remove(store: Store, path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 The webhook's address may be a secret (Slack's is), so it lies in a Webhook block on the Prefect
 server, encrypted, and nowhere else. Without that block nobody is told. The server sends the
-messages; neither runs nor workers know the address.
+messages; neither runs nor workers know the address. It may send one twice (what it could not write
+down it does again), so each says by its ``id`` which it is.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ _RUN = {"flow": "flow.name", "run": "flow_run.name", "link": _LINK}
 _FAILED = {
     "text": f"'vaesc: run ' ~ {_NAME} ~ ' of ' ~ flow.name ~ ': ' ~ {_STATE} ~ '. ' "
     f"~ {_WHY_FAILED} ~ ' ' ~ ({_LINK} or '')",
+    # A state may be set twice, by a request that is repeated, too; a run that is started again by
+    # hand and fails again is news.
+    "id": "event.resource['prefect.resource.id'] ~ '.' ~ flow_run.run_count ~ '.' ~ " + _STATE,
     **_RUN,
     "state": _STATE,
     "reason": _WHY_FAILED,
@@ -59,6 +63,7 @@ _FAILED = {
 _REJECTED = {
     "text": f"'vaesc: version ' ~ event.payload.candidate ~ ' of ' ~ {_NAME} ~ ' was rejected. ' "
     f"~ {_WHY_REJECTED} ~ ' ' ~ ({_LINK} or '')",
+    "id": "event.id | string",
     **_RUN,
     "state": "event.payload.outcome",
     "reason": _WHY_REJECTED,

@@ -412,6 +412,7 @@ def whole_csr(codes: Any) -> csr_array:  # noqa: ANN401 - any sparse or dense ar
         # Before it becomes CSR: the way there trusts the indices too.
         if hasattr(codes, "check_format"):
             codes.check_format(full_check=True)
+            _check_row_starts(codes.indptr, len(codes.indices))
         if not hasattr(codes, "dtype"):
             codes = np.asarray(codes)
         if codes.dtype.kind not in "buif":
@@ -426,6 +427,15 @@ def whole_csr(codes: Any) -> csr_array:  # noqa: ANN401 - any sparse or dense ar
             f"codes are not a whole CSR matrix ({reason}); encode the images again"
         ) from error
     return codes
+
+
+def _check_row_starts(indptr: NDArray[np.integer[Any]], n_values: int) -> None:
+    """Hold the starts of rows to their order.
+
+    scipy looks at their differences, which overflow, and at none where the matrix holds nothing.
+    """
+    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > n_values:
+        raise ValueError(f"its rows' starts do not rise from 0 to {n_values}")
 
 
 def squared_errors(images: Floats, reconstructions: Floats) -> Floats:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def _facts(path: Path) -> Iterator[os.stat_result]:
 
     Runs write beside and rename, and other collections remove, while this looks.
     """
-    inside = (os.path.join(at, name) for at, *names in os.walk(path) for name in sum(names, []))
+    inside = (Path(at, name) for at, *names in os.walk(path) for name in chain(*names))
     for each in (path, *inside):
         with suppress(FileNotFoundError):
             yield os.lstat(each)

@@ -194,7 +194,7 @@ def _await_health(keeper: subprocess.Popen[bytes], folder: Path, url: str) -> No
     begun = said = time.monotonic()
     log = folder / "server.log"
     while time.monotonic() - begun < START_SECONDS:
-        if answers(url):
+        if answers(url, patience=0):
             return
         if keeper.poll() is not None:
             raise ServerError(
@@ -255,15 +255,25 @@ def _profile() -> dict[str, str]:
     return {name: str(value) for name, value in settings.items()}
 
 
-def answers(url: str) -> bool:
-    """Tell whether a Prefect API answers at `url`; one that asks who we are does too."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
-    except (OSError, ValueError, HTTPException):
-        return False
+def answers(url: str, *, patience: float = 30.0) -> bool:
+    """Tell whether a Prefect API answers at `url`; one that asks who we are does too.
+
+    Args:
+        url: Of the API.
+        patience: Seconds for which a server that is there, but slow, is asked again: who held it
+            for dead would start another, and the first one's users would lose theirs.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            return error.code in (401, 403)
+        except (OSError, ValueError, HTTPException) as error:
+            slow = isinstance(getattr(error, "reason", error), TimeoutError)
+            if not slow or time.monotonic() >= until:
+                return False
 
 
 def refuses(url: str) -> bool:

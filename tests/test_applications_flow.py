@@ -1,7 +1,7 @@
 """What a VAE is for, as users run it: a run with every application, and each command after it.
 
-One small run is made once. Each command is then given nothing but the registered model, in a new
-process.
+One small run is made once. Each command is then given nothing but the registered model, each in a
+new process.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from project import STEPS, states
+from sklearn.datasets import load_digits
 
 from vaesc.config import Application
 
@@ -30,6 +31,17 @@ TITLES = (
     "Generation", "Representation: features for classes and clusters", "Anomaly detection",
     "Compression", "Few labels",
 )  # fmt: skip
+
+
+COMMANDS = {
+    "sample": ("new.npy", "-n", "3", "--prior", "sparse"),
+    "represent": ("images.npy", "local.npz"),
+    "cluster": ("images.npy", "clusters.csv"),
+    "detect": ("images.npy", "found.csv", "--explain", "why.png"),
+    "compress": ("images.npy", "images.vsc"),
+    "decompress": ("images.vsc", "again.npy", "--rows", "2:5"),
+    "label": ("images.npy", "labels.npy", "classes.npy"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +75,29 @@ def test_nothing_is_computed_twice_and_the_report_is_the_same(project, first):
     assert set(states(again).values()) == {"cached"}
     assert again["metrics"] == first["metrics"]
     assert again["model"]["version"] == first["model"]["version"]
+
+
+def test_every_command_works_from_the_registered_model_alone(project, first):
+    """Another home's cache of models, no artifact, no dataset: only what is registered."""
+    images, classes = load_digits().images[:200], load_digits().target[:200]
+    np.save(project.home / "images.npy", images.astype(np.uint8))
+    np.save(project.home / "labels.npy", np.where(np.arange(200) % 2, -1, classes))
+    store, away = project.home / "store", project.home / "store-away"
+    store.rename(away)
+    try:
+        for command, arguments in COMMANDS.items():
+            done = project.vaesc(command, *arguments)
+            assert done.returncode == 0, (command, done.stderr[-3000:])
+    finally:
+        away.rename(store)
+    made = {name: np.load(project.home / name) for name in ("new.npy", "again.npy", "classes.npy")}
+    assert made["new.npy"].shape == (3, 8, 8)
+    assert made["again.npy"].shape == (3, 8, 8)
+    far = np.abs(made["again.npy"] - images[2:5]).mean()
+    assert far < np.abs(images[2:5] - images.mean()).mean(), "farther than a grey image"
+    known = np.arange(200) % 2 == 0
+    assert (made["classes.npy"][known] == classes[known]).all()
+    assert (project.home / "why.png").stat().st_size > 1000
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from vaesc.housekeeping import collect_garbage, last_uses
 from vaesc.needed import registered_addresses, work_in_progress
 from vaesc.registry import connect, register
 from vaesc.scratch import own_name
-from vaesc.store import MANIFEST, PROVENANCE, Spec, Store, last_use
+from vaesc.store import MANIFEST, PROVENANCE, Spec, Store, last_use, read_artifact
 
 DAY = 86_400.0
 
@@ -280,6 +280,19 @@ def test_what_another_removes_meanwhile_is_no_error(home, monkeypatch):
     assert [item.path for item in collect_garbage(Store(), set(), keep_days=0, delete=True)] == [
         slow.path
     ]
+
+
+def test_what_is_removed_while_it_is_verified_is_not_called_damaged(home, monkeypatch):
+    gone, left = made("vae", 0), made("vae", 1)
+
+    def quick(folder):
+        if folder == gone.path:
+            shutil.rmtree(folder)
+        return read_artifact(folder)
+
+    monkeypatch.setattr(housekeeping, "read_artifact", quick)
+    found = [(each["digest"], each["whole"]) for each in housekeeping.verify_store(Store())]
+    assert found == [(left.digest, True)]
 
 
 def test_what_a_killed_collection_leaves_is_swept(home):

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from registry_homes import enter_home, registered
@@ -204,6 +205,23 @@ def test_the_copy_is_whole_while_others_write(home):
     finally:
         stop.set()
         writer.join()
+
+
+def test_of_two_that_copy_at_once_none_is_refused(home, monkeypatch, caplog):
+    """Both see the last copy; when the second moves it aside, the first has done so."""
+    connect("test").start_run("one")
+    keep_copy()
+    move = Path.replace
+
+    def quicker(path, target):
+        if path == copy_of_database():
+            move(path, target)
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", quicker)
+    keep_copy()
+    assert "no copy" not in caplog.text
+    assert is_whole(copy_of_database())
 
 
 def test_every_promotion_is_in_the_copy(home):

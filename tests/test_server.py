@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from base64 import b64encode
 from pathlib import Path
 
@@ -123,6 +124,36 @@ def test_a_local_server_that_cannot_start_says_its_last_words(bare, monkeypatch)
     monkeypatch.setattr(server, "_launch_keeper", launch)
     with pytest.raises(server.ServerError, match=r"ended at once \(NoSuchModuleError: x\)"):
         server.start()
+
+
+def test_a_server_that_is_slow_is_not_held_for_dead(monkeypatch):
+    """A second one would end the first, whose users would lose it."""
+    asked = []
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            if len(asked) < 3:
+                released.wait(30)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    released, opened = threading.Event(), urllib.request.urlopen
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: opened(url, timeout=0.3))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_address[1]}/api"
+        assert not server.answers(url, patience=0)
+        assert server.answers(url)
+        released.set()
+        running.shutdown()
+    assert asked == ["/api/health"] * 3
+    begun = time.monotonic()
+    assert not server.answers(url)  # nobody is there: that is told at once
+    assert time.monotonic() - begun < 20
 
 
 def test_nothing_runs_and_nothing_is_stopped(bare):

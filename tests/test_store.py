@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +120,19 @@ def test_a_manifest_edited_to_match_a_tampered_file_is_still_refused(store):
     (made.path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DamagedError, match="content digest"):
         read_artifact(made.path)
+
+
+def test_what_is_removed_while_it_is_read_was_not_damaged(store, monkeypatch):
+    made = store.make(make_spec(), build)
+
+    def too_late(folder):
+        shutil.rmtree(folder)
+        return read_artifact(folder)
+
+    monkeypatch.setattr("vaesc.store.read_artifact", too_late)
+    with pytest.raises(StoreError, match="is no longer in the store"):
+        store.open(made.kind, made.digest)
+    assert list(store.root.glob("quarantine/*")) == []
 
 
 def test_open_says_what_was_damaged_and_where_it_is_kept(store):

@@ -48,6 +48,8 @@ def verify_store(store: Store) -> Iterator[dict[str, Any]]:
         try:
             artifact = read_artifact(folder)
         except DamagedError as error:
+            if not folder.is_dir():  # removed while it was read
+                continue
             yield {**facts, "content": "", "whole": False, "problem": str(error)}
         else:
             yield {**facts, "content": artifact.content, "whole": True, "problem": ""}

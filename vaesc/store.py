@@ -117,6 +117,10 @@ class Store:
         try:
             return read_artifact(folder)
         except DamagedError as error:
+            if not folder.is_dir():  # `vaesc gc` was quicker
+                raise StoreError(
+                    f"{kind} {digest[:12]} is no longer in the store {self.root}; run it again"
+                ) from error
             evidence = self._quarantine(folder)
             raise StoreError(
                 f"{kind} {digest[:12]} was damaged ({error}) and is kept in {evidence}; "

@@ -1,4 +1,8 @@
-"""The long form: ``python -m tests.faults [--few N | --all] [--lanes 2] [--write FILE.md]``."""
+"""The long form: ``python -m tests.faults [--few N | --all] [--lanes 2] [--write FILE.md]``.
+
+Runs are broken in the six steps of every run; then others, with every application, in the steps
+of these (``--applications``: these alone).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from tests.faults import together
 from tests.faults.catalogue import catalogue, sample
 from tests.faults.damage import Damage
 from tests.faults.injector import FILLED, Injection, Point
-from tests.faults.lane import Lane
+from tests.faults.lane import NAMES, Lane
 from tests.faults.outages import SERVERS, Outages
 from tests.faults.proxy import FAULTS
 from tests.faults.trial import Trial, Truth, attempt
@@ -41,16 +46,24 @@ def main() -> int:
         "--only", metavar="WORD", default="", help="only faults whose name has this in it"
     )
     parser.add_argument("--all", action="store_true", help="every injection there is")
+    parser.add_argument(
+        "--applications", action="store_true", help="break runs in the steps of applications"
+    )
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default: 2)")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the table there, too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR, and leave it there")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        base = (options.keep or Path(folder)).resolve()
+    with tempfile.TemporaryDirectory(prefix="faults-") as made:
+        base = (options.keep or Path(made)).resolve()
         few = None if options.all else options.few
+        plans = [_Plan(few, options.only, options.applications)]
+        if not options.only and not options.applications:
+            plans.append(_Plan(few and few // 10, applied=True))
         trials: list[Trial] = []
         try:
-            _all(base, options.lanes, few, options.only, trials)
+            for plan in plans:
+                folder = base / ("applied" if plan.applied else "plain")
+                _all(folder, options.lanes, plan, trials)
         finally:  # what was done is told, whatever stops the suite
             _report(trials, options.write)
     if not trials:
@@ -69,6 +82,18 @@ def _report(trials: Sequence[Trial], write: Path | None) -> None:
     print(json.dumps(figures_of(trials)), flush=True)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done."""
+
+    few: int | None = None
+    """How many injections at points; None takes all."""
+    only: str = ""
+    """A word that the fault's name must have in it."""
+    applied: bool = False
+    """In the steps of applications, and nowhere else."""
+
+
 class _Worker:
     """A lane with everything that can be done to it."""
 
@@ -78,39 +103,45 @@ class _Worker:
         self.truth = Truth.of(lane)
         self.damage, self.outages = Damage(lane, self.truth), Outages(lane)
 
-    def jobs(self, few: int | None, only: str) -> list[Job]:
-        """Return what there is to be done, for any worker.
-
-        Args:
-            few: How many injections at points; None takes all.
-            only: A word that the fault's name must have in it.
-        """
+    def jobs(self, plan: _Plan) -> list[Job]:
+        """Return what there is to be done, for any worker."""
         if not self.lane.fillable:
             print("no disk is filled: that takes the right to mount one", file=sys.stderr)
         wanted = [
             pair for pair in catalogue(self.points)
-            if only in pair[0].fault and (self.lane.fillable or pair[0].fault != FILLED)
+            if plan.only in pair[0].fault and (self.lane.fillable or pair[0].fault != FILLED)
+            and (not plan.applied or pair[1] in NAMES)
         ]  # fmt: skip
+        few = plan.few
         at_points = wanted if few is None or not wanted else sample(wanted, few)
         jobs: list[Job] = [partial(_strike, *each) for each in at_points]
-        rest = [job for fault, job in self._others(only) if only in fault]
-        if few is None or only:
-            return jobs + rest
+        if plan.applied:
+            return jobs
+        damage = [job for fault, job in self._damaged() if plan.only in fault]
+        rest = list(self._around(plan.only))
+        if few is None or plan.only:
+            return jobs + damage + [job for _, job in rest]
         # Not every n-th: three ways of damage follow one another for each file.
-        return jobs + random.Random(0).sample(rest, min(len(rest), few // 2))
+        drawn = random.Random(0).sample(damage, min(len(damage), few // 2))
+        return jobs + drawn + list(dict(rest).values())  # of each outage one
 
-    def _others(self, only: str) -> Iterator[tuple[str, Job]]:
-        """Yield what is not done at a point of a run, by its fault."""
+    def _damaged(self) -> Iterator[tuple[str, Job]]:
+        """Yield every file that can be damaged, by its fault."""
         for each in self.damage.plan():
             yield each[0], partial(_damage, *each)
         for spoiled in self.damage.of_checkpoints(self.points):
             yield f"checkpoint, {spoiled[0]}", partial(_checkpoint, *spoiled)
+
+    def _around(self, only: str) -> Iterator[tuple[str, Job]]:
+        """Yield what is wrong around a run, by its fault: servers away, others like it."""
         if any(only in f"{server}: {fault}" for server in SERVERS for fault in FAULTS):
             self.outages.count()
             for fault, server, nth in self.outages.plan():
-                yield f"{server}: {fault}", partial(_outage, fault, server, nth)
+                if only in (name := f"{server}: {fault}"):
+                    yield name, partial(_outage, fault, server, nth)
         for n in AT_ONCE:
-            yield f"{n} runs at once", partial(_together, n)
+            if only in (name := f"{n} runs at once"):
+                yield name, partial(_together, n)
 
 
 def _strike(injection: Injection, step: str, worker: _Worker) -> Trial:
@@ -133,19 +164,17 @@ def _together(n: int, worker: _Worker) -> Trial:
     return together.attempt(worker.lane, n, worker.truth)
 
 
-def _all(
-    base: Path, n_lanes: int, few: int | None, only: str, trials: list[Trial]
-) -> None:  # fmt: skip
+def _all(base: Path, n_lanes: int, plan: _Plan, trials: list[Trial]) -> None:
     """Do all that is planned, on some lanes side by side; `trials` gets what became of each."""
     jobs: list[Job] = []
     filled, lock = threading.Event(), threading.Lock()
 
     def work(number: int) -> None:
-        with Lane(base / f"lane-{number}") as lane:
+        with Lane(base / f"lane-{number}", applied=plan.applied) as lane:
             try:
                 worker = _Worker(lane)
                 if number == 0:
-                    jobs.extend(worker.jobs(few, only))
+                    jobs.extend(worker.jobs(plan))
             finally:
                 if number == 0:
                     filled.set()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from tests.faults.injector import FILLED, Injection, Point
-from vaesc.steps import STEPS
+from tests.faults.injector import FILLED, MIDST, Injection, Point
+from vaesc.steps import APPLICATIONS, STEPS
 
-STEP_OF = {step.kind: step.name for step in STEPS}
+STEP_OF = {step.kind: step.name for step in (*STEPS, *APPLICATIONS.values())}
 """The step that makes each kind of artifact."""
 _REFUSALS = ("full disk", "disk error", "read-only store")
-_STOPS = ("SIGTERM", "SIGINT")
+_STOPS = (MIDST, "SIGTERM", "SIGINT")
 _REST = ("out of memory", "clock a year ahead", "clock a day back", FILLED)
 _MOST_PASSINGS = {"mkdir": 1, "open": 2, "rename": 2, "remove": 1, "rmdir": 1, "sql": 3}
 _EVERY_COMMIT = 6

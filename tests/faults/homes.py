@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import urllib.request
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from vaesc.registry.files import fault
@@ -109,3 +111,39 @@ class Home:
                 if "no such table" in str(error):
                     return []
                 raise
+
+
+class Reader:
+    """Reads every artifact, over and over, while runs go on: what is there must be whole.
+
+    Args:
+        root: The store, from which nobody takes anything away meanwhile.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._store, self._over = Store(root), threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self.n_read = 0
+        self.partial: set[str] = set()
+        """What it saw and no reader may see."""
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._over.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        while not self._over.wait(0.1):
+            for folder in self._store.folders():
+                try:
+                    read_artifact(folder)
+                except DamagedError as error:
+                    self.partial.add(f"{folder.parents[1].name}: {error}")
+                else:
+                    self.n_read += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -44,6 +45,9 @@ _SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": sign
 
 FILLED = "filled disk"
 """Not one refusal told by this process, but a disk that has no room, for SQLite neither."""
+MIDST = "SIGKILL in the midst"
+"""Not before something is done, but while it is: some milliseconds later."""
+_LONGEST_MOMENT = 0.03
 BALLAST = "VAESC_FAULTS_BALLAST"
 """Environment variable: the file that a disk is filled with."""
 
@@ -164,8 +168,15 @@ class Injector:
                 time.sleep(60)
         elif fault in _DISK:
             self._refuse = _DISK[fault]
+        elif fault == MIDST:
+            _kill_soon(str(self._injection and self._injection.point))
         else:
             _OTHERS[fault]()
+
+
+def _kill_soon(point: str) -> None:
+    moment = random.Random(point).uniform(0.0, _LONGEST_MOMENT)
+    threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 def _out_of_memory() -> None:

@@ -11,13 +11,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from tests.faults.homes import Home
 from tests.faults.injector import BALLAST, Injection, Point
 from tests.project import clean_environment
+from vaesc.config import Application
 
 ROOT = Path(__file__).parents[2]
+NAMES = get_args(Application)
 SETTINGS = """
 [dataset]
 limit = 400
@@ -43,6 +45,30 @@ topk_epochs = 1
 iwae_samples = [5]
 iwae_images = [20]
 """
+APPLICATIONS = """
+applications = ["generation", "representation", "anomaly", "compression", "semi_supervised"]
+[generation]
+n_samples = 100
+n_components = 4
+binary_epochs = 0
+[representation]
+n_anchors = 32
+n_nonzero_coefs = 4
+[compression]
+n_images = 50
+[semi_supervised]
+n_labels = [100]
+n_draws = 1
+network_draws = 1
+epochs = 1
+"""
+_APPLIED = (
+    "umap",
+    "constriction",
+    "vaesc.applications",
+    *(f"vaesc.applications.{n}" for n in NAMES),
+)
+"""Modules of the applications, imported once for all runs that have some."""
 _DISK_BYTES = 512 << 20
 _SLOWEST = 240.0
 """A run takes some seconds; one that takes so long hangs."""
@@ -74,10 +100,13 @@ class Lane:
 
     Args:
         folder: Everything of it is below.
+        applied: Runs make every application, too.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, applied: bool = False) -> None:
         self.folder, self.disk = folder, folder / "disk"
+        self._settings = APPLICATIONS + SETTINGS if applied else SETTINGS
+        self._modules = _APPLIED if applied else ()
         self.home, self.scratch = self.disk / "home", self.disk / "tmp"
         self._ballast = self.disk / "ballast"
         self.fillable = False
@@ -92,7 +121,7 @@ class Lane:
     def __enter__(self) -> Lane:
         self.disk.mkdir(parents=True, exist_ok=True)
         self.fillable = _mounted(self.disk)
-        (self.folder / "small.toml").write_text(SETTINGS)
+        (self.folder / "small.toml").write_text(self._settings)
         self._server("start")
         # Runs are told its address, so its keeper knows of no client but this process: without
         # one, it would end the server after ten minutes.
@@ -102,7 +131,8 @@ class Lane:
         self.environment["PREFECT_API_URL"] = self.prefect
         self.empty()
         self._zygote = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote"], env=self.environment, cwd=ROOT,
+            [sys.executable, "-m", "tests.faults.zygote", *self._modules],
+            env=self.environment, cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._answer()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.homes import VERSION
+from tests.faults.homes import VERSION, Reader
 from tests.faults.injector import Injection
 from tests.faults.lane import Lane, Run
 
@@ -56,15 +56,19 @@ def attempt(lane: Lane, injection: Injection, step: str, truth: Truth) -> Trial:
     """Break a run at a point, run again, and say all that is wrong."""
     trial = Trial(injection, step)
     lane.empty()
-    broken = lane.run(injection)
-    lane.relieve()
-    trial.code = broken.code
-    trial.wrong += spoken(broken)
-    before = lane.look()
-    finished = before.contents()
-    before.models()
-    trial.wrong += [f"partial after the fault: {what}" for what in before.partial]
-    recover(lane, trial, truth, finished)
+    with Reader(lane.home / "store") as reader:
+        broken = lane.run(injection)
+        lane.relieve()
+        trial.code = broken.code
+        trial.wrong += spoken(broken)
+        before = lane.look()
+        finished = before.contents()
+        before.models()
+        trial.wrong += [f"partial after the fault: {what}" for what in before.partial]
+        recover(lane, trial, truth, finished)
+    trial.wrong += [f"seen by a reader meanwhile: {what}" for what in sorted(reader.partial)]
+    if not reader.n_read:
+        trial.wrong.append("the reader found nothing to read")
     return trial
 
 

@@ -1,8 +1,9 @@
 """Runs of vaesc by the hundred: imported once, forked for each.
 
-Importing Prefect, MLflow and torch takes longer than a small run. One process imports them and
-then forks a child for every job it reads (JSON lines on its standard input). The child is a
-process of its own from there on: it sets its environment, installs the injector, runs the command.
+Importing Prefect, MLflow and torch takes longer than a small run. One process imports them, and
+the modules that its arguments name, and forks a child for every job it reads (JSON lines on its
+standard input). The child is a process of its own from there on: it sets its environment, installs
+the injector, runs the command.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> None:
 
 def _import_everything() -> None:
     """Import what a run imports, and no more: nothing may be started that a fork would lose."""
-    for name in _IMPORTED:
+    for name in (*_IMPORTED, *sys.argv[1:]):
         import_module(name)
     import torch
 

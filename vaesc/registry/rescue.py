@@ -61,7 +61,7 @@ def keep_copy() -> None:
         if not is_whole(beside):
             logger.warning("the run database %s is damaged: the last copy of it is kept", path)
             return
-        if copy.exists():
+        with suppress(FileNotFoundError):  # there is none, or a run that ends with us moved it
             copy.replace(_before(copy))
         beside.replace(copy)
     except (OSError, sqlite3.Error, MemoryError) as error:

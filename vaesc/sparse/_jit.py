@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def _compile(function: Kernel, **more: bool) -> Kernel:
     try:
         kernel = numba.njit(cache=True, **options)(function)
         _stamp(kernel)
+        _one_at_a_time(kernel)
     except RuntimeError as error:  # numba's "cannot cache function: no locator available"
         logger.warning("compiled kernels are not cached on disk: %s", error)
         kernel = numba.njit(**options)(function)
@@ -85,6 +87,28 @@ def _stamp(kernel: Kernel) -> None:
         store = kernel._cache._cache_file  # type: ignore[attr-defined]
         if hasattr(store, "_source_stamp"):
             store._source_stamp = _package_stamp()
+
+
+def _one_at_a_time(kernel: Kernel) -> None:
+    """Let processes that compile at once keep their machine code one after another.
+
+    numba reads the index of what is there, writes it anew and then the code: of two that do so at
+    once for other types, one's entry would name the other's code, for every process from then on.
+    """
+    with suppress(AttributeError):
+        store = kernel._cache._cache_file  # type: ignore[attr-defined]
+
+        def save(key: Any, code: Any) -> None:  # noqa: ANN401 - numba's protocol
+            from filelock import FileLock
+
+            with FileLock(f"{store._index_path}.lock"):
+                known = store._load_index()
+                names = map(store._data_name, count(1))
+                name = known.get(key) or next(n for n in names if n not in known.values())
+                store._save_data(name, code)  # before the index names it
+                store._save_index({**known, key: name})
+
+        store.save = save
 
 
 def inlined(function: Kernel) -> Kernel:

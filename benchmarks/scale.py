@@ -146,6 +146,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": rows,
         "fastest over slowest, less 1": spread,
         "peak_rss_mb": peak,
+        "goal: all within 10 %": max(spread["of all"].values()) < MOST_APART,
         "within bounds": peak < MOST_MB
         and spread[f"from {_LINEAR_FROM:,} images"]["images_per_cpu_second"] < MOST_APART,
     }

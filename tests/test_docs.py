@@ -1,4 +1,4 @@
-"""Every page, picture and heading that the project's files name is there."""
+"""Every page, picture, heading and module that the project's files name is there."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = (".ci", "benchmarks", "deployments", "docs", "flows", "tasks", "tests", "vaesc")
 TEXT = {".md", ".py", ".yaml", ".toml", ".ini", ".json", ".example", ""}
 NAMED = re.compile(
-    r"(?<![\w/.:<>-])((?:\.\./)*(?:[\w-]+/)*[\w-]+\.md|(?:\.\./)*docs/[\w./-]*\w)(#[\w-]+)?"
+    r"(?<![\w/.:<>-])((?:\.\./)*(?:[\w-]+/)*[\w-]+\.md|(?:\.\./)*docs/[\w./-]*\w"
+    r"|(?:flows|tasks|vaesc|deployments|benchmarks)/[\w/]+\.py)(#[\w-]+)?"
 )
 LINKED = re.compile(r"\]\((?!\w+:)([^)\s#]*)(#[\w-]+)?\)")
 WRITTEN = {"FILE.md", "r.md"}
@@ -67,6 +68,7 @@ def test_every_page_picture_and_heading_that_a_file_names_is_there():
     [
         ("# see docs/scale-deploying.md", ["docs/scale-deploying.md"]),
         ("[a](docs/scale.md#nowhere)", ["docs/scale.md#nowhere"]),
+        ("| the log | flows/no_such.py |", ["flows/no_such.py"]),
         ("[a](#no-heading) and (docs/no-such.png).", ["#no-heading", "docs/no-such.png"]),
         ("docs/scale.md#deploying-on-a-cluster, https://elsewhere.org/docs/x.md", []),
     ],

@@ -75,8 +75,14 @@ def read_deployments(file: Path) -> list[dict[str, Any]]:
             f"deployments file {file} has more than {_MOST_VALUES} values, with its aliases "
             "written out; use fewer"
         )
+    try:
+        written = json.dumps(deployments, default=str, skipkeys=True)
+    except ValueError as error:  # a number of thousands of digits, which YAML takes in hexadecimal
+        raise ConfigError(
+            f"deployments file {file} holds what no deployment can: {error}; correct it"
+        ) from error
     # Aliases are the same object: in the text each stands once.
-    if _BLOCK in text or _BLOCK in json.dumps(deployments, default=str, skipkeys=True):
+    if _BLOCK in text or _BLOCK in written:
         # Prefect would put the block's value there now, for all to read, not when the run starts.
         raise ConfigError(
             f"deployments file {file} refers to a block in a deployment, which would store its "

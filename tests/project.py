@@ -60,7 +60,7 @@ class Project:
     def vaesc(self, *arguments):
         return subprocess.run(
             [sys.executable, "-m", "vaesc", *arguments],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
 
     def run(self, *arguments):
@@ -73,13 +73,13 @@ class Project:
         start = "from tasks import server; server.connect()\n"
         return subprocess.run(
             [sys.executable, "-c", start + program],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
 
     def python(self, program):
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

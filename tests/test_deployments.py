@@ -137,7 +137,7 @@ def test_a_real_server_accepts_every_deployment(served):
     environment, url = served
     done = subprocess.run(
         [sys.executable, "-m", "vaesc", "deploy"],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = ask(url, "/deployments/filter", {})

@@ -109,7 +109,7 @@ class Receiver(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/hook?token={SECRET}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def wait(self, wanted, seconds=30, quiet=4):
+    def wait(self, wanted, seconds=150, quiet=4):
         """Return the posts once so many are there, and those that come in a while after."""
         deadline = time.monotonic() + seconds
         while len(self.posts) < wanted and time.monotonic() < deadline:
@@ -155,7 +155,7 @@ def told(project, said, program, **options):
     start = "from tasks import server; server.connect()\n"
     done = subprocess.run(
         [sys.executable, "-c", start + program], env=project.env, cwd=project.home,
-        capture_output=True, text=True, timeout=200, **options,
+        capture_output=True, text=True, timeout=1500, **options,
     )  # fmt: skip
     said += [done.stdout, done.stderr]
     assert done.returncode == 0, done.stderr[-3000:]

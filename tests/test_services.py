@@ -32,7 +32,7 @@ class Client(Project):
     def vaesc(self, *arguments, folder=None):
         done = subprocess.run(
             [sys.executable, "-m", "vaesc", *arguments],
-            env=self.env, cwd=folder or self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=folder or self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
         SAID.append(done.stdout + done.stderr)
         return done

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,13 +37,33 @@ def clean_environment():
     return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
 
 
-def ask(url, path, body):
-    """POST to a Prefect API, and return its answer."""
-    request = urllib.request.Request(
-        f"{url}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+def ask(url, path, body, **headers):
+    """POST to a Prefect API, and return its answer; one that is too busy to give it is asked again.
+
+    So what is posted twice must be the same as once.
+    """
+    headers = {"content-type": "application/json", **headers}
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode(), headers)
+    for pause in (2, 4, 8):
+        try:
+            return _answer(request)
+        except OSError as error:
+            if not _is_busy(error):
+                raise
+        time.sleep(pause)
+    return _answer(request)
+
+
+def _answer(request):
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
+
+
+def _is_busy(error):
+    """Say whether a server failed ("database is locked") or tarried; it may refuse, or be gone."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500
+    return isinstance(getattr(error, "reason", error), TimeoutError)
 
 
 class Project:
@@ -136,6 +157,20 @@ def processes(marker):
         if marker.encode() in words:
             found.append(int(path.parent.name))
     return found
+
+
+def files_below(folder):
+    """Return the files in a folder, at any depth; any may come and go meanwhile."""
+    found = [Path(top, name) for top, _, names in os.walk(folder) for name in names]
+    return [path for path in found if path.is_file()]
+
+
+def content_of(path):
+    """Return a file's bytes; none if it has vanished, as those of a running server may."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def wait_until(condition, seconds=60):

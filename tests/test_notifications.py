@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from project import Project, stop_server
-from test_deployments import ask
+from project import Project, ask, content_of, files_below, stop_server
 from test_retrain import QUICK, digits
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
@@ -264,10 +263,10 @@ def test_the_webhooks_secret_is_told_nowhere(project, story, said):
     everything += "".join(said)
     assert "retrain-nosuch" in everything
     assert SECRET not in everything
-    files = [path for path in project.home.rglob("*") if path.is_file()]
+    files = files_below(project.home)
     assert any(path.name == "server.log" for path in files)
-    assert any(b"retrain-nosuch" in path.read_bytes() for path in files)
-    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert any(b"retrain-nosuch" in content_of(path) for path in files)
+    assert [path for path in files if SECRET.encode() in content_of(path)] == []
 
 
 def url_of(project):

@@ -13,7 +13,7 @@ import tomllib
 from contextlib import suppress
 
 import pytest
-from project import SMALL, STEPS, Project, states
+from project import SMALL, STEPS, Project, content_of, files_below, states
 from services import ROOT, Servers, alive, descendants, need_postgres, wait_for
 
 pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(420)]
@@ -164,7 +164,8 @@ def worker(client, deployed, servers):
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "team"],
             env=environment, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True,
         )  # fmt: skip
-    servers.ask(f"/deployments/{deployed['endless']['id']}/create_flow_run", {})
+    once = {"idempotency_key": "endless"}
+    servers.ask(f"/deployments/{deployed['endless']['id']}/create_flow_run", once)
     # Death is to be noticed sooner than in production: an automation can be changed, too.
     client.python(HURRY)
     automations = servers.ask("/automations/filter", {})
@@ -312,10 +313,10 @@ for version in mlflow.search_model_versions():
     assert "mlflow" in commands
     assert not secrets_in(commands, servers)
 
-    holders = [f for f in client.home.rglob("*") if f.is_file()]
-    holders += [f for f in servers.folder.rglob("*") if f.is_file() and f.name != "secrets.json"]
-    assert any(first["run_id"].encode() in f.read_bytes() for f in servers.folder.glob("*.log"))
-    assert [f for f in holders if secrets_in(f.read_bytes(), servers)] == []
+    holders = files_below(client.home)
+    holders += [f for f in files_below(servers.folder) if f.name != "secrets.json"]
+    assert any(first["run_id"].encode() in content_of(f) for f in servers.folder.glob("*.log"))
+    assert [f for f in holders if secrets_in(content_of(f), servers)] == []
     assert (servers.folder / "secrets.json").stat().st_mode & 0o077 == 0
 
 

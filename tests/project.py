@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -32,13 +33,23 @@ topk_epochs = 1
 """
 
 
+def assignments(*sections):
+    """Return the settings of these sections of `SMALL` as --set takes them; of all, if of none."""
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, settings in tomllib.loads(SMALL).items()
+        for key, value in settings.items()
+        if not sections or section in sections
+    ]
+
+
 def clean_environment():
     """Return this process's environment without what points at anybody's servers."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
 
 
 def ask(url, path, body, **headers):
-    """POST to a Prefect API, and return its answer; one that is too busy to give it is asked again.
+    """POST to a Prefect API, and return its answer; one that is too busy is asked again.
 
     So what is posted twice must be the same as once.
     """

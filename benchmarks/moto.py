@@ -37,7 +37,7 @@ class Moto:
             "moto", [sys.executable, "-m", "moto.server", "-p", str(self.port)],
             log=self.folder / "moto.log", environment=dict(os.environ), folder=self.folder,
         )  # fmt: skip
-        self._child.wait_until(self._made_bucket, 60)
+        self._child.wait_until(self._made_bucket, 180)
 
     def stop(self) -> None:
         """End it."""

@@ -23,10 +23,21 @@ LONG = ("slow", "service", "faults")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
+SLOWNESS = 4
+"""By how much a machine may be slower than that on which tests were given their times."""
+
+
 def pytest_collection_modifyitems(items):
-    """Put files with long tests first: quick ones fill up what is left of the processes' time."""
+    """Put files with long tests first: quick ones fill up what is left of the processes' time.
+
+    A test's own timeout is for what hangs, on slow machines too.
+    """
     long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
     items.sort(key=lambda item: item.path not in long)
+    for item in items:
+        if own := item.get_closest_marker("timeout"):
+            # pytest-timeout takes the first one.
+            item.add_marker(pytest.mark.timeout(SLOWNESS * own.args[0]), append=False)
 
 
 def pytest_unconfigure():

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,18 +33,48 @@ topk_epochs = 1
 """
 
 
+def assignments(*sections):
+    """Return the settings of these sections of `SMALL` as --set takes them; of all, if of none."""
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, settings in tomllib.loads(SMALL).items()
+        for key, value in settings.items()
+        if not sections or section in sections
+    ]
+
+
 def clean_environment():
     """Return this process's environment without what points at anybody's servers."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
 
 
-def ask(url, path, body):
-    """POST to a Prefect API, and return its answer."""
-    request = urllib.request.Request(
-        f"{url}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+def ask(url, path, body, **headers):
+    """POST to a Prefect API, and return its answer; one that is too busy is asked again.
+
+    So what is posted twice must be the same as once.
+    """
+    headers = {"content-type": "application/json", **headers}
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode(), headers)
+    for pause in (2, 4, 8):
+        try:
+            return _answer(request)
+        except OSError as error:
+            if not _is_busy(error):
+                raise
+        time.sleep(pause)
+    return _answer(request)
+
+
+def _answer(request):
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
+
+
+def _is_busy(error):
+    """Say whether a server failed ("database is locked") or tarried; it may refuse, or be gone."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500
+    return isinstance(getattr(error, "reason", error), TimeoutError)
 
 
 class Project:
@@ -60,7 +92,7 @@ class Project:
     def vaesc(self, *arguments):
         return subprocess.run(
             [sys.executable, "-m", "vaesc", *arguments],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
 
     def run(self, *arguments):
@@ -73,13 +105,13 @@ class Project:
         start = "from tasks import server; server.connect()\n"
         return subprocess.run(
             [sys.executable, "-c", start + program],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
 
     def python(self, program):
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=300,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
@@ -136,6 +168,20 @@ def processes(marker):
         if marker.encode() in words:
             found.append(int(path.parent.name))
     return found
+
+
+def files_below(folder):
+    """Return the files in a folder, at any depth; any may come and go meanwhile."""
+    found = [Path(top, name) for top, _, names in os.walk(folder) for name in names]
+    return [path for path in found if path.is_file()]
+
+
+def content_of(path):
+    """Return a file's bytes; none if it has vanished, as those of a running server may."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def wait_until(condition, seconds=60):

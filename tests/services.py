@@ -7,11 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from project import ask
 
 from deployments.postgres import find_binaries
 
@@ -63,12 +63,7 @@ class Servers:
     def ask(self, path, body):
         """Ask the Prefect server."""
         login = b64encode(self.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
-        request = urllib.request.Request(
-            f"{self.api}{path}", json.dumps(body).encode(),
-            {"content-type": "application/json", "authorization": f"Basic {login}"},
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read())
+        return ask(self.api, path, body, authorization=f"Basic {login}")
 
     def processes(self):
         """Return the stack's processes and their command lines, by process id."""

@@ -1,5 +1,6 @@
 """What runs when: every deployment fits its flow, and a real server accepts and runs it."""
 
+import json
 import re
 import signal
 import subprocess
@@ -9,21 +10,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ask
+from project import ask, assignments
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "deployments" / "prefect.yaml"
 DEPLOYMENTS = yaml.safe_load(FILE.read_text())["deployments"]
 
-TINY = """
+FEW = ["training.epochs=1", "dictionary.max_epochs=1", "dataset.limit=200"]
+TINY = f"""
 deployments:
   - name: tiny
     entrypoint: flows/retrain.py:retrain
     parameters:
       preset: digits
-      settings: [training.epochs=1, dictionary.max_epochs=1, dataset.limit=200]
-    work_pool: {name: vaesc}
-    schedules: [{interval: 15, timezone: UTC, slug: often}]
+      settings: {json.dumps([*FEW, *assignments("refine", "evaluation")])}
+    work_pool: {{name: vaesc}}
+    schedules: [{{interval: 15, timezone: UTC, slug: often}}]
 """
 
 
@@ -137,7 +139,7 @@ def test_a_real_server_accepts_every_deployment(served):
     environment, url = served
     done = subprocess.run(
         [sys.executable, "-m", "vaesc", "deploy"],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = ask(url, "/deployments/filter", {})
@@ -160,10 +162,10 @@ def test_a_served_schedule_fires_and_its_run_completes(served, tmp_path):
         env=environment, cwd=ROOT, stderr=subprocess.STDOUT, stdout=(tmp_path / "log").open("wb"),
     )  # fmt: skip
     try:
-        finished = await_run(url, "COMPLETED", 300)
+        finished = await_run(url, "COMPLETED", 1200)
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(60)
+        server.wait(240)
     assert finished, (tmp_path / "log").read_text()[-3000:]
     assert finished["deployment_id"]
 

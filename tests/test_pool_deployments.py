@@ -103,7 +103,7 @@ def test_a_template_that_is_none_is_refused(tmp_path, text):
 def deployed(environment, file):
     return subprocess.run(
         [sys.executable, "-m", "vaesc", "deploy", "--file", str(file)],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

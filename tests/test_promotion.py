@@ -286,7 +286,7 @@ def test_a_lock_that_a_living_process_holds_is_waited_for(three, monkeypatch):
 def vaesc(*arguments):
     done = subprocess.run(
         [sys.executable, "-m", "vaesc", "models", *arguments],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 

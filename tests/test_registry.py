@@ -4,7 +4,6 @@ import json
 import os
 import pickletools
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from registry_homes import (
     tiny_model,
 )
 
+from tasks.children import free_port
 from vaesc import __version__
 from vaesc.errors import DataError, RegistryError, StoreError
 from vaesc.records import Dictionary, ModelVersion
@@ -393,38 +393,44 @@ def server(tmp_path_factory):
 
 def serving(folder, monkeypatch):
     home = enter_home(folder / "home", monkeypatch)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{s.getsockname()[1]}"
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
-        "--port", uri.rpartition(":")[2], "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
+        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
         "--artifacts-destination", str(folder / "kept by the server"),
     ]  # fmt: skip
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        wait_for(uri, process, folder / "log")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        yield uri, process, folder
-    finally:
-        stop(process)
+    for _ in range(2):  # somebody may take a port before the server does
+        port = free_port()
+        uri = f"http://127.0.0.1:{port}"
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, "--port", str(port)],
+                env=environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            if answers(uri, process, folder / "log"):
+                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+                yield uri, process, folder
+                return
+        finally:
+            stop(process)
+    raise AssertionError((folder / "log").read_text())
 
 
-def wait_for(uri, process, log, seconds=180):
+def answers(uri, process, log, seconds=180):
+    """Wait until the server answers, or has ended since somebody else has its port."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{uri}/health", timeout=2).close()
         except (urllib.error.URLError, OSError):
-            assert process.poll() is None, log.read_text()
+            if process.poll() is not None:
+                assert "in use" in log.read_text(), log.read_text()
+                return False
             time.sleep(0.3)
         else:
-            return
+            return True
     raise AssertionError(log.read_text())
 
 

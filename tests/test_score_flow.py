@@ -83,7 +83,7 @@ class Worker:
     def python(self, *arguments):
         done = subprocess.run(
             [sys.executable, *arguments],
-            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=200,
+            env=self.env, cwd=self.home, capture_output=True, text=True, timeout=1500,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
@@ -91,13 +91,13 @@ class Worker:
     def score(self, *names):
         return json.loads(self.python("-c", SCORE, *names).splitlines()[-1])
 
-    def retrainings(self, wanted, seconds=30):
+    def retrainings(self, wanted, seconds=150):
         """Return the runs of the one deployment, once so many are there or time is up."""
         return within(seconds, wanted, lambda: [
             run for run in ask(self.url, "/flow_runs/filter", {}) if run["deployment_id"]
         ])  # fmt: skip
 
-    def events(self, wanted=0, seconds=30):
+    def events(self, wanted=0, seconds=150):
         """Return the events of drift, likewise."""
         body = {"filter": {"event": {"name": ["vaesc.drift"]}}}
         found = lambda: ask(self.url, "/events/filter", body)["events"]  # noqa: E731

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 from registry_homes import N_ATOMS, SHAPE, enter_home, registered, tiny_model
 
+from tasks.children import free_port
 from vaesc.errors import ConfigError, DataError, ServingError
 from vaesc.registry import load_model
 from vaesc.registry.model_definition import METHODS
@@ -212,12 +214,6 @@ def test_a_port_that_is_taken_is_found_before_a_model_is_loaded():
 # MLflow's server
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def refined_model(seed):
     """A model of bytes, coded with its decoder: amounts at k = 1, descent above."""
     model = tiny_model(seed, high=255.0)
@@ -235,12 +231,14 @@ def home(tmp_path_factory):
         yield folder
 
 
-def started(command, folder, port):
+def started(command, folder, retry=True):
+    """Start a server at a free port; return the port, the process and its log."""
+    port = free_port()
     log = folder / f"{port}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=serving_environment(), stdout=out, stderr=out,
-            start_new_session=True,
+            [*command, "--port", str(port)], cwd=folder, env=serving_environment(), stdout=out,
+            stderr=out, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
@@ -249,22 +247,26 @@ def started(command, folder, port):
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
         else:
-            return process, log
-    os.killpg(process.pid, signal.SIGKILL)
-    raise AssertionError(log.read_text())
+            return port, process, log
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    said = log.read_text()
+    if retry and process.poll() is not None and "in use" in said:  # somebody took it before us
+        log.unlink()
+        return started(command, folder, retry=False)
+    raise AssertionError(said)
 
 
 @pytest.fixture(scope="module")
 def champion(home):
     """`mlflow models serve` with the champion: its address, process and log."""
-    port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/vaesc@champion",
-        "--env-manager", "local", "--port", str(port),
+        "--env-manager", "local",
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-        process, log = started(command, home, port)
+        port, process, log = started(command, home)
     try:
         yield f"http://127.0.0.1:{port}", process, log
     finally:
@@ -425,13 +427,9 @@ def test_a_request_that_names_no_type_is_taken_for_json(champion):
 @pytest.mark.service
 def test_vaesc_serves_a_refined_model_of_bytes_and_leaves_nothing_behind(home):
     """Its own command, from a folder: images may be bytes, and those all but black stay so."""
-    port = free_port()
-    command = [
-        sys.executable, "-m", "vaesc", "models", "serve", str(home / "refined"),
-        "--port", str(port),
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "vaesc", "models", "serve", str(home / "refined")]
     before = {p.name for p in home.iterdir()}
-    process, log = started(command, home, port)
+    port, process, log = started(command, home)
     try:
         model = load_model(home / "refined", device="cpu")
         client = ModelClient(f"http://127.0.0.1:{port}", SHAPE)

@@ -371,15 +371,17 @@ def test_bytes_refuse_more_columns_than_32_bits_can_sum():
 
 
 def test_an_interruption_begins_no_further_block():
-    done = []
+    done, begun = [], threading.Event()
 
     def work(start, stop):
         done.append(start)
+        begun.set()
         time.sleep(0.02)
 
     def interrupt():
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
+        if begun.wait(60):  # not before an interruption is expected: it would end all tests
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt), BlockRunner(2) as runner:

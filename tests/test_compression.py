@@ -8,19 +8,22 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagesets import digits, write_digits
+from imagesets import coloured_digits, digits, write_dataset
+from PIL import Image
 from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
 
 from vaesc.applications import compression
 from vaesc.applications.code_model import CodeModel
 from vaesc.applications.compression import files, peers, pixels, telling
+from vaesc.applications.compression.bound import lossless_bits
 from vaesc.applications.compression.codec import Codec
 from vaesc.applications.compression.entropy import (
     Reader,
@@ -44,20 +47,23 @@ from vaesc.latents import extract
 from vaesc.models import VAE, save_vae
 from vaesc.parts import PART, load_part, save_part
 from vaesc.progress import SILENT
+from vaesc.report.compression import _strip
+from vaesc.report.style import LIGHT_THEME
 
 N = 60
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """What ``apply`` finds on digits with an untrained VAE; its subject; the model's folder."""
-    root = tmp_path_factory.mktemp("compression")
+def apply_to(images, root):
+    """What ``apply`` finds on images with an untrained VAE; its subject; the model's folder."""
     folders = {name: root / name for name in ("dataset", "vae", "latents", "dictionary")}
     for name in ("vae", "latents", "dictionary"):
         folders[name].mkdir()
-    write_digits(folders["dataset"])
+    write_dataset(
+        folders["dataset"], train=images[:1200], validation=images[1200:1400], test=images[1400:]
+    )
+    generator = torch.Generator().manual_seed(5)
     config = VAEConfig(hidden=(32,), latent_dim=8)
-    save_vae(VAE(config, (8, 8), generator=torch.Generator().manual_seed(5)), folders["vae"])
+    save_vae(VAE(config, images.shape[1:], generator=generator), folders["vae"])
     extract(folders["dataset"], folders["vae"], folders["latents"], device="cpu")
     settings = DictionaryConfig(n_atoms=32, n_nonzero_coefs=3, max_epochs=3)
     learn(settings, folders["latents"], folders["dictionary"], seed=0, listener=SILENT)
@@ -71,6 +77,17 @@ def made(tmp_path_factory):
     # The dictionary names files of the artifacts; a saved model has its own.
     subject.model.save(root / "model")
     return findings, subject, root / "model"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return apply_to(digits(), tmp_path_factory.mktemp("compression"))
+
+
+@pytest.fixture(scope="module")
+def in_colour(tmp_path_factory):
+    """The same of digits in colour, shape (n, 3, 8, 6)."""
+    return apply_to(coloured_digits(), tmp_path_factory.mktemp("colour"))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +122,37 @@ def test_what_is_found_is_what_the_files_say(made, codec, data):
     for picture in findings.pictures:
         for suffix in ("", "-dark"):
             assert (subject.folder / f"{picture.name}{suffix}.png").stat().st_size > 1000
+
+
+def rates_of(findings):
+    """Return the bits a pixel of every measured point of each method."""
+    (points,) = (t.rows for t in findings.tables if t.title == "Every measured point")
+    return {name: [row[2] for row in points if row[0] == name] for name, *_ in points}
+
+
+def test_a_pixel_of_a_colour_image_has_all_its_colours(in_colour):
+    findings, _, folder = in_colour
+    metrics, codec = dict(findings.metrics()), Codec.of(SparseVAE.load(folder, device="cpu"))
+    images = coloured_digits()[1400 : 1400 + N]
+    data = codec.compress(images, 7)
+    back = codec.decompress(data)
+    assert back.shape == images.shape
+    assert metrics["test/compression_bits_per_pixel_q7"] == 8 * len(data) / (N * 8 * 6)
+    assert metrics["test/compression_psnr_db_q7"] == pytest.approx(psnr(images, back), abs=1e-6)
+    # The same coder without the VAE writes files about as large.
+    rates = rates_of(findings)
+    assert 0.2 < rates[telling.PCA][-1] / rates[telling.OURS][-1] < 5
+
+
+def test_colour_images_are_held_against_image_formats(in_colour):
+    findings, subject, _ = in_colour
+    assert {f.name for f in peers.FORMATS if peers.installed(f.pillow)} <= {*rates_of(findings)}
+    assert not [note for note in findings.notes if "no image format" in note]
+    assert 0 < dict(findings.metrics())["test/png_bits_per_pixel"] < 40
+    assert [p.name for p in findings.pictures] == ["compression", "compression-images"]
+    with Image.open(subject.folder / "compression-images.png") as drawn:
+        red, green, blue = np.moveaxis(np.asarray(drawn.convert("RGB"), np.int16), -1, 0)
+    assert (np.abs(red - green) + np.abs(green - blue) > 40).mean() > 0.01
 
 
 def test_the_same_subject_gives_the_same_part(made, tmp_path):
@@ -390,10 +438,95 @@ def test_formats_are_measured_on_the_images_own_pixels():
     assert 0 < bits["PNG"] < 40
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 9), (1, 4, 4), (10, 3, 8, 3)])
+@pytest.mark.parametrize("shape", [(5, 6, 9), (1, 4, 4), (10, 1, 8, 3), (10, 3, 8, 5)])
 def test_a_mosaic_holds_every_image(shape):
     images = np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
-    np.testing.assert_array_equal(peers._cut(peers._mosaic(images), images), images)
+    pictures = peers.pictures_of(images)
+    assert pictures.shape[1:3] == shape[-2:]
+    np.testing.assert_array_equal(peers._cut(peers._mosaic(pictures), pictures), pictures)
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_picture"),
+    [((8, 8), True), ((1, 8, 6), True), ((3, 8, 6), True), ((3, 32, 32), True),
+     ((8, 6, 3), False), ((2, 8, 6), False), ((4, 8, 6), False), ((64,), False)],
+)  # fmt: skip
+def test_pictures_have_one_channel_or_three(shape, is_picture):
+    assert peers.drawable(shape) == is_picture
+
+
+@pytest.mark.parametrize(("name", "pillow", "options"), peers.LOSSLESS)
+def test_lossless_formats_give_colours_back_and_count_pixels_once(
+    name, pillow, options, monkeypatch
+):
+    if not peers.installed(pillow):
+        pytest.skip(f"Pillow writes no {pillow} here")
+    images = coloured_digits()[:6]
+    pictures, sizes = [], []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(np.dstack(list(image))).save(file, pillow, **options)
+        sizes.append(len(file.getvalue()))
+        with Image.open(file) as written:
+            pictures.append(np.asarray(written.convert("RGB")))
+    np.testing.assert_array_equal(np.moveaxis(np.stack(pictures), -1, 1), images)
+    monkeypatch.setattr(peers, "_LONGEST", 0)  # no mosaic
+    assert peers.lossless(images)[name] == 8 * sum(sizes) / (6 * 8 * 6)
+    # One of the three is what a gray image is.
+    np.testing.assert_array_equal(peers.pictures_of(images[:, :1]), images[:, 0])
+    assert peers.lossless(images[:, :1]) == peers.lossless(images[:, 0])
+
+
+@pytest.mark.parametrize("one", peers.FORMATS, ids=lambda one: one.name)
+def test_lossy_formats_are_measured_on_colours(one, monkeypatch):
+    if not peers.installed(one.pillow):
+        pytest.skip(f"Pillow writes no {one.pillow} here")
+    images = coloured_digits()[:2].repeat(8, axis=2).repeat(8, axis=3)
+    monkeypatch.setattr(peers, "_LONGEST", 0)
+    best = peers.lossy(images, one)[-1]
+    assert best.setting == f"files, {one.qualities[-1]}"
+    size, errors = 0, []
+    for image in images:
+        file = io.BytesIO()
+        picture = np.dstack(list(image))
+        Image.fromarray(picture).save(file, one.pillow, quality=one.qualities[-1], **one.options)
+        size += len(file.getvalue())
+        with Image.open(file) as written:
+            errors.append(np.square(np.asarray(written.convert("RGB")) / 255 - picture / 255))
+    assert best.bpp == 8 * size / (2 * 64 * 48)
+    assert best.mse == pytest.approx(np.mean(errors), rel=1e-9)
+    assert best.psnr > 22
+
+
+def test_bits_back_are_counted_by_pixels():
+    """The same numbers with or without an axis for channels; two of them are one pixel's."""
+    found = {}
+    for shape in ((8, 8), (1, 8, 8), (2, 8, 4)):
+        images = digits()[:200].reshape(-1, *shape)
+        vae = VAE(
+            VAEConfig(hidden=(16,), latent_dim=4), shape,
+            generator=torch.Generator().manual_seed(5),
+        )  # fmt: skip
+        dataset = SimpleNamespace(
+            n=lambda split: 200, images=lambda split, rows, images=images: images[rows]
+        )
+        subject = SimpleNamespace(
+            article=SimpleNamespace(vae=vae), dataset=dataset,
+            rng=lambda stream: np.random.default_rng(0),
+        )  # fmt: skip
+        found[shape] = lossless_bits(subject, images[:50])
+    assert found[1, 8, 8] == found[8, 8]
+    assert found[2, 8, 4] == pytest.approx(2 * found[8, 8])
+
+
+def test_a_strip_shows_images_in_their_colours():
+    images = coloured_digits()[:5] / np.float32(255)
+    figure = _strip([("colour", images), ("gray", images[:, 0])], LIGHT_THEME)
+    colour, gray = (axes.images[0].get_array() for axes in figure.axes)
+    np.testing.assert_array_equal(
+        colour, np.dstack([np.hstack(list(c)) for c in images.swapaxes(0, 1)])
+    )
+    np.testing.assert_array_equal(gray, np.hstack(list(images[:, 0])))
 
 
 def test_rates_lie_between_points_and_nowhere_else():
@@ -523,6 +656,19 @@ def test_files_go_there_and_back(registered, codec, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"{len(data)} bytes, {8 * len(data) / images.size:.4f} bits per pixel" in said
     assert "images/s" in said
+
+
+def test_colour_files_go_there_and_back(in_colour, monkeypatch, tmp_path, capsys):
+    model = SparseVAE.load(in_colour[2], device="cpu")
+    monkeypatch.setattr("vaesc.registry.load_model", lambda ref, *, device: model)
+    images = coloured_digits()[:9]
+    np.save(tmp_path / "in.npy", images)
+    call(cli.compress, tmp_path / "in.npy", tmp_path / "a.vsc", quality=8)
+    call(cli.decompress, tmp_path / "a.vsc", tmp_path / "out.npy")
+    size, back = (tmp_path / "a.vsc").stat().st_size, np.load(tmp_path / "out.npy")
+    assert f"{size} bytes, {8 * size / (9 * 8 * 6):.4f} bits per pixel" in capsys.readouterr().out
+    assert (back.dtype, back.shape) == (np.uint8, (9, 3, 8, 6))
+    assert psnr(images, back) > 20
 
 
 def test_mistakes_are_told_in_a_sentence(registered, tmp_path):

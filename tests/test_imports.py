@@ -39,6 +39,7 @@ FLOORS = [
         "room",
         "scratch",
         "serving",
+        "shapes",
         "shards",
         "csr_parts",
         "windows",

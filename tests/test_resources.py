@@ -60,6 +60,15 @@ def test_requests_grow_with_the_images_size():
     assert growing([memory(10**7, (side, side)) for side in (8, 28, 64, 256)])
 
 
+def test_colours_come_first_and_convolutions_work_on_the_pictures_sides():
+    vae = VAEConfig(architecture="conv", channels=(32, 64), hidden=(16,))
+    training = TrainingConfig(batch_size=4096)
+    grey, colour = (memory(shape=s, vae=vae, training=training) for s in ((64, 64), (3, 64, 64)))
+    assert grey < colour < 1.5 * grey
+    cifar = load_config("cifar10")
+    assert requests_for(cifar) == requests_for(cifar, n_images=60_000, shape=(3, 32, 32))
+
+
 def test_a_limit_on_images_makes_a_small_run():
     few = replace(ARRAYS, limit=1000)
     assert memory(10**9, dataset=few) < memory(10**9)

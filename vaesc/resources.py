@@ -34,6 +34,7 @@ from itertools import pairwise
 
 from vaesc.arrays import SHARD_BYTES
 from vaesc.config import PipelineConfig, RuntimeConfig
+from vaesc.shapes import n_channels, n_pixels
 from vaesc.windows import IMAGE_WINDOWS, VALIDATION_WINDOWS
 
 PROCESS_BYTES = 1280 << 20
@@ -56,10 +57,10 @@ _KNOWN: dict[str, tuple[int, tuple[int, ...]]] = {
     "fashion-mnist": (70_000, (28, 28)),
     "kmnist": (70_000, (28, 28)),
     "emnist": (131_600, (28, 28)),
-    "cifar10": (60_000, (32, 32, 3)),
+    "cifar10": (60_000, (3, 32, 32)),
 }
 """Images of each built-in source, of bytes, and their shape."""
-_UNKNOWN_SHAPE = (64, 64, 3)
+_UNKNOWN_SHAPE = (3, 64, 64)
 """Of images that nobody has looked at yet."""
 
 
@@ -166,13 +167,11 @@ def _network(
     shape: tuple[int, ...], hidden: tuple[int, ...], channels: tuple[int, ...], latent_dim: int
 ) -> tuple[float, float]:
     """Return the bytes of a VAE's weights, and of what one image leaves in its layers."""
-    pixels = math.prod(shape)
-    widths = [pixels, *hidden, 2 * latent_dim]
+    widths = [math.prod(shape), *hidden, 2 * latent_dim]
     weights = 2 * sum(a * b for a, b in pairwise(widths))
-    colours = shape[2] if len(shape) == 3 else 1
-    weights += sum(9 * a * b for a, b in pairwise([colours, *channels]))
+    weights += sum(9 * a * b for a, b in pairwise([n_channels(shape), *channels]))
     # A stage of convolutions works on no more than the picture's own size.
-    units = 2 * sum(widths) + 2 * (pixels // colours) * sum(channels)
+    units = 2 * sum(widths) + 2 * n_pixels(shape) * sum(channels)
     return weights * _FLOAT, units * _FLOAT
 
 

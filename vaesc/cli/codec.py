@@ -23,6 +23,7 @@ from vaesc.cli.files import (
     whole_or_absent,
 )
 from vaesc.errors import ConfigError, DataError
+from vaesc.shapes import n_pixels
 
 if TYPE_CHECKING:
     from vaesc.applications.compression.codec import Codec
@@ -68,9 +69,8 @@ def compress(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     with whole_or_absent(options.output) as out:
         out.write(data)
-    n, shape = len(images), codec.model.shape
-    n_pixels = n * shape[0] * (shape[1] if len(shape) > 1 else 1)
-    rate = f", {8 * len(data) / n_pixels:.4f} bits per pixel" if n else ""
+    n = len(images)
+    rate = f", {8 * len(data) / (n * n_pixels(codec.model.shape)):.4f} bits per pixel" if n else ""
     print(
         f"{n} images: {options.input} -> {options.output}, {len(data)} bytes{rate}, "
         f"{n / seconds:.0f} images/s"

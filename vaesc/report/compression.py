@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaesc.report.sprites import as_picture
 from vaesc.report.style import Theme, save_themed
 
 OURS = "vaesc"
@@ -69,7 +70,7 @@ def draw_strip(rows: Sequence[tuple[str, NDArray[np.float32]]], folder: Path, na
     """Draw images, one row of them under another, each row with its words.
 
     Args:
-        rows: Words, and images in [0, 1], shape (n, h, w) or (n, h, w, 3).
+        rows: Words, and images in [0, 1], shape (n, h, w) or (n, c, h, w).
         folder: Where to write.
         name: File name without its ending.
     """
@@ -83,7 +84,7 @@ def _strip(rows: Sequence[tuple[str, NDArray[np.float32]]], theme: Theme) -> Any
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     figure.subplots_adjust(left=0.12, right=0.995, bottom=0.01, top=0.99, hspace=0.06)
     for axes, (words, images) in zip(panels, rows, strict=True):
-        line = np.concatenate(list(images), axis=1)
+        line = np.concatenate([as_picture(image) for image in images], axis=1)
         axes.imshow(line, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_ylabel(words, rotation=0, ha="right", va="center", fontsize=8.5)
         axes.set_xticks([])

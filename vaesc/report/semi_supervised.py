@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.report.axes import end_labels
+from vaesc.report.sprites import as_picture
 from vaesc.report.style import Theme, save_themed
 
 if TYPE_CHECKING:
@@ -148,11 +149,7 @@ def _missed(images: Sequence[Any], words: Sequence[str], theme: Theme) -> Any:  
     figure = Figure(figsize=(0.9 * columns, 1.15 * rows), layout="constrained")
     for number, (image, word) in enumerate(zip(images, words, strict=True)):
         axes = figure.add_subplot(rows, columns, number + 1)
-        if image.ndim == 3 and image.shape[2] not in (1, 3):
-            image = image.transpose(1, 2, 0)
-        grey = image.ndim == 2 or image.shape[2] != 3
-        axes.imshow(image if image.ndim == 2 or not grey else image[..., 0],
-                    cmap="gray" if grey else None, vmin=0, vmax=1)  # fmt: skip
+        axes.imshow(as_picture(image), cmap="gray", vmin=0, vmax=1)
         axes.set_title(word, fontsize=8.5, color=theme.ink)
         axes.set_axis_off()
     return figure

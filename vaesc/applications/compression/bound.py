@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.applications.subject import Subject
+from vaesc.shapes import n_pixels
 
 if TYPE_CHECKING:
     from vaesc.models import VAE
@@ -36,7 +37,7 @@ _GROUP = 1024
 
 
 def lossless_bits(subject: Subject, images: NDArray[np.uint8]) -> float:
-    """Return the bound in bits a pixel (of all colours together, if there are some).
+    """Return the bound in bits a pixel, of all its channels together.
 
     Args:
         subject: Its `article` is the model.
@@ -56,8 +57,7 @@ def lossless_bits(subject: Subject, images: NDArray[np.uint8]) -> float:
         here = some[start : start + _GROUP]
         means, kl = _passed(vae, here, rng)
         total += float(bits[_bin(means), here.ravel()].sum()) + kl / np.log(2)
-    channels = 3 if images.ndim == 4 else 1
-    return total / some.size * channels
+    return total / (len(some) * n_pixels(some.shape[1:]))
 
 
 def byte_images(subject: Subject, split: str, n: int) -> NDArray[np.uint8]:

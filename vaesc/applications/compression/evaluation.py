@@ -32,6 +32,7 @@ from vaesc.applications.subject import Subject
 from vaesc.config import CompressionConfig
 from vaesc.parts import PART, save_part
 from vaesc.report.compression import CONTROL, OURS, PCA, draw_curves, draw_strip
+from vaesc.shapes import n_pixels
 
 _SHOWN = 12
 _STRIP = (1, 3, 5, 7, 9)
@@ -55,7 +56,7 @@ def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
     save_part(codec.part(), subject.folder / PART)
     n = min(config.n_images, subject.dataset.n("test"))
     found = _measured(codec, subject, n)
-    sizes = Sizes(n_pixels=_pixels(subject.model.shape), of={OURS: _model_bytes(codec, subject)})
+    sizes = Sizes(n_pixels=n_pixels(subject.model.shape), of={OURS: _model_bytes(codec, subject)})
     curves: dict[str, Sequence[Point]] = {OURS: found.points}
     for name, of_kinds in ((CONTROL, True), (PCA, False)):
         curves[name], sizes.of[name] = _without_vae(codec, subject, n, of_kinds=of_kinds)
@@ -66,7 +67,10 @@ def evaluate(config: CompressionConfig, subject: Subject) -> Findings:
         curves |= _formats(images, subject, notes)
         lossless = peers.lossless(images)
     else:
-        notes.append("The images are no pictures (h, w) or (h, w, 3): no image format takes them.")
+        notes.append(
+            "The images are no pictures, (h, w), (1, h, w) or (3, h, w): no image format takes "
+            "them."
+        )
     lossless["negative ELBO, by bits back (a bound)"] = lossless_bits(subject, images)
     _draw(curves, found, subject)
     figures = figures_of(curves, n)
@@ -115,9 +119,10 @@ def _measured(codec: Codec, subject: Subject, n: int) -> Measured:
                 strip.append((str(q + 1), made[:_SHOWN]))
         subject.listener.progress(min(start + BLOCK, n), n)
     sizes = [len(codec.packed(b, q + 1, n)) for q, b in enumerate(blocks)]
-    n_pixels, n_values = _pixels(subject.model.shape) * n, math.prod(subject.model.shape) * n
+    shape = subject.model.shape
+    all_pixels, n_values = n_pixels(shape) * n, math.prod(shape) * n
     points = [
-        Point(bpp=8 * size / n_pixels, mse=float(error) / n_values, setting=f"quality {q + 1}")
+        Point(bpp=8 * size / all_pixels, mse=float(error) / n_values, setting=f"quality {q + 1}")
         for q, (size, error) in enumerate(zip(sizes, errors, strict=True))
     ]
     rows = [
@@ -150,7 +155,7 @@ def _without_vae(
         back = codec.model.to_unit(codec.in_range(made.reshape(n, *shape))).reshape(n, -1)
         mse = float(np.square(flat - back).mean(dtype=np.float64))
         found.append(
-            Point(bpp=8 * size / (n * _pixels(shape)), mse=mse, setting=f"quality {q + 1}")
+            Point(bpp=8 * size / (n * n_pixels(shape)), mse=mse, setting=f"quality {q + 1}")
         )
         n_bytes += coder.n_bytes
         subject.listener.progress(q + 1, len(prices()))
@@ -183,11 +188,6 @@ def _formats(
             "are measured as one file an image only."
         )
     return found
-
-
-def _pixels(shape: Sequence[int]) -> int:
-    """Return the pixels of an image; its colours are of one pixel."""
-    return math.prod(shape[:2]) if len(shape) == 3 else math.prod(shape)
 
 
 def _more(found: Measured, lossless: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -3,6 +3,9 @@
 A mosaic is one picture of all images, side by side in rows; black fills the last row. It spares a
 format its header for each image and lets it adapt to many, but gives access to none alone. Errors
 are counted over the images' own pixels.
+
+Images come as everywhere, channels first, shape (n, h, w), (n, 1, h, w) or (n, 3, h, w). Pictures
+are what formats take: bytes of shape (h, w), or (h, w, 3), the channels last.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vaesc.shapes import n_channels
 
 _FILES = 256
 """Images, evenly spread, that are written as a file each; their mean stands for all."""
@@ -114,42 +119,52 @@ def versions() -> str:
 
 
 def has_mosaic(images: Bytes) -> bool:
-    """Tell whether images fit in one mosaic."""
-    n, h, w = images.shape[:3]
-    columns = _columns(n, h, w)
-    return bool(max(columns * w, -(-n // columns) * h) <= _LONGEST)
+    """Tell whether images, shape (n, h, w) or (n, c, h, w), fit in one mosaic."""
+    return _fits(len(images), *images.shape[-2:])
 
 
 def drawable(shape: Sequence[int]) -> bool:
-    """Tell whether images of a shape are pictures: (h, w), or (h, w, 3)."""
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    """Tell whether an image of a shape is a picture: (h, w), (1, h, w) or (3, h, w)."""
+    return len(shape) == 2 or (len(shape) == 3 and n_channels(shape) in (1, 3))
+
+
+def pictures_of(images: Bytes) -> Bytes:
+    """Return drawable images as pictures, shape (n, h, w) or (n, h, w, 3)."""
+    if n_channels(images.shape[1:]) == 1:
+        return images.reshape(len(images), *images.shape[-2:])
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1))
 
 
 def lossy(images: Bytes, one: Format, on_point: OnPoint = lambda: None) -> list[Point]:
     """Return the points of a format that none of its others beats, as a mosaic or as files.
 
     Args:
-        images: Shape (n, h, w) or (n, h, w, 3).
+        images: Drawable ones, shape (n, h, w) or (n, c, h, w).
         one: The format.
         on_point: Called after each quality.
     """
-    gray = images.ndim == 3
+    pictures = pictures_of(images)
+    gray = pictures.ndim == 3
     options = {**one.options, **(one.gray_options if gray else {})}
     found: list[Point] = []
     for quality in one.qualities:
-        for layout, (bpp, mse) in _layouts(images, one, {**options, "quality": quality}):
+        for layout, (bpp, mse) in _layouts(pictures, one, {**options, "quality": quality}):
             found.append(Point(bpp=bpp, mse=mse, setting=f"{layout}, {quality}"))
         on_point()
     return hull(found)
 
 
 def lossless(images: Bytes) -> dict[str, float]:
-    """Return bits a pixel of each lossless format that is installed, the better layout of each."""
-    found = {}
+    """Return bits a pixel of each lossless format that is installed, the better layout of each.
+
+    Args:
+        images: Drawable ones, shape (n, h, w) or (n, c, h, w).
+    """
+    pictures, found = pictures_of(images), {}
     for name, pillow, options in LOSSLESS:
         if installed(pillow):
             one = Format(name=name, pillow=pillow, qualities=(), options=options)
-            found[name] = min(point[0] for _, point in _layouts(images, one, options))
+            found[name] = min(point[0] for _, point in _layouts(pictures, one, options))
     return found
 
 
@@ -182,30 +197,30 @@ def psnr_at(points: Sequence[Point], bpp: float) -> float | None:
 
 
 def _layouts(
-    images: Bytes, one: Format, options: Mapping[str, Any]
+    pictures: Bytes, one: Format, options: Mapping[str, Any]
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield each layout's name, and its bits a pixel and error."""
-    few = images[:: max(1, len(images) // _FILES)][:_FILES]
-    yield "files", _measured([(image, image) for image in few], one, options)
-    if has_mosaic(images):
-        yield "mosaic", _measured([(_mosaic(images), images)], one, options)
+    few = pictures[:: max(1, len(pictures) // _FILES)][:_FILES]
+    yield "files", _measured([(picture, picture) for picture in few], one, options)
+    if _fits(*pictures.shape[:3]):
+        yield "mosaic", _measured([(_mosaic(pictures), pictures)], one, options)
 
 
 def _measured(
-    pictures: Sequence[tuple[Bytes, Bytes]], one: Format, options: Mapping[str, Any]
+    files: Sequence[tuple[Bytes, Bytes]], one: Format, options: Mapping[str, Any]
 ) -> tuple[float, float]:
-    """Return bits a pixel and error of pictures, each with the images whose pixels count."""
+    """Return bits a pixel and error of files' pictures, each with those whose pixels count."""
     size = n_pixels = n_values = 0
     error = 0.0
-    for picture, images in pictures:
+    for picture, parts in files:
         data = _written(picture, one, options)
         back = _read(data, picture)
-        if len(images) and images.shape != picture.shape:
-            back = _cut(back, images)
-        error += float(np.square(back.astype(np.float64) - images).sum())
+        if len(parts) and parts.shape != picture.shape:
+            back = _cut(back, parts)
+        error += float(np.square(back.astype(np.float64) - parts).sum())
         size += len(data)
-        n_values += images.size
-        n_pixels += images.size // (3 if picture.ndim == 3 else 1)
+        n_values += parts.size
+        n_pixels += parts.size // (3 if picture.ndim == 3 else 1)
     return 8 * size / n_pixels, error / n_values / 255**2
 
 
@@ -227,24 +242,29 @@ def _read(data: bytes, like: Bytes) -> Bytes:
         return np.asarray(image.convert("L" if like.ndim == 2 else "RGB"))
 
 
-def _mosaic(images: Bytes) -> Bytes:
-    """Lay images side by side, about as many rows as columns."""
-    n, h, w, *colours = images.shape
+def _mosaic(pictures: Bytes) -> Bytes:
+    """Lay pictures side by side, about as many rows as columns."""
+    n, h, w, *colours = pictures.shape
     columns = _columns(n, h, w)
     rows = -(-n // columns)
     padded = np.zeros((rows * columns, h, w, *colours), np.uint8)
-    padded[:n] = images
+    padded[:n] = pictures
     laid = padded.reshape(rows, columns, h, w, *colours).swapaxes(1, 2)
     return np.ascontiguousarray(laid.reshape(rows * h, columns * w, *colours))
+
+
+def _fits(n: int, h: int, w: int) -> bool:
+    columns = _columns(n, h, w)
+    return max(columns * w, -(-n // columns) * h) <= _LONGEST
 
 
 def _columns(n: int, h: int, w: int) -> int:
     return math.ceil(math.sqrt(n * h / w))
 
 
-def _cut(mosaic: Bytes, images: Bytes) -> Bytes:
-    """Return the images of a mosaic."""
-    n, h, w, *colours = images.shape
+def _cut(mosaic: Bytes, pictures: Bytes) -> Bytes:
+    """Return the pictures of a mosaic."""
+    n, h, w, *colours = pictures.shape
     rows, columns = mosaic.shape[0] // h, mosaic.shape[1] // w
     laid = mosaic.reshape(rows, h, columns, w, *colours).swapaxes(1, 2)
     return laid.reshape(rows * columns, h, w, *colours)[:n]

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from vaesc.applications.semi_supervised.views import MILD, view
 from vaesc.progress import SILENT, Listener
+from vaesc.shapes import n_channels
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -43,7 +44,7 @@ _RATE, _DECAY, _WARM_UP, _Q = 4e-3, 1e-2, 0.15, 0.7
 
 
 def build(shape: tuple[int, ...], n_classes: int) -> nn.Sequential:
-    """Return a network of images of `shape`: (h, w), (c, h, w), (h, w, 3) or anything flat."""
+    """Return a network of images of `shape`: (h, w), (c, h, w) or anything flat."""
     channels, *size = _planes(shape)
     layers: list[nn.Module] = []
     if size:
@@ -161,18 +162,13 @@ def predict_all(
 
 def _planes(shape: Sequence[int]) -> tuple[int, ...]:
     """Return channels, height and width; or the number of values of what is no picture."""
-    if len(shape) == 2 and min(shape) >= 8:
-        return (1, *shape)
-    if len(shape) == 3 and min(sorted(shape)[1:]) >= 8:
-        return (shape[2], *shape[:2]) if shape[2] in (1, 3) else tuple(shape)
+    if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
+        return (n_channels(shape), *shape[-2:])
     return (math.prod(shape),)
 
 
 def _tensor(images: Floats, shape: Sequence[int]) -> Tensor:
-    planes = _planes(shape)
-    if len(planes) == 3 and len(shape) == 3 and tuple(shape) != planes:
-        images = images.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(images)).reshape(len(images), *planes)
+    return torch.from_numpy(np.ascontiguousarray(images)).reshape(len(images), *_planes(shape))
 
 
 def _last(images: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def limited(what, home):
     """Run a command of ours that does `what` with 8 MB left."""
     return subprocess.run(
         [sys.executable, "-c", LIMITED, textwrap.dedent(what)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=600,
         env={**os.environ, "VAESC_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
 

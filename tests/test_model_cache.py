@@ -231,7 +231,7 @@ def test_processes_at_once_never_see_half_a_bundle(home, bundles):
     two = json.dumps({digest: str(bundles[digest]) for digest in list(bundles)[:2]})
     commands = [[sys.executable, "-c", code, two, str(seed)] for seed in range(3)]
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, text=True) for c in commands]
-    outputs = [process.communicate(timeout=120)[0] for process in running]
+    outputs = [process.communicate(timeout=600)[0] for process in running]
 
     assert [process.returncode for process in running] == [0, 0, 0]
     assert sum(int(text) for text in outputs) > 0

@@ -219,7 +219,7 @@ def take_the_lock_and_die():
         "with mutex.promoting(connect('test'), 'vaesc'):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=600)
     assert done.returncode == -9
 
 

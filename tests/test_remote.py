@@ -167,7 +167,7 @@ def contents_of(racers):
     for each in racers:
         each.stdin.write("\n")
         each.stdin.flush()
-    return [each.communicate(timeout=60)[0].strip() for each in racers]
+    return [each.communicate(timeout=600)[0].strip() for each in racers]
 
 
 @pytest.mark.parametrize("names", [("same", "same"), ("one", "other")])
@@ -212,7 +212,7 @@ SharedStore(RemoteStore(bucket.Bucket(sys.argv[1])), Path(sys.argv[2])).make(mak
 def test_an_upload_that_is_killed_leaves_nothing_to_read_and_is_completed(url, stores, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, url, str(stores[0].root), str(Path(__file__).parent)],
-        check=False, timeout=60,
+        check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL
     left = keys(url)

@@ -29,7 +29,7 @@ DAY = 86_400.0
 def vaesc_in(home, url, *arguments, **environment):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
     return subprocess.run(
-        [sys.executable, "-m", "vaesc", *arguments], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "vaesc", *arguments], capture_output=True, text=True, timeout=600,
         env={**kept, "VAESC_HOME": str(home), STORE: url, **environment}, check=False,
     )  # fmt: skip
 

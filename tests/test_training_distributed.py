@@ -481,7 +481,7 @@ def test_an_error_ends_torchrun_instead_of_being_repeated(dataset, tmp_path, unl
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          "--max-restarts=3", tmp_path / "rank.py", "--dataset", dataset, "--out",
          tmp_path / "out", *[word for s in settings for word in ("--set", s)]],
-        capture_output=True, text=True, check=False, timeout=200,
+        capture_output=True, text=True, check=False, timeout=900,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode != 0

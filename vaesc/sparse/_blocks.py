@@ -151,9 +151,9 @@ class BlockRunner:
                     errors[start] = error
                     stopped.set()
 
-        futures = [self._pool.submit(drain) for _ in range(min(self.n_threads, len(spans)))]
         try:
-            for future in futures:
+            n_tasks = min(self.n_threads, len(spans))
+            for future in [self._pool.submit(drain) for _ in range(n_tasks)]:
                 future.result()
         finally:  # also if the caller is interrupted: no further block is begun
             stopped.set()

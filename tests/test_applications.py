@@ -116,6 +116,24 @@ def test_equal_parts_are_equal_bytes_whatever_their_order(tmp_path):
     np.testing.assert_array_equal(load_part(tmp_path / "a").arrays["x"], numbers.T)
 
 
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "BF16", "C64"])
+def test_a_part_of_a_type_that_numpy_lacks_is_refused(kind, tmp_path):
+    n_bytes = {"F4": 2, "BF16": 8, "C64": 32}.get(kind, 4)
+    header = {"x": {"dtype": kind, "shape": [4], "data_offsets": [0, n_bytes]}}
+    text = json.dumps({"__metadata__": {"facts": "{}"}, **header}).encode()
+    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + bytes(n_bytes))
+    with pytest.raises(DataError, match=f"holds no part of a model .*'x' is of type {kind}"):
+        load_part(tmp_path / "a")
+
+
+def test_a_fact_beyond_floats_is_refused(tmp_path):
+    save_part(Part(arrays={"x": np.ones(9)}, facts={"n": 12345}), tmp_path / "a")
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(whole.replace(b"12345", b"1e999"))
+    with pytest.raises(DataError, match="1e999 is beyond floats"):
+        load_part(tmp_path / "a")
+
+
 @pytest.mark.parametrize("damage", ["cut", "header", "facts", "link", "missing"])
 def test_a_part_that_is_none_is_refused(damage, tmp_path):
     from safetensors.numpy import save_file

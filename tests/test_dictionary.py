@@ -178,12 +178,47 @@ def test_a_network_that_does_not_fit_its_atoms_is_refused(latents_folder, tmp_pa
     config = replace(CONFIG, coder="lista", lista_epochs=1, max_epochs=1)
     learn(config, latents_folder, tmp_path, seed=3, listener=SILENT)
     dictionary = load_dictionary(tmp_path)
-    for number, network in enumerate((None, {"read": dictionary.network["read"][:5]})):
+    deep = {**dictionary.network, "thresholds": np.zeros((102, dictionary.n_atoms), np.float32)}
+    short = {"read": dictionary.network["read"][:5]}
+    for number, network in enumerate((None, short, deep)):
         folder = tmp_path / str(number)
         folder.mkdir()
         save_dictionary(replace(dictionary, network=network), folder)
         with pytest.raises(DataError, match="network"):
             load_dictionary(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mean": np.full(3, 3e38, np.float32)}, "finite float32 of at most 1e.15"),
+        ({"dictionary": np.eye(3, dtype=np.float32) * 1e-30}, "near 0"),
+        ({"dictionary": np.zeros((3, 3), np.float32)}, None),
+        ({"scale": np.full(3, 1e-20, np.float32)}, None),
+    ],
+)
+def test_numbers_that_no_learner_writes_are_refused(change, said, tmp_path):
+    eye = np.eye(3, dtype=np.float32)
+    made = LatentDictionary(
+        dictionary=eye, mean=np.zeros(3, np.float32), scale=np.ones(3, np.float32), coder="ols",
+        n_nonzero_coefs=1, vae_sha256={},
+    )  # fmt: skip
+    save_dictionary(replace(made, **change), tmp_path)
+    if said:
+        with pytest.raises(DataError, match=said):
+            load_dictionary(tmp_path)
+    else:  # of dead atoms, and of a dimension that all but collapsed
+        load_dictionary(tmp_path)
+
+
+def test_latents_that_are_beyond_the_scale_are_refused():
+    made = LatentDictionary(
+        dictionary=np.eye(3, dtype=np.float32), mean=np.zeros(3, np.float32),
+        scale=np.full(3, 1e-20, np.float32), coder="ols", n_nonzero_coefs=1, vae_sha256={},
+    )  # fmt: skip
+    assert made.encode(np.zeros((1, 3), np.float32)).nnz == 0
+    with pytest.raises(DataError, match="scaled latents must be finite"):
+        made.encode(np.ones((1, 3), np.float32))
 
 
 def test_equal_latents_are_refused_in_a_sentence(tmp_path):

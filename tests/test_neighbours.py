@@ -66,9 +66,10 @@ def test_a_number_of_neighbours_that_there_are_not_is_refused(k):
         knn_graph(samples(5, 2, 0), k)
 
 
-def test_features_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e30])
+def test_features_that_are_not_finite_or_have_no_square_are_refused(value):
     x = samples(5, 2, 0)
-    x[1, 1] = np.nan
+    x[1, 1] = value
     with pytest.raises(ValueError, match="finite"):
         knn_graph(x, 2)
 

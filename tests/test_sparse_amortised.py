@@ -105,3 +105,5 @@ def test_wrong_settings_and_weights_get_a_sentence():
     ):  # fmt: skip
         with pytest.raises(ValueError, match="no weights of an amortised coder"):
             from_weights(dictionary, 3, {**good, name: wrong})
+    with pytest.raises(ValueError, match="read must be of shape"):  # and not a matrix of 10^12
+        from_weights(np.ones((10**6, 1), np.float32), 3, good)

@@ -34,7 +34,7 @@ from vaesc.errors import DataError, StoreError
 from vaesc.origin import Origin
 from vaesc.parts import NAMES, Part, load_part, part_file, save_part
 from vaesc.store import file_digest
-from vaesc.untrusted import check_inside, read_json
+from vaesc.untrusted import check_inside, is_moderate, read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -149,10 +149,10 @@ class SparseVAE:
             for rows in _groups(len(unit)):
                 x = torch.from_numpy(np.ascontiguousarray(unit[rows]))
                 latents[rows] = self.vae.encode(x.to(self.vae.device))[0].cpu().numpy()
-        if not np.isfinite(latents).all():
+        if not is_moderate(latents):
             raise DataError(
-                "the model's encoder gives latents that are not finite: its weights are damaged, "
-                "or it was never trained; fetch it again"
+                "the model's encoder gives latents that are not finite, or absurdly large: its "
+                "weights are damaged, or it was never trained; fetch it again"
             )
         return latents
 
@@ -242,7 +242,11 @@ class SparseVAE:
         return from_unit(self.unit_images(latents), low=self.low, high=self.high)
 
     def unit_images(self, latents: NDArray[Any]) -> Floats:
-        """Return the images that `latents`, shape (n, d), stand for: float32 in [0, 1] always."""
+        """Return the images that `latents`, shape (n, d), stand for: float32 in [0, 1] always.
+
+        Raises:
+            DataError: They are not finite: the weights are damaged, or the latents.
+        """
         import torch
 
         images = np.empty((len(latents), *self.shape), np.float32)
@@ -250,6 +254,11 @@ class SparseVAE:
             for rows in _groups(len(latents)):
                 z = torch.from_numpy(np.ascontiguousarray(latents[rows], np.float32))
                 images[rows] = self.vae.decode(z.to(self.vae.device)).cpu().numpy()
+        if not np.isfinite(images).all():
+            raise DataError(
+                "the model's decoder gives images that are not finite: its weights are damaged, "
+                "or these latents are not its own; fetch it again"
+            )
         return images
 
     def to_unit(self, images: NDArray[Any]) -> Floats:

@@ -217,6 +217,10 @@ class TrainingConfig:
         )
 
 
+MOST_LAYERS = 100
+"""Shrinkage steps of the coder `lista`: each is a pass over all its atoms."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DictionaryConfig:
     """How the dictionary is learned and how latents are coded in it."""
@@ -254,7 +258,12 @@ class DictionaryConfig:
         )
         _require(self.max_epochs >= 1, self, "max_epochs", "must be at least 1")
         _require(self.batch_size >= 1, self, "batch_size", "must be at least 1")
-        _require(self.lista_layers >= 0, self, "lista_layers", "must be at least 0")
+        _require(
+            0 <= self.lista_layers <= MOST_LAYERS,
+            self,
+            "lista_layers",
+            f"must be between 0 and {MOST_LAYERS}",
+        )
         _require(self.lista_epochs >= 1, self, "lista_epochs", "must be at least 1")
         _require(0 <= self.max_dead_fraction <= 1, self, "max_dead_fraction", "must be in [0, 1]")
 
@@ -367,6 +376,10 @@ class GenerationConfig:
         _require(self.binary_epochs >= 0, self, "binary_epochs", "must be 0 (left out) or more")
 
 
+MOST_LOCAL = 1024
+"""Anchors of one local code: their equations take a time that grows with the cube."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepresentationConfig:
     """Latents and codes as features: probes, neighbours, clusters."""
@@ -387,6 +400,12 @@ class RepresentationConfig:
             self,
             "n_nonzero_coefs",
             f"must be between 1 and n_anchors={self.n_anchors}",
+        )
+        _require(
+            self.n_nonzero_coefs <= MOST_LOCAL,
+            self,
+            "n_nonzero_coefs",
+            f"must be at most {MOST_LOCAL}",
         )
         _require(self.n_neighbours >= 1, self, "n_neighbours", "must be at least 1")
         _require(

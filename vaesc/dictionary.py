@@ -35,6 +35,7 @@ from vaesc.latent_codes import CODES, SPLITS, write_codes
 from vaesc.latent_rows import LatentRows, fit_scaling, scaled
 from vaesc.progress import After, Listener
 from vaesc.shards import HERE, Runner
+from vaesc.untrusted import MOST, is_moderate
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -171,7 +172,14 @@ class LatentDictionary:
             raise DataError(
                 f"latents must have shape (n, {self.latent_dim}), got {tuple(latents.shape)}"
             )
-        return np.asarray((latents - self.mean) / self.scale, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # which is looked for next
+            found = np.asarray((latents - self.mean) / self.scale, np.float32)
+        if not is_moderate(found):
+            raise DataError(
+                f"scaled latents must be finite and at most {MOST:g}: the latents are not, or "
+                "mean and scale of the dictionary are of others; fetch the model again"
+            )
+        return found
 
 
 def path(

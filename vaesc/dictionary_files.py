@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vaesc.config import MOST_LAYERS
 from vaesc.errors import DataError
-from vaesc.untrusted import read_json
+from vaesc.untrusted import MOST, is_moderate, read_arrays, read_json
 
 if TYPE_CHECKING:
     from vaesc.dictionary import LatentDictionary
@@ -25,7 +26,8 @@ WEIGHTS = "dictionary.safetensors"
 SETTINGS = "dictionary.json"
 _FORMAT = 1
 _NETWORK = "network."
-_MOST_NORM = 1.01
+_LEAST_NORM, _MOST_NORM = 1e-6, 1.01
+"""Of an atom; one that nothing uses may be short, or nothing."""
 _CODERS = ("ols", "omp", "lasso", "lista")
 _MAX_STEPS, _MAX_AMOUNTS = 100, 1024
 
@@ -57,14 +59,11 @@ def load_dictionary(folder: Path) -> LatentDictionary:
     Raises:
         DataError: A file is missing or is not what it should be.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     from vaesc.dictionary import LatentDictionary
 
     try:
         settings = read_json(folder / SETTINGS)
-        arrays = load_file(folder / WEIGHTS)
+        arrays, _ = read_arrays(folder / WEIGHTS)
         if settings["format"] != _FORMAT:
             raise DataError(
                 f"{folder / SETTINGS} has format {settings['format']}, this vaesc reads {_FORMAT}"
@@ -80,7 +79,7 @@ def load_dictionary(folder: Path) -> LatentDictionary:
         )
     except DataError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, OverflowError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{folder} holds no readable dictionary: {error}") from error
     _check(dictionary, folder)
     return dictionary
@@ -111,6 +110,8 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
         from vaesc.sparse.amortised import from_weights
 
         try:
+            if np.shape(dictionary.network.get("thresholds"))[:1] > (MOST_LAYERS + 1,):
+                raise ValueError(f"it has more than {MOST_LAYERS} layers")
             from_weights(dictionary.dictionary, dictionary.n_nonzero_coefs, dictionary.network)
         except ValueError as error:
             raise DataError(f"{folder / WEIGHTS} holds no network for it: {error}") from error
@@ -120,15 +121,18 @@ def _check_numbers(dictionary: LatentDictionary, folder: Path) -> None:
     """Refuse numbers that no learner writes, and a coder or a sparsity level that there is not."""
     for name in ("dictionary", "mean", "scale"):
         values = getattr(dictionary, name)
-        if values.dtype != np.float32 or not np.isfinite(values).all():
+        if values.dtype != np.float32 or not is_moderate(values):
             raise DataError(
-                f"{folder / WEIGHTS} must hold finite float32, got {values.dtype} in {name}"
+                f"{folder / WEIGHTS} must hold finite float32 of at most {MOST:g}, got "
+                f"{values.dtype} in {name}"
             )
     if not (dictionary.scale > 0).all():
         raise DataError(f"{folder / WEIGHTS} must hold a scale above 0 for each dimension")
     norms = np.linalg.norm(dictionary.dictionary.astype(np.float64), axis=1)
     if norms.max(initial=0) > _MOST_NORM:
         raise DataError(f"{folder / WEIGHTS} must hold atoms of norm 1, got {norms.max():g}")
+    if ((norms > 0) & (norms < _LEAST_NORM)).any():
+        raise DataError(f"{folder / WEIGHTS} must hold atoms of norm 1, got one that is near 0")
     if dictionary.coder not in _CODERS:
         raise DataError(
             f"{folder / SETTINGS} must name a coder of {', '.join(_CODERS)}, got "
@@ -157,7 +161,7 @@ def _check_decoder_coding(dictionary: LatentDictionary, folder: Path) -> None:
         and len(amounts) == dictionary.n_atoms
         and 2 <= amounts.shape[1] <= _MAX_AMOUNTS
     )
-    if not (shaped and np.isfinite(amounts).all() and (np.diff(amounts, axis=1) > 0).all()):
+    if not (shaped and is_moderate(amounts) and (np.diff(amounts, axis=1) > 0).all()):
         raise DataError(
             f"{folder / WEIGHTS} must hold amounts of shape ({dictionary.n_atoms}, T), float32, "
             f"finite and increasing along each row, T from 2 to {_MAX_AMOUNTS}, got "

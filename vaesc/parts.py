@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vaesc.config import Application, canonical_json
 from vaesc.errors import DataError
-from vaesc.untrusted import check_inside, parse_json
+from vaesc.untrusted import parse_json, read_arrays
 
 PART = "part.safetensors"
 """File of an application's artifact that goes into the model."""
@@ -53,15 +53,11 @@ def load_part(path: Path) -> Part:
     Raises:
         DataError: It is not there, or is no part.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        check_inside(path, path.parent)
-        with safe_open(path, "np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = parse_json((file.metadata() or {})[_FACTS])
+        arrays, header = read_arrays(path)
+        facts = parse_json(header[_FACTS])
         if not isinstance(facts, dict):
             raise TypeError("its facts are no object")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds no part of a model ({error}); fetch it again") from error
     return Part(arrays=arrays, facts=facts)

@@ -1,29 +1,41 @@
-"""Files that somebody else may have written: JSON that is bounded, and links that lead nowhere.
+"""Files that somebody else may have written: JSON, arrays, and links that lead nowhere.
 
 Python's own reader accepts what no writer of ours writes (NaN, the same key twice), and answers to
-nesting and to numbers without end with errors of many kinds. Here they are all one.
+nesting and to numbers without end with errors of many kinds. Here they are all one. So it is with
+safetensors, which has types that numpy lacks.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MOST_BYTES = 256 * 2**20
 """No JSON of ours comes near; beyond it a file is a mistake or an attack."""
+MOST = 1e15
+"""Numbers beyond it are nobody's, and sums of their squares soon beyond float32."""
+_TYPES = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64")
+"""Names of the types of safetensors that an array of numpy can have, and that we write."""
 
 
 def parse_json(text: bytes | str) -> Any:  # noqa: ANN401
     """Return what a JSON text says.
 
     Raises:
-        ValueError: It is none, is nested too deeply, holds NaN, infinity or a key twice.
+        ValueError: It is none, is nested too deeply, holds NaN, infinity, a number beyond floats
+            or a key twice.
     """
     try:
-        return json.loads(text, parse_constant=_refused, object_pairs_hook=_unique)
+        return json.loads(
+            text, parse_constant=_refused, parse_float=_finite, object_pairs_hook=_unique
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -39,6 +51,34 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
     return parse_json(path.read_bytes())
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays of a safetensors file, and what its header says beside them.
+
+    Raises:
+        ValueError: It is none, is a link to outside its folder, or an array's type is none of
+            numpy's.
+        OSError: It cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_inside(path, path.parent)
+    try:
+        with safe_open(path, "np") as file:
+            names = file.keys()
+            for name in names:
+                if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
+                    raise ValueError(f"{name[:80]!r} is of type {kind}, which no model holds")
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def is_moderate(values: NDArray[Any]) -> bool:
+    """Tell whether all of some real numbers are finite, and none beyond :data:`MOST`."""
+    least, most = float(values.min(initial=0)), float(values.max(initial=0))
+    return least >= -MOST and most <= MOST  # NaN is neither
 
 
 def check_inside(path: Path, folder: Path) -> None:
@@ -80,6 +120,13 @@ def _links(folder: Path) -> Iterator[Path]:
                 raise ValueError(f"{name} is a link to a folder; put the files themselves there")
         paths = (Path(base, name) for name in names)
         yield from (p for p in paths if p.is_symlink() or not p.is_file())
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word[:80]} is beyond floats")
+    return number
 
 
 def _refused(word: str) -> None:

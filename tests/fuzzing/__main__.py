@@ -18,7 +18,7 @@ from typing import Any
 
 NAMES = (
     "toml", "set", "deployments", "idx", "npy", "npz", "codes", "zarr", "images", "cifar",
-    "scores", "model", "store", "refs", "checkpoint", "codec", "request", "answer",
+    "scores", "model", "store", "refs", "checkpoint", "codec", "parts", "request", "answer",
 )  # fmt: skip
 _COVERAGE = re.compile(rb"cov: (\d+) ft: (\d+) corp: (\d+)")
 _MOST_STARTS = 10

@@ -55,7 +55,7 @@ def pixels() -> np.ndarray:
     return np.linspace(0, 1, 48, dtype=np.float32).reshape(3, *SHAPE)
 
 
-def _saved(kind: str) -> bytes:
+def saved(kind: str) -> bytes:
     """Return a saved model as bytes, with placeholders for its digests."""
 
     def write(folder: Path) -> None:
@@ -76,7 +76,7 @@ def _saved(kind: str) -> bytes:
     return made(write)
 
 
-def _with_digests(folder: Path) -> None:
+def with_digests(folder: Path) -> None:
     """Put digests where the placeholders are: without them no damage would get far."""
 
     def digest(found: re.Match[bytes]) -> bytes:
@@ -92,7 +92,7 @@ def _with_digests(folder: Path) -> None:
 
 def _model(data: bytes, folder: Path) -> None:
     unpack(data, folder / "m")
-    _with_digests(folder / "m")
+    with_digests(folder / "m")
     manifest = folder / "m" / MANIFEST
     if not manifest.is_symlink() and manifest.is_file():
         fault(folder / "m", hashlib.sha256(manifest.read_bytes()).hexdigest())
@@ -157,12 +157,13 @@ def _checkpoint_seeds() -> list[bytes]:
 _JSON = (
     b"NaN", b"Infinity", b"-Infinity", b'"hidden": [1000000000]', b'"latent_dim": ', b'"shape": [',
     b'"low": ', b'"high": ', b'"vae_sha256": ', b'"../outside/secret": ', b'"coder": "lasso"',
-    b'"architecture": "conv"', b'"channels": [1]', b'"F64"', b'"BF16"', b'"data_offsets"',
+    b'"architecture": "conv"', b'"channels": [1]', b'"F64"', b'"BF16"', b'"F8_E4M3"', b'"F8_E5M2"',
+    b'"F8_E8M0"', b'"F4"', b'"F6_E2M3"', b'"data_offsets"',
     b"\n@@ bundle.json -> ../../outside/secret\n", b"\n@@ vae.json -> /dev/zero\n",
 )  # fmt: skip
 TARGETS = (
     Target(name="model", what="SparseVAE.load, then encode, decode, score", run=_model,
-           seeds=lambda: [_saved(kind) for kind in ("ols", "lista", "refined")], words=_JSON),
+           seeds=lambda: [saved(kind) for kind in ("ols", "lista", "refined")], words=_JSON),
     Target(name="store", what="artifacts: manifest.json and what it lists", run=_store,
            seeds=_store_seeds, words=(*_JSON, b'"files": ', b'"sha256": ')),
     Target(name="refs", what="remembered references", run=_refs, seeds=_ref_seeds, words=_JSON),

@@ -8,11 +8,13 @@ from . import (
     folder_targets,
     http_targets,
     model_targets,
+    part_targets,
     text_targets,
 )
 from .target import Target
 
 _MODULES = (
-    text_targets, array_targets, folder_targets, model_targets, codec_targets, http_targets,
+    text_targets, array_targets, folder_targets, model_targets, part_targets, codec_targets,
+    http_targets,
 )  # fmt: skip
 TARGETS: dict[str, Target] = {t.name: t for module in _MODULES for t in module.TARGETS}

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaesc.applications.code_model import ONE, CodeModel, class_bits, quantised, where
+from vaesc.applications.code_model import (
+    MOST_CLASSES,
+    ONE,
+    CodeModel,
+    class_bits,
+    quantised,
+    where,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -115,7 +122,7 @@ def _decisions(levels: csr_array) -> list[csr_array]:
 def _first(levels: csr_array, n_classes: int, rng: np.random.Generator) -> Floats:
     """Let codes begin the classes; each other code goes to that with most in common, (n, M)."""
     n = levels.shape[0]
-    m = int(max(1, min(n_classes, n // (4 * _LEAST), ONE // 16)))
+    m = int(max(1, min(n_classes, n // (4 * _LEAST), MOST_CLASSES)))
     signs = levels.sign().astype(np.float64)
     length = np.sqrt(np.maximum(np.diff(levels.indptr), 1))
     chosen = np.sort(rng.choice(n, m, replace=False))

@@ -43,6 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.errors import DataError
+from vaesc.untrusted import MOST as MOST_NUMBER
+from vaesc.untrusted import is_moderate
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -51,6 +53,7 @@ ONE = 1 << 16
 """Probability 1; every probability is from 1 to ``ONE - 1`` of it."""
 MOST = 255
 """Largest level."""
+MOST_CLASSES = ONE // 16
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint16]
@@ -269,14 +272,16 @@ def _fault(model: CodeModel) -> str | None:
             return f"must have {name} of shape {shape} and none of it 0, got {shapes[name]}"
     if len(model.counts) > k + 1 or len(model.amount) > MOST:
         return f"counts {len(model.counts)} numbers of {k} atoms, {len(model.amount)} amounts"
+    if m > MOST_CLASSES or n_larger > MOST:
+        return f"must have at most {MOST_CLASSES} classes and {MOST} sizes, got {m}, {n_larger}"
     if any((getattr(model, name) == 0).any() for name in words):
         return "must hold probabilities above 0"
     if not model.counts.any():
         return "must have counted codes"
     if int(model.classes.sum(dtype=np.int64)) != ONE:
         return "must have classes whose probabilities sum to 1"
-    if not (np.isfinite(model.step) & (model.step > 0)).all():
-        return "must have steps above 0"
-    if not (np.isfinite(model.amount) & (model.amount > 0)).all():
-        return "must have amounts above 0"
+    for name in ("step", "amount"):
+        values = getattr(model, name)
+        if not (is_moderate(values) and (values >= 1 / MOST_NUMBER).all()):
+            return f"must have {name}s above 0, and at most {MOST_NUMBER:g}"
     return None

@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 
 from vaesc.progress import SILENT, Listener
 from vaesc.sparse._jit import compiled_without_memory
+from vaesc.untrusted import MOST, is_moderate
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -82,7 +83,8 @@ def nearest(
         Indices into `reference` and Euclidean distances, both of shape (m, n_neighbours).
 
     Raises:
-        ValueError: The samples are too few, not of the same width, or not finite.
+        ValueError: The samples are too few, not of the same width, or not finite, or so large
+            that float32 holds no squares of them.
     """
     there = reference.shape[0] - own
     if not 1 <= n_neighbours <= there:
@@ -129,8 +131,9 @@ def vote(labels: Ints, n_classes: int) -> Ints:
 
 def _checked(samples: Any) -> Any:  # noqa: ANN401
     sparse = hasattr(samples, "indptr")
-    if not np.isfinite(samples.data if sparse else samples).all():
-        raise ValueError("features must be finite, got NaN or infinity")
+    # Distances that are not finite are in no order, and the kernel would keep none.
+    if not is_moderate(samples.data if sparse else np.asarray(samples)):
+        raise ValueError(f"features must be finite and at most {MOST:g}, got others")
     return csr_array(samples, dtype=np.float32) if sparse else np.asarray(samples, np.float32)
 
 

@@ -127,14 +127,19 @@ def from_weights(
         ValueError: The weights are not those of a coder of this dictionary.
     """
     try:
-        coder = AmortisedCoder(dictionary, n_nonzero_coefs, len(weights["thresholds"]) - 1)
+        n_layers, k, d = len(weights["thresholds"]) - 1, *np.shape(dictionary)
+        shapes = {"read": (k, d), "mix": (k, k), "thresholds": (n_layers + 1, k)}
+        for name, shape in shapes.items():  # first: a coder of K atoms takes room for K^2 numbers
+            if np.shape(weights[name]) != shape:
+                raise TypeError(f"{name} must be of shape {shape}")
+        coder = AmortisedCoder(dictionary, n_nonzero_coefs, n_layers)
         for name, parameter in coder.named_parameters():
             value = torch.from_numpy(np.array(weights[name], np.float32))
-            if value.shape != parameter.shape or not value.isfinite().all():
-                raise RuntimeError(f"{name} must be finite, of shape {tuple(parameter.shape)}")
+            if not value.isfinite().all():
+                raise TypeError(f"{name} must be finite")
             with torch.no_grad():
                 parameter.copy_(value)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"these are no weights of an amortised coder: {error}") from error
     return coder.eval()
 

@@ -141,11 +141,20 @@ class Detector:
         return self.memory.false_alarm_rate
 
     def judge(self, unit: Floats) -> Verdict:
-        """Return scores, p-values and terms of images in [0, 1], shape (n, *shape)."""
+        """Return scores, p-values and terms of images in [0, 1], shape (n, *shape).
+
+        Raises:
+            DataError: They are not finite.
+        """
         memory = self.memory
         logged = _logged(self._raw_groups(unit), memory.names, memory.least)
         terms = (logged - memory.centre) / memory.spread
         scores = terms @ self.weights
+        if not np.isfinite(terms).all():
+            raise DataError(
+                "the model's detector of anomalies gives scores that are not finite: the model is "
+                "damaged; register it again"
+            )
         p_values = conformal_p_values(memory.calibration, scores)
         return Verdict(scores=scores, p_values=p_values, terms=terms, names=memory.names)
 

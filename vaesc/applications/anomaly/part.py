@@ -13,6 +13,7 @@ from vaesc.applications.anomaly.atoms import AtomUse
 from vaesc.applications.anomaly.terms import Seen, term_names
 from vaesc.errors import DataError
 from vaesc.parts import Part
+from vaesc.untrusted import MOST, is_moderate
 
 if TYPE_CHECKING:
     from vaesc.bundle import SparseVAE
@@ -21,6 +22,7 @@ STROKE_ATOMS, STROKE_LEVEL = 128, 8
 """Atoms of strokes, and how many of them one image may use."""
 
 _FORMAT = 1
+_LEAST_NORM, _MOST_NORM = 1e-6, 1.01
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -70,13 +72,23 @@ class Memory:
         return replace(self, calibration=np.asarray(scores, np.float64))
 
     def stroke_residuals(self, strokes: Floats) -> Floats:
-        """Return what is left of strokes, shape (n, F), after coding in usual ones' atoms."""
+        """Return what is left of strokes, shape (n, F), after coding in usual ones' atoms.
+
+        Raises:
+            DataError: Mean and scale are of no strokes.
+        """
         from vaesc.sparse import orthogonal_matching_pursuit
 
         assert self.stroke_atoms is not None
         assert self.stroke_mean is not None
         assert self.stroke_scale is not None
-        scaled = (strokes - self.stroke_mean) / self.stroke_scale
+        with np.errstate(over="ignore"):  # which is looked for next
+            scaled = (strokes - self.stroke_mean) / self.stroke_scale
+        if not is_moderate(scaled):
+            raise DataError(
+                "the model's detector of anomalies gives strokes that are absurdly large: its "
+                "stroke_mean and stroke_scale are damaged; register the model again"
+            )
         level = min(STROKE_LEVEL, *self.stroke_atoms.shape)
         codes = orthogonal_matching_pursuit(scaled, self.stroke_atoms, level)
         return np.asarray(scaled - codes @ self.stroke_atoms, np.float32)
@@ -145,17 +157,25 @@ def _fault(part: Part, model: SparseVAE) -> str | None:
                 f"must keep {name} as {kind.__name__} of shape {shapes[name]}, got {array.dtype} "
                 f"of shape {array.shape}"
             )
-        if not np.isfinite(array).all():
-            return f"holds {name} that are not finite"
+        if not is_moderate(array):
+            return f"holds {name} that are not finite, or beyond {MOST:g}"
     a = part.arrays
     if not ((a["atom_probability"] > 0) & (a["atom_probability"] < 1)).all():
         return "must hold probabilities of atoms in (0, 1)"
     for name in ("atom_std", "spread", "least", "stroke_scale"):
-        if name in a and not (a[name] > 0).all():
+        if name in a and not (a[name] >= 1 / MOST).all():
             return f"must hold {name} above 0"
+    if "stroke_atoms" in a and not _are_atoms(a["stroke_atoms"]):
+        return "must hold stroke_atoms of norm 1"
     if (np.diff(a["calibration"]) < 0).any():
         return "must hold calibration scores in increasing order"
     return None
+
+
+def _are_atoms(atoms: Floats) -> bool:
+    """Tell whether rows have the norm 1; one that nothing uses may be short, or nothing."""
+    norms = np.linalg.norm(atoms.astype(np.float64), axis=1)
+    return bool(((norms == 0) | ((norms >= _LEAST_NORM) & (norms <= _MOST_NORM))).all())
 
 
 def _shapes(part: Part, model: SparseVAE, n_terms: int) -> dict[str, tuple[int, ...]]:

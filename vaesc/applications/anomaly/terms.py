@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from vaesc.applications.anomaly.views import has_strokes, pixels, strokes
 from vaesc.bundle import SparseVAE
 from vaesc.errors import DataError
+from vaesc.untrusted import is_moderate
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -127,10 +128,10 @@ def _posterior(model: SparseVAE, unit: Floats) -> tuple[Floats, Doubles]:
         mean, log_var = vae.encode(x)
         nats = vae.distortion(x, mean) + kl_divergence(mean, log_var)
         found = mean.cpu().numpy(), nats.cpu().double().numpy()
-    if not all(np.isfinite(values).all() for values in found):
+    if not all(is_moderate(values) for values in found):
         raise DataError(
-            "the model gives latents or likelihoods that are not finite: its weights are damaged, "
-            "or it was never trained; fetch it again"
+            "the model gives latents or likelihoods that are not finite, or absurdly large: its "
+            "weights are damaged, or it was never trained; fetch it again"
         )
     return found
 

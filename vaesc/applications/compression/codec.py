@@ -89,9 +89,9 @@ class Codec:
         """
         part = model.part("compression")
         try:
-            n = int(part.facts["qualities"])
-            if not 1 <= n <= QUALITIES:
-                raise ValueError(f"it has {n} qualities")
+            n = part.facts["qualities"]
+            if type(n) is not int or not 1 <= n <= QUALITIES:
+                raise ValueError(f"it has {str(n)[:80]} qualities, not 1 to {QUALITIES}")
             layers = tuple(layers_from(part.arrays, f"{q + 1}/") for q in range(n))
             transforms = Transforms.from_arrays(part.arrays)
         except (KeyError, ValueError, TypeError) as error:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vaesc.applications.code_model import MOST, ONE, CodeModel
 from vaesc.applications.compression.quantise import rounded, worthwhile
 from vaesc.applications.compression.transforms import Transforms
+from vaesc.untrusted import MOST as MOST_NUMBER
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -193,8 +194,8 @@ def layers_from(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Layers:
         ValueError: Something is not what it should be.
     """
     price, kinds = arrays[f"{prefix}price"], arrays[f"{prefix}kinds"]
-    if price.shape != (1,) or price.dtype != np.float64 or not 0 < price[0] < np.inf:
-        raise ValueError("a price of bits is no number above 0")
+    if price.shape != (1,) or price.dtype != np.float64 or not 1 / MOST_NUMBER <= price[0] <= 1:
+        raise ValueError("a price of bits is no number above 0, and at most 1")
     base, detail = (
         CodeModel.from_arrays({n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)})
         for p in (f"{prefix}base/", f"{prefix}detail/")

@@ -44,7 +44,7 @@ class Transforms:
     """A mean and a basis for each kind of image.
 
     Raises:
-        DataError: They do not belong together, or are not finite.
+        DataError: They do not belong together, are not finite, or are too many or too large.
     """
 
     centre: NDArray[np.float16]
@@ -61,6 +61,11 @@ class Transforms:
         ok = all(np.isfinite(a).all() and a.size for a in arrays)
         ok &= [a.dtype for a in arrays] == [np.float16, np.float16, np.int8, np.float32]
         t, k, p = self.basis.shape if self.basis.ndim == 3 else (0, 0, 0)
+        if t > MOST_KINDS or k > MOST_DETAILS or (np.abs(self.scale) > 1).any():
+            raise DataError(
+                f"a model's transforms must be of at most {MOST_KINDS} kinds and {MOST_DETAILS} "
+                f"details, with scales of at most 1, got {t} and {k}; make the model again"
+            )
         if not ok or [a.shape for a in arrays] != [(t, p), (t, p), (t, k, p), (t, k)]:
             raise DataError(
                 "a model's transforms must be finite arrays of shapes (T, P), (T, P), (T, K, P), "

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaesc.errors import DataError
+from vaesc.untrusted import MOST, is_moderate
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -198,8 +199,8 @@ def _fault(found: Mixture) -> str | None:
         return f"must have a mean a weight, got {found.means.shape} and {found.weights.shape}"
     if found.factors.shape != (c, d * (d + 1) // 2):
         return f"must have a triangle of {d} rows for each mean, got {found.factors.shape}"
-    if not all(np.isfinite(a).all() for a in arrays):
-        return "must be finite"
+    if not all(is_moderate(a) for a in arrays):
+        return f"must be finite, and no number beyond {MOST:g}"
     if (found.weights < 0).any() or abs(float(found.weights.sum()) - 1) > 1e-3:
         return "must have weights of at least 0 that sum to 1"
     return None

@@ -37,6 +37,7 @@ from vaesc.applications.threads import one_thread_everywhere
 from vaesc.config import derive_seed
 from vaesc.errors import ConfigError, DataError
 from vaesc.parts import Part
+from vaesc.untrusted import is_moderate
 
 if TYPE_CHECKING:
     from vaesc.bundle import SparseVAE
@@ -190,10 +191,33 @@ class Sampler:
         on: Sequence[int] = (),
         off: Sequence[int] = (),
     ) -> Floats:
-        """Return latents that :meth:`sample` decodes, shape (n, d); arguments as there."""
+        """Return latents that :meth:`sample` decodes, shape (n, d); arguments as there.
+
+        Raises:
+            DataError: What the model holds for generation gives none that are finite.
+        """
         if n < 1:
             raise ConfigError(f"the number of samples must be at least 1, got {n}")
         prior = self._chosen(prior, of_class, on, off)
+        with np.errstate(over="ignore", invalid="ignore"):  # which is looked for next
+            latents = self._drawn(n, rng, prior, of_class, on, off)
+        if not is_moderate(latents):
+            raise DataError(
+                f"the model's prior {prior} gives latents that are not finite, or absurdly large: "
+                "its part for generation is damaged; register it again"
+            )
+        return self._coded(latents) if prior == "coded" else latents
+
+    def _drawn(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        prior: Prior,
+        of_class: str | None,
+        on: Sequence[int],
+        off: Sequence[int],
+    ) -> Floats:
+        """Return what a prior gives; `coded` is `mixture` before it is coded."""
         if prior == "standard":
             return rng.standard_normal((n, self.model.latent_dim), np.float32)
         if prior == "aggregated":
@@ -204,8 +228,7 @@ class Sampler:
             codes = self.priors.codes.sample(n, rng, banned=off, forced=on)
             return self.model.dictionary.decode(codes)
         mixture = self.priors.mixture if of_class is None else self._mixture_of(of_class)
-        latents = mixture.sample(n, rng)
-        return latents if prior == "mixture" else self._coded(latents)
+        return mixture.sample(n, rng)
 
     @one_thread_everywhere()
     def interpolate(
@@ -281,6 +304,6 @@ def _fault(found: Priors, latent_dim: int, n_atoms: int) -> str | None:
         return f"must hold posterior means of shape (m, {latent_dim}), got {means.shape}"
     if stds.shape != means.shape or means.dtype != np.float32 or stds.dtype != np.float32:
         return "must hold a standard deviation beside each posterior mean, float32 both"
-    if not (np.isfinite(means).all() and np.isfinite(stds).all() and (stds >= 0).all()):
+    if not (is_moderate(means) and is_moderate(stds) and (stds >= 0).all()):
         return "must hold finite posteriors, standard deviations of at least 0"
     return None

@@ -35,6 +35,7 @@ from scipy.sparse import csr_array
 from vaesc.applications.neighbours import nearest
 from vaesc.errors import DataError
 from vaesc.progress import SILENT, Listener
+from vaesc.untrusted import is_moderate
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -67,15 +68,21 @@ class LocalCoder:
         """Return latents, shape (n, d), in the space of the anchors, shape (n, m).
 
         Raises:
-            DataError: They do not have d columns.
+            DataError: They do not have d columns, or become absurdly large.
         """
         if latents.ndim != 2 or latents.shape[1] != len(self.mean):
             raise DataError(
                 f"latents must have shape (n, {len(self.mean)}), got {tuple(latents.shape)}"
             )
         points = np.empty((len(latents), self.rotation.shape[1]), np.float32)
-        for rows in _blocks(len(latents)):
-            points[rows] = (latents[rows] - self.mean) @ self.rotation
+        with np.errstate(over="ignore", invalid="ignore"):  # which is looked for next
+            for rows in _blocks(len(latents)):
+                points[rows] = (latents[rows] - self.mean) @ self.rotation
+        if not is_moderate(points):
+            raise DataError(
+                "latents are absurdly large in the space of the anchors: mean and rotation of the "
+                "representation are damaged; register the model again"
+            )
         return points
 
     def encode(self, latents: NDArray[Any], *, listener: Listener = SILENT) -> csr_array:

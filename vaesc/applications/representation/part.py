@@ -14,8 +14,10 @@ from vaesc.applications.representation.clusters import assigned, leading, mixtur
 from vaesc.applications.representation.coordinates import LocalCoder, split_signs
 from vaesc.applications.threads import one_thread_everywhere
 from vaesc.bundle import SparseVAE
+from vaesc.config import MOST_LOCAL
 from vaesc.errors import DataError
 from vaesc.parts import Part, save_part
+from vaesc.untrusted import MOST, is_moderate
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -105,12 +107,13 @@ class Representation:
             )
         if n_clusters == 1:
             return np.zeros(len(latents), np.int64)
-        if (differ := len(np.unique(latents, axis=0))) < n_clusters:
+        points = leading(self.coder.points(latents))
+        if (differ := len(np.unique(points, axis=0))) < n_clusters:
             raise DataError(
                 f"n_clusters must be at most the number of images that differ, {differ}, "
                 f"got {n_clusters}"
             )
-        return mixture(leading(self.coder.points(latents)), n_clusters, seed=0)
+        return mixture(points, n_clusters, seed=0)
 
 
 def save_representation(coder: LocalCoder, membership: Floats, path: Path) -> None:
@@ -132,8 +135,8 @@ def _fault(part: Part, latent_dim: int) -> str | None:
         array = arrays.get(name)
         if array is None or array.dtype != np.float32 or array.ndim != n_axes or not array.size:
             return f"must hold {name} as float32 with {n_axes} axes and not empty"
-        if not np.isfinite(array).all():
-            return f"holds a number in {name} that is not finite"
+        if not is_moderate(array):
+            return f"holds a number in {name} that is not finite, or beyond {MOST:g}"
     n_anchors, width = arrays["anchors"].shape
     shapes = {"mean": (latent_dim,), "rotation": (latent_dim, width)}
     for name, shape in shapes.items():
@@ -142,6 +145,7 @@ def _fault(part: Part, latent_dim: int) -> str | None:
     if len(arrays["membership"]) != n_anchors or (arrays["membership"] < 0).any():
         return f"must hold memberships of at least 0 for each of the {n_anchors} anchors"
     k = facts.get("n_nonzero_coefs")
-    if type(k) is not int or not 1 <= k <= n_anchors:
-        return f"must code with between 1 and {n_anchors} anchors, got {k!r}"
+    most = min(n_anchors, MOST_LOCAL)
+    if type(k) is not int or not 1 <= k <= most:
+        return f"must code with between 1 and {most} anchors, got {str(k)[:80]}"
     return None

@@ -22,6 +22,7 @@ from vaesc.errors import ConfigError, DataError
 from vaesc.models import VAE
 from vaesc.models.networks import build_networks
 from vaesc.parts import Part
+from vaesc.untrusted import is_moderate
 
 Floats = NDArray[np.float32]
 NAME: Application = "semi_supervised"
@@ -58,18 +59,22 @@ class Features:
 
     def posterior(self, unit: Floats) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of q(z|x) of images in [0, 1], shape (n, d) each."""
-        found: list[Tensor] = []
+        raw: list[Tensor] = []
         device = next(self._encoder.parameters()).device
         with torch.inference_mode():
             for first in range(0, len(unit), GROUP):
                 x = torch.from_numpy(np.ascontiguousarray(unit[first : first + GROUP]))
-                found.append(self._encoder(x.to(device).flatten(1)).cpu())
-        mean, raw = torch.cat(found).chunk(2, dim=1)
+                raw.append(self._encoder(x.to(device).flatten(1)).cpu())
+        mean, spread = torch.cat(raw).chunk(2, dim=1)
         # The bound of :meth:`vaesc.models.VAE.encode`, halved: of a standard deviation.
-        std = (10 * torch.tanh(raw / 20)).exp()
-        if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
-            raise DataError("the encoder gives latents that are not finite; fetch the model again")
-        return np.ascontiguousarray(mean.numpy()), np.ascontiguousarray(std.numpy())
+        std = (10 * torch.tanh(spread / 20)).exp()
+        found = np.ascontiguousarray(mean.numpy()), np.ascontiguousarray(std.numpy())
+        if not all(is_moderate(values) for values in found):
+            raise DataError(
+                "the encoder gives latents that are not finite, or absurdly large; fetch the "
+                "model again"
+            )
+        return found
 
 
 def _encoder(part: Part, shape: tuple[int, ...]) -> nn.Module:

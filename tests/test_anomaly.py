@@ -389,11 +389,19 @@ def test_outliers_that_are_named_must_be_there_and_fit(subject, monkeypatch, tmp
         outliers(AnomalyConfig(outliers="kmnist"), subject)
     kinds, note = outliers(AnomalyConfig(outliers="made"), subject)
     assert [name for name, _ in kinds] == ["noise", "constant", "shuffled", "negative"]
-    for _, images in kinds:
-        block = next(images)
-        assert block.shape[1:] == (8, 8)
-        assert 0 <= block.min() <= block.max() <= 1
     assert "made" in note
+    usual = subject.dataset.floats("test", slice(0, 100))
+    made = {name: next(images)[:100] for name, images in kinds}
+    for block in made.values():
+        assert block.shape == (100, 8, 8)
+        assert 0 <= block.min() <= block.max() <= 1
+    # Each is what it is called, though all were named before any was made.
+    np.testing.assert_array_equal(made["negative"], 1 - usual)
+    assert (np.ptp(made["constant"], axis=(1, 2)) == 0).all()
+    assert made["noise"].mean() == pytest.approx(0.5, abs=0.02)
+    assert (made["shuffled"] != usual).any()
+    flat = (block.reshape(100, -1) for block in (made["shuffled"], usual))
+    np.testing.assert_array_equal(*(np.sort(each, axis=1) for each in flat))
 
 
 def anomalous(folder=None, outliers="fashion-mnist", **dataset):

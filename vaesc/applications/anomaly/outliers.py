@@ -131,7 +131,7 @@ def _made(subject: Subject) -> Iterator[tuple[str, Iterator[Floats]]]:
         return 1 - unit
 
     for make in (noise, constant, shuffled, negative):
-        yield make.__name__, (make(unit) for unit in groups(subject, "test"))
+        yield make.__name__, map(make, groups(subject, "test"))  # read later: binds `make` now
 
 
 def _grouped(unit: Floats) -> Iterator[Floats]:

@@ -109,8 +109,9 @@ def _check(dictionary: LatentDictionary, folder: Path) -> None:
     if dictionary.network is not None:
         from vaesc.sparse.amortised import from_weights
 
+        thresholds = dictionary.network.get("thresholds", np.empty(0))
         try:
-            if np.shape(dictionary.network.get("thresholds"))[:1] > (MOST_LAYERS + 1,):
+            if np.shape(thresholds)[:1] > (MOST_LAYERS + 1,):  # one more than layers
                 raise ValueError(f"it has more than {MOST_LAYERS} layers")
             from_weights(dictionary.dictionary, dictionary.n_nonzero_coefs, dictionary.network)
         except ValueError as error:

@@ -108,7 +108,9 @@ class Representation:
         if n_clusters == 1:
             return np.zeros(len(latents), np.int64)
         points = leading(self.coder.points(latents))
-        if (differ := len(np.unique(points, axis=0))) < n_clusters:
+        # Of latents far from the mean nothing may be left in the space of the anchors.
+        differ = min(len(np.unique(values, axis=0)) for values in (latents, points))
+        if differ < n_clusters:
             raise DataError(
                 f"n_clusters must be at most the number of images that differ, {differ}, "
                 f"got {n_clusters}"

@@ -32,7 +32,7 @@ from flows.notifications import notifications
 from tasks.pools import PROCESS, keep_pool, kinds_of, with_requests
 from tasks.workers import runtime_of
 from vaesc.config import PipelineConfig
-from vaesc.config_files import load_config
+from vaesc.config_files import load_config, read_settings
 from vaesc.errors import ConfigError
 from vaesc.resources import Requests, requests_for
 
@@ -53,7 +53,7 @@ def read_deployments(file: Path) -> list[dict[str, Any]]:
         ConfigError: The file cannot be read, lists no deployment, or would give a secret away.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_settings(file)
         if _depth(text) > _DEEPEST:  # each level costs YAML's reader time at every later word
             raise ValueError(f"it is nested deeper than {_DEEPEST} brackets")
         content = yaml.safe_load(text)
@@ -254,7 +254,7 @@ def _prefect_file(file: Path, entries: Sequence[Mapping[str, Any]], folder: Path
     written = [with_requests(entry, partial(_requests_of, entries)) for entry in entries]
     if written == [dict(entry) for entry in entries]:
         return file
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml.safe_load(read_settings(file))
     if content.get("pull"):  # the user's own way to the code serves every deployment without one
         for entry, before in zip(written, entries, strict=True):
             if before.get("pull") is None:

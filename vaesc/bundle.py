@@ -34,7 +34,7 @@ from vaesc.errors import DataError, StoreError
 from vaesc.origin import Origin
 from vaesc.parts import NAMES, Part, load_part, part_file, save_part
 from vaesc.store import file_digest
-from vaesc.untrusted import check_inside, is_moderate, read_json
+from vaesc.untrusted import MOST, check_inside, is_moderate, read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -477,8 +477,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
                 f"{folder / MANIFEST} has format {facts['format']!r}, this vaesc reads {_FORMAT}"
             )
         low, high = float(facts["low"]), float(facts["high"])
-        if not (low < high and math.isfinite(high - low)):
-            raise ValueError(f"black and white must be two numbers in order, got {low}, {high}")
+        if not (low < high and high - low >= 1 / MOST and max(-low, high) <= MOST):
+            raise ValueError(
+                f"black and white must be two numbers in order, of at most {MOST:g}, got {low}, "
+                f"{high}"
+            )
         if not isinstance(facts["files"], dict):
             raise TypeError("files must be named with their digests")
         return {"files": facts["files"], "low": low, "high": high}

@@ -23,7 +23,10 @@ from vaesc import config as config_module
 from vaesc.config import PipelineConfig
 from vaesc.errors import ConfigError
 
-_LARGEST = 2**64
+_LARGEST = 2**31
+"""What is larger is a slip: no machine holds so many of anything but of images."""
+_LARGER = ("seed", "limit")
+_LARGEST_FILE = 1_000_000
 _LONGEST = 200
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -123,13 +126,27 @@ def _field_documents(cls: type[Any]) -> dict[str, str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_settings(path))
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path} is not UTF-8 text; write it as TOML") from error
     except (ValueError, RecursionError) as error:  # numbers of 5000 digits, lists in lists
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
+
+
+def read_settings(path: Path) -> str:
+    """Return the text of a file of settings, if it is one: a device or a pipe may never end.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no file, no UTF-8, or of more than a megabyte.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is a pipe or a device; write a file")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"it is larger than {_LARGEST_FILE:,} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -207,9 +224,14 @@ def _nearest(word: str, known: Any, path: str = "") -> str:  # noqa: ANN401
 
 def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401
     """Return `value` as the type that `hint` declares, or refuse it."""
-    if isinstance(value, int) and abs(value) >= _LARGEST:
+    wide = hint is float or path.rpartition(".")[2] in _LARGER
+    largest = 2**64 if wide else _LARGEST
+    if isinstance(value, int) and abs(value) >= largest:
         # Beyond 4300 digits Python does not even print it.
-        raise ConfigError(f"{path} must be below 2^64, got a number of {value.bit_length()} bits")
+        raise ConfigError(
+            f"{path} must be below 2^{largest.bit_length() - 1}, got a number of "
+            f"{value.bit_length()} bits"
+        )
     if is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, f"{path}.")
     origin, options = get_origin(hint), get_args(hint)

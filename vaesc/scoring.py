@@ -152,8 +152,10 @@ class Scores:
 
     def codes(self) -> csr_array:
         """Return the codes, shape (n, K)."""
+        from vaesc.bundle import whole_csr
+
         with _readable("codes"):
-            return read_csr(self.group, "codes")
+            return whole_csr(read_csr(self.group, "codes"))
 
     def mse(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return each image's squared error, pixels in [0, 1], shape (n,)."""

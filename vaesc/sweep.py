@@ -23,7 +23,7 @@ from vaesc.config_files import load_config
 from vaesc.errors import ConfigError
 
 MOST_CELLS = 1000
-_MSE = re.compile(r"test/mse_k(\d+)")
+_MSE = re.compile(r"test/mse_k(\d{1,9})")
 _METRIC = re.compile(r"[a-z_]+/\S+", re.ASCII)
 _WHICH_DATA = ("path", "labels", "folder")
 """Settings of the data set that no digest holds, since its content's does; here they tell cells

@@ -36,10 +36,14 @@ def claim(options: argparse.Namespace) -> int:
     """Run every seed, weigh what came out, and print it."""
     from vaesc.config_files import load_config
     from vaesc.datasets import check
+    from vaesc.sweep import MOST_CELLS
 
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1, got {options.seeds}")
-    check(load_config(options.preset, options.config, options.set).dataset)
+    if not 1 <= options.seeds <= MOST_CELLS:
+        raise ConfigError(f"--seeds must be from 1 to {MOST_CELLS}, got {options.seeds}")
+    config = load_config(options.preset, options.config, options.set)
+    last = config.seed + options.seeds - 1
+    load_config(options.preset, options.config, [*options.set, f"seed={last}"])
+    check(config.dataset)
     import_module("tasks.server").connect()
     module, _, name = CLAIM.partition(":")
     config_file = str(options.config.resolve()) if options.config else None

@@ -16,10 +16,9 @@ from typing import IO, TYPE_CHECKING
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
-    check_folder,
+    check_output,
     local,
     read_images,
-    regular_file,
     whole_or_absent,
 )
 from vaesc.errors import ConfigError, DataError
@@ -61,7 +60,7 @@ def compress(options: argparse.Namespace) -> int:
     import time
 
     _check_suffix(options.output, SUFFIX)
-    check_folder(options.output)
+    check_output(options.output, options.input)
     images = read_images(options.input)
     codec = _codec(options)
     start = time.perf_counter()
@@ -83,11 +82,12 @@ def decompress(options: argparse.Namespace) -> int:
     import time
 
     from vaesc.applications.compression.files import unpack
+    from vaesc.datasets.files import require_file
 
     _check_suffix(options.output, ".npy")
-    check_folder(options.output)
+    check_output(options.output, options.input)
     rows = _rows(options.rows)
-    with regular_file(options.input).open("rb") as file:
+    with require_file(options.input).open("rb") as file:
         with _told_of(options.input):
             unpack(file)  # what is no such file is said before a model is loaded, for seconds
         codec = _codec(options)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
-    check_folder,
+    check_output,
     local,
     read_images,
     whole_or_absent,
@@ -98,8 +98,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.explain is not None:
         if options.explain.suffix != ".png":
             raise ConfigError(f"--explain must end in .png, got {options.explain}")
-        check_folder(options.explain)
-    check_folder(options.output)
+        check_output(options.explain, options.input)
+    check_output(options.output, options.input)
 
 
 def _explained(detector: Detector, images: Any, verdict: Verdict) -> bytes:  # noqa: ANN401

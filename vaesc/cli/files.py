@@ -37,10 +37,18 @@ def local(text: str) -> Path:
     return Path(text)
 
 
-def check_folder(path: Path) -> None:
-    """Refuse an output in a folder that does not exist."""
+def check_output(path: Path, *inputs: Path) -> None:
+    """Refuse an output that cannot be written, or that would take the place of an input.
+
+    Raises:
+        DataError: It is one.
+    """
     if not path.parent.is_dir():
         raise DataError(f"the folder {path.parent} does not exist; make it, or choose another OUT")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a folder, a pipe or a device; name a file as OUT")
+    if path.resolve() in [each.resolve() for each in inputs]:
+        raise DataError(f"{path} is an input, too, and would be lost; choose another OUT")
 
 
 @contextlib.contextmanager
@@ -61,31 +69,20 @@ def whole_or_absent(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def regular_file(path: Path) -> Path:
-    """Return `path` if it is a file of some size: a pipe or a device may never end.
-
-    Raises:
-        DataError: There is none at `path`.
-    """
-    from vaesc.datasets.files import require_file
-
-    if not require_file(path).is_file():
-        raise DataError(f"{path} is a pipe or a device; write what it gives to a file first")
-    return path
-
-
 def read_images(path: Path) -> Any:  # noqa: ANN401
     """Return the images of a .npy file, whatever their shape and type."""
     from vaesc.datasets import read_npy
 
-    return read_npy(regular_file(path))
+    return read_npy(path)
 
 
 def save_npy(out: IO[bytes], images: Any) -> None:  # noqa: ANN401
     """Write an array as .npy."""
     import numpy as np
 
-    np.save(out, images, allow_pickle=False)
+    # Not by numpy: what a full disk says is lost on the way through its own writing.
+    whole = np.ascontiguousarray(images)
+    save_npy_blocks(out, [whole], whole.shape, whole.dtype)
 
 
 def save_npy_blocks(

@@ -7,7 +7,7 @@ import argparse
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
-    check_folder,
+    check_output,
     local,
     read_images,
     save_npy,
@@ -48,7 +48,7 @@ def label(options: argparse.Namespace) -> int:
     for path in outputs:
         if path.suffix != ".npy":
             raise ConfigError(f"what vaesc label writes must end in .npy, got {path}")
-        check_folder(path)
+        check_output(path, options.images, options.labels)
     if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
         raise ConfigError(f"--probabilities must be another file than OUT, got {outputs[1]}")
     if not 0 <= options.seed < 2**63:

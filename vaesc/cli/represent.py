@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
-    check_folder,
+    check_output,
     local,
     read_images,
     save_local_codes,
@@ -92,7 +92,7 @@ def _opened(options: argparse.Namespace, suffix: str) -> tuple[Any, Representati
     """Return the images of IN and the model's representation; what is wrong quickly first."""
     if options.output.suffix != suffix:
         raise ConfigError(f"OUT must end in {suffix} here, got {options.output}")
-    check_folder(options.output)
+    check_output(options.output, options.input)
     images = read_images(options.input)
     from vaesc.applications.representation import Representation
     from vaesc.registry import load_model

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
-    check_folder,
+    check_output,
     local,
     read_images,
     save_npy_blocks,
@@ -28,6 +28,7 @@ from vaesc.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from vaesc.applications.generation.sampler import Sampler
 
+_MOST = 2**40
 _MOST_ON_A_SHEET = 10_000
 _MOST_ON_A_WAY = 100_000
 _COLUMNS = 10
@@ -103,6 +104,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.seed < 0:
         raise ConfigError(f"--seed must not be negative, got {options.seed}")
+    if options.n > _MOST:
+        raise ConfigError(f"-n must be at most {_MOST}; ask for fewer images")
     drawn = options.prior or options.of_class or options.on or options.off
     if options.interpolate is not None and drawn:
         raise ConfigError("--interpolate draws nothing; leave --prior, --class, --on, --off out")
@@ -110,7 +113,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"a way between two images holds at most {_MOST_ON_A_WAY} images, got -n {options.n}"
         )
-    check_folder(options.output)
+    check_output(options.output, *filter(None, [options.interpolate]))
 
 
 def _check_space(options: argparse.Namespace, shape: tuple[int, ...]) -> None:

@@ -14,11 +14,10 @@ from typing import IO, Any
 from vaesc.cli.files import (
     NOTHING_KEPT,
     add_model,
-    check_folder,
+    check_output,
     is_local_codes,
     local,
     read_images,
-    regular_file,
     save_npy,
     whole_or_absent,
 )
@@ -71,7 +70,7 @@ def _convert(
     """
     if options.output.suffix != suffix:
         raise ConfigError(f"OUT of vaesc {method} must end in {suffix}, got {options.output}")
-    check_folder(options.output)
+    check_output(options.output, options.input)
     given = read(options.input)
     from vaesc.registry import load_model
 
@@ -90,7 +89,7 @@ def _read_codes(path: Path) -> Any:  # noqa: ANN401
     from vaesc.datasets.files import reading
     from vaesc.datasets.npy import read_npz, read_npz_text
 
-    if is_local_codes(regular_file(path)):
+    if is_local_codes(path):
         raise DataError(
             f"{path} holds local codes of `vaesc represent`, whose columns are anchors, not "
             "atoms; only codes of `vaesc encode` can be decoded"

@@ -34,12 +34,15 @@ def require_file(path: Path) -> Path:
     """Return `path` if it is a file.
 
     Raises:
-        DataError: There is nothing at `path`, or it is a folder.
+        DataError: There is nothing at `path`, or it is a folder, or a pipe or a device, which may
+            never end.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder where a file is needed; name the file inside it")
     if not path.exists():
         raise absent(path)
+    if not path.is_file():
+        raise DataError(f"{path} is a pipe or a device; write what it gives to a file first")
     return path
 
 

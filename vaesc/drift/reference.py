@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vaesc.config import canonical_json, derive_seed
 from vaesc.errors import DataError
-from vaesc.untrusted import read_json
+from vaesc.untrusted import is_moderate, read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -212,7 +212,8 @@ def _fault(found: Reference) -> str | None:
     try:
         mse, energy = (np.asarray(v, np.float64) for v in (found.mse, found.energy))
         l0, atoms = (np.asarray(v or np.empty(0, np.int64)) for v in (found.l0, found.atoms))
-        k = int(found.n_atoms)
+        k = found.n_atoms
+        plain = all(type(v) in (int, float) for v in (*found.mse, *found.energy))
     except (TypeError, ValueError, OverflowError) as error:
         return f"must hold numbers ({error})"
     if l0.dtype.kind != "i" or atoms.dtype.kind != "i":
@@ -220,11 +221,16 @@ def _fault(found: Reference) -> str | None:
     if not mse.ndim == energy.ndim == l0.ndim == atoms.ndim == 1 or not len(mse) == len(l0) > 0:
         shapes = f"{mse.shape} and {l0.shape}"
         return f"must hold an error and a number of atoms for each image, got shapes {shapes}"
-    if len(energy) != k or not (energy >= 0).all() or not np.isfinite(energy).all():
+    if type(k) is not int or not plain:
+        return "must hold numbers, and count its atoms in a whole one"
+    if len(energy) != k or not (energy >= 0).all() or not is_moderate(energy):
         return f"must hold an energy of at least 0 for each of the {k} atoms"
-    if not ((mse >= 0) & np.isfinite(mse)).all():
+    if not (mse >= 0).all() or not is_moderate(mse):
         return "must hold errors of at least 0"
-    if (l0 < 0).any() or l0.sum() != len(atoms) or not ((atoms >= 0) & (atoms < k)).all():
+    # Each by itself before their sum, which may overflow to what it should be: compiled code
+    # would follow these numbers.
+    counted = ((l0 >= 0) & (l0 <= min(k, len(atoms)))).all() and l0.sum() == len(atoms)
+    if not counted or not ((atoms >= 0) & (atoms < k)).all():
         return f"must name the atoms of each image, from 0 to {k - 1}"
     rows = np.repeat(np.arange(len(l0)), l0)
     if not (np.diff(rows * k + atoms) > 0).all():

@@ -22,6 +22,8 @@ from vaesc.registry.failures import AbsentError, shown
 from vaesc.registry.files import DIGEST_TAG, shown_version
 from vaesc.registry.tracking import PARENT_TAG, Tracking, connect
 
+_VERSION = re.compile(r"[0-9]{1,18}")
+
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
@@ -129,7 +131,7 @@ def _number(tracking: Tracking, name: str, text: str) -> int:
     number: str | int = aliases.get(text, text)
     if number == "latest":
         number = max((int(v.version) for v in find_versions(tracking, name)), default=text)
-    if not str(number).isdecimal():
+    if not _VERSION.fullmatch(str(number)):
         raise AbsentError(_unknown_alias(tracking, name, text, aliases))
     return int(number)
 

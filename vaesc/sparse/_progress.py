@@ -1,5 +1,6 @@
 """How far a run of dictionary learning is: kept in memory, and in a file to resume from."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -19,7 +20,9 @@ from vaesc.sparse._online import OnlineState
 
 logger = logging.getLogger(__name__)
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+_UNREADABLE = (
+    OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, zipfile.BadZipFile,
+)  # fmt: skip
 
 _ARRAYS = ("dictionary", "gram", "products", "usage")
 _COUNTS = ("n_steps", "n_revived")
@@ -85,7 +88,13 @@ class Progress:
                 notes = json.loads(str(stored["notes"]))
                 arrays = {n: np.ascontiguousarray(stored[n]) for n in (*_ARRAYS, "best")}
             theirs = notes["settings"]
-            self._check_shapes(arrays)
+            self._check_arrays(arrays)
+            counts = {name: notes["counts"][name] for name in _COUNTS}
+            if any(type(count) is not int or count < 0 for count in counts.values()):
+                raise ValueError(f"it counts {counts}")
+            history, best_epoch, lowest = notes["history"], notes["best_epoch"], notes["lowest"]
+            rng = copy.deepcopy(self.rng)
+            rng.bit_generator.state = notes["rng"]
         except _UNREADABLE as error:
             if ran_out(error):
                 raise  # it is as good as before: starting anew would write over it
@@ -97,16 +106,18 @@ class Progress:
                 "start afresh"
             )
         self.best = arrays.pop("best")
-        for name, value in {**arrays, **notes["counts"]}.items():
+        for name, value in {**arrays, **counts}.items():
             setattr(self.state, name, value)
-        self.rng.bit_generator.state = notes["rng"]
-        self.history, self.best_epoch = notes["history"], notes["best_epoch"]
-        self.lowest = notes["lowest"]
+        self.rng.bit_generator.state = rng.bit_generator.state
+        self.history, self.best_epoch, self.lowest = history, best_epoch, lowest
 
-    def _check_shapes(self, arrays: dict[str, NDArray[np.float32]]) -> None:
-        for name in _ARRAYS:
-            if arrays[name].shape != getattr(self.state, name).shape:
-                raise ValueError(f"{name} has shape {arrays[name].shape}")
+    def _check_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
+        for name, array in arrays.items():
+            kept = getattr(self.state, "dictionary" if name == "best" else name)
+            if array.shape != kept.shape or array.dtype != kept.dtype:
+                raise ValueError(f"{name} has shape {array.shape} and type {array.dtype}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite")
 
 
 def fingerprint(X: Any, settings: dict[str, Any]) -> str:  # noqa: ANN401 - an array or lazy

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -115,6 +117,31 @@ def test_a_config_file_cannot_relabel_the_preset(tmp_path):
 def test_no_assignment_escapes_as_another_error(text):
     with contextlib.suppress(ConfigError):
         assert load_config("digits", assignments=[text]).preset
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("dictionary.n_atoms=9223372036854775807", r"dictionary\.n_atoms must be below 2\^31"),
+        ("vae.hidden=[2147483648]", r"vae\.hidden must be below 2\^31"),
+        ("seed=18446744073709551616", r"seed must be below 2\^64"),
+    ],
+)
+def test_a_number_beyond_any_machine_is_refused(setting, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_config("digits", assignments=[setting])
+
+
+def test_a_config_file_that_may_never_end_is_refused(tmp_path):
+    pipe, large = tmp_path / "pipe.toml", tmp_path / "large.toml"
+    os.mkfifo(pipe)
+    large.write_bytes(b"#" * 1_000_001)
+    for file, sentence in (
+        (pipe, "it is a pipe or a device"), (Path("/dev/zero"), "it is a pipe or a device"),
+        (large, "it is larger than 1,000,000 bytes"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=sentence):
+            load_config("digits", file)
 
 
 def test_a_config_file_is_laid_over_the_preset(tmp_path):

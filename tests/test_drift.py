@@ -274,6 +274,11 @@ def test_quantiles_are_those_of_the_images():
         ({"energy": [0.0]}, "an energy of at least 0 for each of the 24 atoms"),
         ({"n_atoms": "x"}, "must hold numbers"),
         ({"n_atoms": None}, "must hold numbers"),
+        ({"n_atoms": 24.0}, "must hold numbers, and count its atoms in a whole one"),
+        ({"mse": ["0.1"] * 300}, "must hold numbers"),
+        ({"mse": [1e308] * 300}, "errors of at least 0"),
+        # Its sum overflows to the number of atoms: compiled code wrote on without end.
+        ({"mse": [0.1] * 4, "l0": [2**62] * 4, "atoms": []}, "must name the atoms of each image"),
         ({"format": 2}, "has format 2"),
         ({"mse": 3}, "must hold"),
     ],

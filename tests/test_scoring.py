@@ -243,6 +243,15 @@ def test_images_without_any_atom_are_written_too(model, tmp_path, monkeypatch):
     assert got.summary["drift"]["drifted"]
 
 
+def test_codes_whose_indices_lead_elsewhere_are_refused(model, tmp_path):
+    """Compiled code would follow them."""
+    got = score(model, bytes_like(50), tmp_path / "scores")
+    indices = zarr.open_group(tmp_path / "scores" / "scores.zarr", mode="r+")["codes"]["indices"]
+    indices[:2] = [2**30, -(2**30)]
+    with pytest.raises(DataError, match="codes cannot be read"):
+        got.codes()
+
+
 def test_nothing_is_no_scores(tmp_path):
     with pytest.raises(DataError, match="holds no scores of vaesc"):
         open_scores(tmp_path)

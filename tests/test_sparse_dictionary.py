@@ -1,5 +1,6 @@
 """Dictionary learning: recovers what made the data, is reproducible, and copes with any size."""
 
+import json
 import subprocess
 import sys
 
@@ -252,6 +253,36 @@ def test_a_damaged_checkpoint_costs_its_passes_only(tmp_path, caplog, damage):
     assert "starting anew" in caplog.text
     assert again.dictionary.tobytes() == whole.dictionary.tobytes()
     assert again.history == whole.history
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gram": np.nan}, {"dictionary": np.inf}, {"counts": {"n_steps": -1, "n_revived": 0}},
+        {"counts": {"n_steps": "x", "n_revived": 0}}, {"rng": {}}, {"history": None},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_whole_but_not_ours_costs_its_passes_only(tmp_path, caplog, changes):
+    """Its checksums are right: what it says is not."""
+    X, _ = sparse_data(300, 12, 24, 3)
+    file = tmp_path / "run.npz"
+    options = {"n_atoms": 24, "n_nonzero_coefs": 3, "seed": 0, "max_epochs": 3}
+    whole = learn_dictionary(X, checkpoint=file, **options)
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    notes = json.loads(str(arrays["notes"]))
+    for name, value in changes.items():
+        if name in arrays:
+            arrays[name][0] = value
+        elif value is None:
+            del notes[name]
+        else:
+            notes[name] = value
+    arrays["notes"] = np.array(json.dumps(notes))
+    np.savez(file, **arrays)
+    again = learn_dictionary(X, checkpoint=file, **options)
+    assert "cannot be read" in caplog.text
+    np.testing.assert_array_equal(again.dictionary, whole.dictionary)
 
 
 def test_a_disk_that_refuses_costs_the_checkpoint_only(tmp_path, caplog):

@@ -1,6 +1,7 @@
 """``vaesc encode|decode|reconstruct``: round trips, and mistakes found before a model loads."""
 
 import argparse
+import os
 
 import numpy as np
 import pytest
@@ -81,8 +82,21 @@ def test_mistakes_are_found_before_a_model_is_loaded(tmp_path, loads, function, 
         call(function, tmp_path, tmp_path / f"out{suffix}")
     with pytest.raises(DataError, match=r"in (does not begin like|cannot be read as a .npz)"):
         call(function, given, tmp_path / f"out{suffix}")
+    (tmp_path / f"taken{suffix}").mkdir()
+    with pytest.raises(DataError, match="is a folder, a pipe or a device; name a file as OUT"):
+        call(function, given, tmp_path / f"taken{suffix}")
+    same = tmp_path / f"same{suffix}"
+    same.write_bytes(b"the only copy")
+    (tmp_path / f"link{suffix}").symlink_to(same)
+    for given_so in (same, tmp_path / f"link{suffix}"):
+        with pytest.raises(DataError, match="is an input, too, and would be lost"):
+            call(function, given_so, same)
+    assert same.read_bytes() == b"the only copy"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        call(function, tmp_path / "pipe", tmp_path / f"out{suffix}")
     assert loads == []
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert not (tmp_path / f"out{suffix}").exists()
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,10 @@ def _compile(function: Kernel, **more: bool) -> Kernel:
     kernel: Kernel
     try:
         kernel = numba.njit(cache=True, **options)(function)
-        _stamp(kernel)
-        _one_at_a_time(kernel)
+        store = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+        if store is not None:
+            _stamp(store)
+            _one_at_a_time(store)
     except RuntimeError as error:  # numba's "cannot cache function: no locator available"
         logger.warning("compiled kernels are not cached on disk: %s", error)
         kernel = numba.njit(**options)(function)
@@ -77,38 +79,35 @@ def _package_stamp() -> tuple[float, int]:
     return max(s.st_mtime for s in states), sum(s.st_size for s in states)
 
 
-def _stamp(kernel: Kernel) -> None:
+def _stamp(store: Any) -> None:  # noqa: ANN401 - numba's IndexDataCacheFile
     """Let cached machine code go stale when any kernel module changes.
 
     numba looks only at the file that a kernel is defined in, but kernels contain parts that are
     defined in others.
     """
-    with suppress(AttributeError, OSError):
-        store = kernel._cache._cache_file  # type: ignore[attr-defined]
+    with suppress(OSError):
         if hasattr(store, "_source_stamp"):
             store._source_stamp = _package_stamp()
 
 
-def _one_at_a_time(kernel: Kernel) -> None:
+def _one_at_a_time(store: Any) -> None:  # noqa: ANN401 - numba's IndexDataCacheFile
     """Let processes that compile at once keep their machine code one after another.
 
     numba reads the index of what is there, writes it anew and then the code: of two that do so at
     once for other types, one's entry would name the other's code, for every process from then on.
     """
-    with suppress(AttributeError):
-        store = kernel._cache._cache_file  # type: ignore[attr-defined]
 
-        def save(key: Any, code: Any) -> None:  # noqa: ANN401 - numba's protocol
-            from filelock import FileLock
+    def save(key: Any, code: Any) -> None:  # noqa: ANN401 - numba's protocol
+        from filelock import FileLock
 
-            with FileLock(f"{store._index_path}.lock"):
-                known = store._load_index()
-                names = map(store._data_name, count(1))
-                name = known.get(key) or next(n for n in names if n not in known.values())
-                store._save_data(name, code)  # before the index names it
-                store._save_index({**known, key: name})
+        with FileLock(f"{store._index_path}.lock"):
+            known = store._load_index()
+            names = map(store._data_name, count(1))
+            name = known.get(key) or next(n for n in names if n not in known.values())
+            store._save_data(name, code)  # before the index names it
+            store._save_index({**known, key: name})
 
-        store.save = save
+    store.save = save
 
 
 def inlined(function: Kernel) -> Kernel:
